@@ -1,0 +1,1 @@
+"""Reads ledgers; selects, tabulates, reports. Never trains."""

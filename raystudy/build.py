@@ -1,0 +1,119 @@
+"""Turns a study into what can be run: data loaded and digested, spaces, recipes and network checked, one search per cell."""
+
+import contextlib
+import importlib.metadata
+import math
+import platform
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+
+import raystudy
+from raystudy import networks, space, training
+from raystudy.data.noise import Noise
+from raystudy.ledger import Ledger
+from raystudy.point import Point, method_class
+from raystudy.search import CellSearch
+from raystudy.study import Cell, Study, TrialSpec
+
+PACKAGES = ("raystudy", "ray", "torch", "torchvision", "optuna", "mlflow", "numpy", "scikit-learn")
+
+
+class Data(NamedTuple):
+    """What is known of a cell's data without holding it."""
+
+    data_digest: str
+    noise_digest: str
+    effective_rate: float
+    images: int  # of the training set, validation held out
+
+
+class Builder:
+    """Turns a study into cell searches: loads each cell's data once for its digests, checks spaces, recipes and the network."""
+
+    def __init__(self, study: Study, data_root: Path) -> None:
+        self.study, self.data_root = study, data_root
+        self.spaces = {m: space.load(m) for m in study.methods}
+        self.recipes = {
+            (m, d): space.recipe_for(study.recipe, m, d, study.network) for m in study.methods for d in study.datasets
+        }
+        self.data: dict[tuple[str, Noise], Data] = {}
+        for cell in study.cells():
+            if (cell.dataset, cell.noise) not in self.data:
+                data = training.prepare(cell.dataset, data_root, cell.noise, study.val_fraction)
+                self.data[cell.dataset, cell.noise] = Data(
+                    data.data_digest, data.noise_digest, data.effective_rate, len(data.y)
+                )
+                networks.build(study.network, data.size[0], data.size[1], data.n_classes)
+        self.commit, self.versions = commit(), versions()
+
+    def spec(self, cell: Cell, point: Point, seed: int) -> TrialSpec:
+        data = self.data[cell.dataset, cell.noise]
+        return TrialSpec(
+            method=cell.method,
+            version=method_class(cell.method).version,
+            point=point,
+            dataset=cell.dataset,
+            data_digest=data.data_digest,
+            noise=cell.noise.to_dict(),
+            noise_digest=data.noise_digest,
+            network=self.study.network,
+            recipe=self.recipes[cell.method, cell.dataset].to_dict(),
+            epochs=self.study.epochs,
+            seed=seed,
+            val_fraction=self.study.val_fraction,
+            clean_val=self.study.clean_val,
+        )
+
+    def header(self, cell: Cell) -> dict[str, Any]:
+        data = self.data[cell.dataset, cell.noise]
+        return {
+            "cell": cell.to_dict(),
+            "digests": {"data": data.data_digest, "noise": data.noise_digest},
+            "effective_rate": data.effective_rate,
+            "images": data.images,
+            "network": self.study.network,
+            "recipe": self.recipes[cell.method, cell.dataset].to_dict(),
+            "epochs": self.study.epochs,
+            "versions": self.versions,
+            "commit": self.commit,
+        }
+
+    def updates(self, cell: Cell) -> int:
+        """Updates of one network over a whole training, as plain cross-entropy counts them."""
+        images, recipe = self.data[cell.dataset, cell.noise].images, self.recipes[cell.method, cell.dataset]
+        return self.study.epochs * math.ceil(images / recipe.batch_size)
+
+    def searches(self, study: Study, ledger: Ledger) -> list[CellSearch]:
+        """The search of every cell, rebuilt from the ledger."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        found = []
+        for cell in study.cells():
+            history = ledger.open(cell.key, self.header(cell))
+            found.append(CellSearch(study, cell, self.spaces[cell.method], ledger, history, partial(self.spec, cell)))
+        return found
+
+
+def commit() -> str:
+    """The git commit of this code, with ``+`` where the working tree differs; empty where it is not a checkout."""
+    here = Path(raystudy.__file__).parent
+    git = ["git", "-C", str(here)]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        return head + ("+" if dirty else "")
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide results."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -1,0 +1,372 @@
+"""The ``raystudy`` command. Parses, calls, prints; nothing else."""
+
+import argparse
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from raystudy import __version__, sweep
+from raystudy.errors import InputError, unknown
+from raystudy.study import study_dir
+
+URI_HELP = "MLflow store or server (default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db)"
+
+
+def guarded(
+    command: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> int:
+    """Parses and runs; a user's mistake becomes one line on standard error and exit code 2."""
+    try:
+        return command(parser.parse_args(argv))
+    except InputError as e:
+        print(f"raystudy: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("raystudy: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `raystudy ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """One training without Ray, a line per epoch."""
+    console = sweep.terminal()
+    import torch
+
+    from raystudy import point, space, training
+    from raystudy.data.noise import parse
+
+    torch.set_num_threads(args.threads)
+    values: point.Point = {}
+    for text in args.set or []:
+        values |= point.parse_setting(args.method, text)
+    loaded = space.load(args.method)
+    noises = parse(args.noise, seed=args.noise_seed)
+    if len(noises) != 1:
+        raise InputError(f"train runs one noise level, not {len(noises)}: {args.noise}")
+    args.dataset = sweep.located(args.dataset)
+    network, epochs = sweep.default_setting(args.dataset, args.data_root)
+    network, epochs = args.network or network, args.epochs if args.epochs is not None else epochs
+    if epochs < 1:
+        raise InputError(f"--epochs is {epochs}; it must be at least 1")
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: there is no GPU here; choose cpu")
+    paper, oracle, source = loaded.paper(args.dataset, noises[0])
+    data = training.prepare(args.dataset, args.data_root, noises[0], args.val_fraction, device)
+    spec = training.TrialSpec(
+        method=args.method,
+        version=point.method_class(args.method).version,
+        point=paper | values,
+        dataset=args.dataset,
+        data_digest=data.data_digest,
+        noise=noises[0].to_dict(),
+        noise_digest=data.noise_digest,
+        network=network,
+        recipe=space.recipe_for(args.recipe, args.method, args.dataset, network).to_dict(),
+        epochs=epochs,
+        seed=args.seed,
+        val_fraction=args.val_fraction,
+        clean_val=0,
+    )
+    run = training.Run(spec, data, device)
+    file: Path | None = args.checkpoint
+    if file and file.exists():
+        run.load(file)
+    elif file:
+        _writable(file)
+    star = f" (ORACLE: {', '.join(oracle)} read off the truth)" if oracle else ""
+    console.print(
+        f"{args.method} on {args.dataset} {noises[0].label} ({data.effective_rate:.1%} wrong), "
+        f"{network}, {epochs} epochs, seed {args.seed}",
+        highlight=False,
+    )
+    from analysis import tables
+
+    console.print(
+        f"point: {tables.point(spec.point)}; published: {source}{star}", markup=False, highlight=False, soft_wrap=True
+    )
+    saved = time.monotonic()
+    while len(run.records) < epochs and not run.diverged:
+        record = run.epoch()
+        if file and (time.monotonic() - saved > 10 or len(run.records) == epochs):
+            run.save(file)
+            saved = time.monotonic()
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in record.items() if v is not None)
+        console.print(f"epoch {len(run.records):>3}  {shown}", highlight=False, soft_wrap=True)
+    if run.diverged:
+        console.print("the run diverged: its loss is not finite", style="red")
+        return 1
+    last = [r["test/acc"] or 0.0 for r in run.records[-10:]]
+    console.print(f"test accuracy, mean of the last {len(last)} epochs: {sum(last) / len(last):.4f}", highlight=False)
+    return 0
+
+
+def _writable(file: Path) -> None:
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise InputError(f"--checkpoint {file}: the folder {file.parent} is not there or cannot be written")
+
+
+def methods(args: argparse.Namespace) -> int:
+    """The methods, each with its hyperparameters."""
+    console = sweep.terminal()
+    from raystudy import point, space
+    from raystudy.methods import METHODS
+
+    if args.method:
+        loaded, known = space.load(args.method), point.hyperparameters(args.method)
+        print((sys.modules[METHODS[args.method].__module__].__doc__ or "").strip())
+        table = Table(box=box.SIMPLE_HEAD, title="hyperparameters", title_justify="left")
+        for name in ("name", "default", "searched in"):
+            table.add_column(name)
+        ranges = {d.name: d.describe() for d in loaded.dimensions}
+        for name, parameter in known.items():
+            table.add_row(name, str(parameter.default), ranges.get(name, "fixed"))
+        console.print(table)
+        return 0
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("method", "what it is", "searched"):
+        table.add_column(name)
+    for name, cls in sorted(METHODS.items()):
+        card = (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()
+        table.add_row(
+            name, card[0] if card else "", ", ".join(d.name for d in space.load(name).dimensions) or "nothing"
+        )
+    console.print(table)
+    console.print("raystudy methods NAME shows a method's card and its hyperparameters")
+    return 0
+
+
+def list_datasets(args: argparse.Namespace) -> int:
+    """The data sets, and whether they are here."""
+    console = sweep.terminal()
+    from raystudy.data import datasets
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("data set", "here", "train", "test", "classes", "image", "source", "licence"):
+        table.add_column(name)
+    for name, info in datasets.DATASETS.items():
+        here = "yes" if datasets.present(name, args.data_root) else "no"
+        table.add_row(
+            name,
+            here,
+            f"{info.train:,}",
+            f"{info.test:,}",
+            str(info.n_classes),
+            "x".join(map(str, info.shape)),
+            info.source,
+            info.licence,
+        )
+    console.print(table)
+    console.print(
+        "npz:PATH  your own: x_train, y_train, x_test, y_test and optionally y_noisy (then --noise given)",
+        highlight=False,
+    )
+    return 0
+
+
+def _study_folder(args: argparse.Namespace) -> Path:
+    folder = study_dir(args.storage.expanduser().absolute(), args.study)
+    if not (folder / "study.toml").exists():
+        held = sorted(p.parent.name for p in args.storage.expanduser().glob("*/study.toml"))
+        raise unknown(f"study in {args.storage}", args.study, held)
+    return folder
+
+
+def status(args: argparse.Namespace) -> int:
+    """How far a study is, and its leaderboard so far."""
+    console = sweep.terminal()
+    from analysis import load, tables
+    from raystudy.ledger import is_running
+
+    folder = _study_folder(args)
+    study, histories = load.study(folder)
+    console.print(tables.status(study, histories))
+    console.print(tables.leaderboard(study, histories))
+    console.print("a sweep is running" if is_running(folder) else "no sweep is running")
+    return 0
+
+
+def sync(args: argparse.Namespace) -> int:
+    """Brings MLflow up to the ledger."""
+    console = sweep.terminal()
+    from raystudy import tracking
+    from raystudy.ledger import is_running
+
+    folder = _study_folder(args)
+    uri = args.tracking_uri or tracking.default_uri()
+    tracking.check(uri)
+    told = tracking.sync(folder, uri, running=is_running(folder))
+    console.print(f"{args.study} -> {uri}: {told}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def ui(args: argparse.Namespace) -> int:
+    """Opens the MLflow UI on what was recorded."""
+    console = sweep.terminal()
+    from raystudy import tracking
+
+    uri = args.tracking_uri or tracking.default_uri()
+    tracking.check(uri)
+    if uri.startswith(("http://", "https://")):
+        console.print(f"the MLflow server is already there: {uri}", highlight=False)
+        return 0
+    console.print(
+        f"MLflow on {uri}: http://{args.host}:{args.port}   (Ctrl-C stops it)", highlight=False, soft_wrap=True
+    )
+    os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        args.host,
+        "--port",
+        str(args.port),
+        "--workers",
+        "1",
+    ]
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+def _study_options(c: argparse.ArgumentParser) -> None:
+    c.add_argument("study", metavar="STUDY", help="name of the study")
+    c.add_argument(
+        "--storage",
+        type=Path,
+        default=Path("studies"),
+        metavar="DIR",
+        help="folder that holds studies (default: studies)",
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``raystudy``."""
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(
+        prog="raystudy",
+        description="Controlled studies of learning with noisy labels: Ray Tune runs them, Optuna searches, MLflow shows.",
+        epilog=textwrap.dedent("""\
+            examples:
+              raystudy sweep dividemix                      the main job: a study on digits, within minutes
+              raystudy train dividemix --noise symmetric:0.5 --set lambda_u=50
+              raystudy status dividemix-digits
+              raystudy ui
+            """),
+        formatter_class=raw,
+    )
+    p.add_argument("--version", action="version", version=f"raystudy {__version__}")
+    commands = p.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        name: str, function: Callable[[argparse.Namespace], int], help_: str, epilog: str
+    ) -> argparse.ArgumentParser:
+        c = commands.add_parser(
+            name,
+            help=help_,
+            description=help_[0].upper() + help_[1:] + ".",
+            epilog=textwrap.dedent(epilog),
+            formatter_class=raw,
+        )
+        c.set_defaults(run=function)
+        return c
+
+    c = add("sweep", sweep.sweep, "search and compare methods over noise levels", sweep.EPILOG)
+    sweep.add_arguments(c)
+
+    c = add(
+        "train",
+        train,
+        "one training of one method, without Ray",
+        """\
+        examples:
+          raystudy train ce --noise symmetric:0.5
+          raystudy train dividemix --noise symmetric:0.8 --set lambda_u=50 --set p_threshold=0.6
+          raystudy train coteaching --set forget_rate=0.45 --noise pair:0.45 --checkpoint run.pt
+        """,
+    )
+    c.add_argument("method", metavar="METHOD", help="a method of `raystudy methods`")
+    c.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="a hyperparameter of the method or a field of the recipe (lr, batch_size, ...)",
+    )
+    c.add_argument("--dataset", default="digits", metavar="NAME", help="a data set, or npz:PATH (default: digits)")
+    c.add_argument(
+        "--noise", default="symmetric:0.5", metavar="KIND[:VARIANT]:RATE", help="label noise (default: symmetric:0.5)"
+    )
+    c.add_argument("--noise-seed", type=int, default=0, metavar="N", help="seed of the flips (default: 0)")
+    c.add_argument(
+        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)"
+    )
+    c.add_argument("--network", metavar="NAME", help="network (default: by data set)")
+    c.add_argument(
+        "--recipe", default="shared", choices=sweep.RECIPES, help="shared or the paper's own (default: shared)"
+    )
+    c.add_argument("--epochs", type=int, metavar="N", help="epochs (default: by data set)")
+    c.add_argument(
+        "--val-fraction", type=float, default=0.1, metavar="F", help="share held out for validation (default: 0.1)"
+    )
+    c.add_argument("--seed", type=int, default=0, metavar="N", help="training seed (default: 0)")
+    c.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
+    c.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads (default: 1)")
+    c.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="go on from this file if it is there, and keep it up to date"
+    )
+
+    c = add(
+        "methods",
+        methods,
+        "the methods, or one method's card and hyperparameters",
+        "examples:\n  raystudy methods\n  raystudy methods dividemix\n",
+    )
+    c.add_argument("method", nargs="?", metavar="METHOD", help="show this one's card")
+
+    c = add(
+        "datasets",
+        list_datasets,
+        "the data sets, their licences, and whether they are here",
+        "example:\n  raystudy datasets --data-root ~/data\n",
+    )
+    c.add_argument(
+        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)"
+    )
+
+    c = add(
+        "status",
+        status,
+        "how far a study is, and its leaderboard so far",
+        "example:\n  raystudy status dividemix-digits\n",
+    )
+    _study_options(c)
+    c = add(
+        "sync",
+        sync,
+        "bring MLflow up to a study's ledger",
+        "example:\n  raystudy sync dividemix-digits --tracking-uri http://127.0.0.1:5000\n",
+    )
+    _study_options(c)
+    c.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
+    c = add("ui", ui, "open the MLflow UI on what was recorded", "example:\n  raystudy ui --port 5001\n")
+    c.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
+    c.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (default: 127.0.0.1)")
+    c.add_argument("--port", type=int, default=5000, metavar="N", help="port (default: 5000)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return guarded(lambda args: args.run(args), parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

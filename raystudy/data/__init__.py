@@ -1,0 +1,1 @@
+"""Data: loading (``datasets``), noise models (``noise``) and batches on the device (``loader``)."""

@@ -1,0 +1,407 @@
+"""Data sets: names and files -> uint8 tensors, checked. No noise is drawn and nothing is augmented here.
+
+To add a data set, add a row to ``DATASETS``. A user's own images need none: ``npz:PATH``, see ``read_npz``.
+"""
+
+import contextlib
+import socket
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raystudy.data.noise import Noise, corrupt, digest, generator
+from raystudy.errors import InputError, unknown
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels as they were published, on the CPU, with what the loader needs to know of them."""
+
+    name: str
+    x_train: Tensor  # [N, C, H, H] uint8
+    y_train: Tensor  # [N] int64, clean
+    x_test: Tensor  # [M, C, H, H] uint8
+    y_test: Tensor  # [M] int64, clean
+    y_given: Tensor | None  # [N] int64, noisy labels that came with the data
+    n_classes: int
+    classes: tuple[str, ...]
+    pad: int  # zero padding of the random crop, in pixels
+    flip: bool  # whether mirrored images are images of the same class
+    mean: tuple[float, ...]  # per channel, pixels in [0, 1]
+    std: tuple[float, ...]
+    digest: str  # of the images and the clean labels
+
+    @property
+    def channels(self) -> int:
+        return self.x_train.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Height = width in pixels."""
+        return self.x_train.shape[2]
+
+
+@dataclass(frozen=True)
+class Info:
+    """A row of DATASETS: how a data set is read, and what a person wants to know before using it."""
+
+    load: Callable[[Path], Dataset]
+    train: int  # images
+    test: int
+    n_classes: int
+    shape: tuple[int, int, int]  # C, H, W
+    source: str
+    licence: str
+    archives: tuple[str, ...] = ()  # what to download where there is no network; empty: nothing to download
+    files: tuple[str, ...] = ()  # present when these are, relative to the data root
+
+
+def load(spec: str, root: Path | str = "data") -> Dataset:
+    """A data set by name (a key of DATASETS) or ``npz:PATH``; ``root`` is the folder of downloads.
+
+    The last two are kept in memory. Raises InputError, one line, for an unknown name, for files that are absent and
+    cannot be downloaded, and for everything wrong with a user's file.
+    """
+    if spec.startswith("npz:"):
+        path = Path(spec.removeprefix("npz:")).expanduser()
+        try:
+            stat = path.stat()
+        except OSError:
+            raise InputError(f"{path}: no such file; npz: takes the path of an .npz file, see README") from None
+        return _cached_npz(path.resolve(), stat.st_mtime_ns, stat.st_size)
+    if spec not in DATASETS:
+        raise unknown("data set", spec, [*DATASETS, "npz:PATH"])
+    return _cached(spec, Path(root).expanduser().resolve())
+
+
+@lru_cache(maxsize=2)
+def _cached(name: str, root: Path) -> Dataset:
+    return DATASETS[name].load(root)
+
+
+@lru_cache(maxsize=2)
+def _cached_npz(path: Path, mtime: int, size: int) -> Dataset:  # a file that was written again is read again
+    return read_npz(path)
+
+
+def present(name: str, root: Path | str = "data") -> bool:
+    """Whether a data set can be loaded without a download."""
+    if name.startswith("npz:"):
+        return Path(name.removeprefix("npz:")).expanduser().is_file()
+    if name not in DATASETS:
+        raise unknown("data set", name, [*DATASETS, "npz:PATH"])
+    return all((Path(root).expanduser() / file).is_file() for file in DATASETS[name].files)
+
+
+def given_labels(data: Dataset, noise: Noise) -> NDArray[np.int64]:
+    """The labels [N] a method is trained on: drawn from the noise model, or those that came with the data."""
+    if noise.kind != "given":
+        return corrupt(data.y_train.numpy(), noise, data.n_classes)
+    if data.y_given is None:
+        raise InputError(f"data set {data.name!r} came with no noisy labels; 'given' needs an npz: file with y_noisy")
+    return data.y_given.numpy().copy()
+
+
+def channel_stats(x: Array | Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 images [N, C, H, W], in units of [0, 1].
+
+    From counts of the 256 values, so exact and the same everywhere. A constant channel gets standard deviation 1.
+    """
+    values, moments = np.arange(256) / 255, []
+    for channel in np.asarray(x).transpose(1, 0, 2, 3):
+        share = np.bincount(channel.ravel(), minlength=256) / channel.size
+        mean = float(share @ values)
+        moments.append((round(mean, 6), round(float(np.sqrt(share @ (values - mean) ** 2)), 6) or 1.0))
+    mean_std = tuple(zip(*moments, strict=True))
+    return mean_std[0], mean_std[1]
+
+
+def build(
+    name: str,
+    train: tuple[Array, Array],
+    test: tuple[Array, Array],
+    classes: tuple[str, ...],
+    *,
+    pad: int,
+    flip: bool,
+    stats: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    y_given: Array | None = None,
+) -> Dataset:
+    """A Dataset from checked arrays: images uint8 [N, C, H, W], labels whole numbers [N]."""
+    x_train, x_test = (torch.from_numpy(np.ascontiguousarray(x)) for x in (train[0], test[0]))
+    y_train, y_test = (torch.from_numpy(np.asarray(y, dtype=np.int64)) for y in (train[1], test[1]))
+    given = None if y_given is None else torch.from_numpy(np.asarray(y_given, dtype=np.int64))
+    mean, std = stats or channel_stats(train[0])
+    key = digest(*(t.numpy() for t in (x_train, y_train, x_test, y_test)))
+    return Dataset(name, x_train, y_train, x_test, y_test, given, len(classes), classes, pad, flip, mean, std, key)
+
+
+# --- the embedded set ---------------------------------------------------------------------------------------------
+
+
+def read_digits(root: Path) -> Dataset:
+    """scikit-learn's digits with a fixed split: 450 test images spread evenly over the classes, 1,347 to train on."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]  # 17 grey levels, 0..16
+    y = bunch.target.astype(np.int64)
+    # Shuffled, sorted by class, then every fourth or so: each class gets its share of the test set to within one.
+    order = np.lexsort((generator(0).random(len(y)), y))
+    marks = np.arange(len(y) + 1) * 450 // len(y)
+    test = np.zeros(len(y), dtype=bool)
+    test[order[np.flatnonzero(np.diff(marks))]] = True
+    names = tuple(str(c) for c in range(10))
+    return build("digits", (x[~test], y[~test]), (x[test], y[test]), names, pad=1, flip=False)
+
+
+# --- downloads through torchvision --------------------------------------------------------------------------------
+
+Stats = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def torchvision_set(name: str, pad: int, flip: bool, stats: Stats) -> Callable[[Path], Dataset]:
+    """How a torchvision data set is read: files first, a download only where they are absent."""
+
+    def read(root: Path) -> Dataset:
+        from torchvision import datasets
+
+        cls = {
+            "mnist": datasets.MNIST,
+            "fashion_mnist": datasets.FashionMNIST,
+            "cifar10": datasets.CIFAR10,
+            "cifar100": datasets.CIFAR100,
+        }[name]
+        if not present(name, root):
+            _download(name, root, cls)
+        try:
+            train, test = cls(str(root), train=True), cls(str(root), train=False)
+        except Exception as error:  # whatever a damaged file makes of itself in idx or pickle readers
+            raise InputError(
+                f"data set {name!r}: the files under {root} cannot be read ({_one_line(error)}); "
+                "delete them to download again"
+            ) from None
+        arrays = [(_planes(np.asarray(part.data)), np.asarray(part.targets)) for part in (train, test)]
+        classes = tuple(label.split(" - ")[0] for label in train.classes)  # MNIST's are "0 - zero"
+        return build(name, arrays[0], arrays[1], classes, pad=pad, flip=flip, stats=stats)
+
+    return read
+
+
+def _planes(x: Array) -> Array:
+    return x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _download(name: str, root: Path, cls: Callable[..., object]) -> None:
+    """Tries torchvision's download (it takes archives that already lie in place, after checking their sums)."""
+    info = DATASETS[name]
+    timeout = socket.getdefaulttimeout()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(root / f".{name}.lock"),
+            contextlib.redirect_stdout(sys.stderr),
+        ):  # trials of one machine start together
+            socket.setdefaulttimeout(30)  # torchvision sets none, and a dead network should not hang a study
+            for train in (True, False):
+                cls(str(root), train=train, download=True)
+    except Exception as error:
+        raise InputError(
+            f"data set {name!r} is not under {root} and downloading it failed ({_one_line(error)}); fetch "
+            f"{', '.join(Path(a).name for a in info.archives)} from {info.source} and put them into "
+            f"{(root / info.archives[0]).parent}, or name the folder that has them with --data-root"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _idx(folder: str) -> tuple[str, ...]:
+    parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return tuple(f"{folder}/raw/{part}-ubyte" for part in parts)
+
+
+_CIFAR_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_CIFAR10 = tuple(
+    f"cifar-10-batches-py/{f}" for f in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+)
+_CIFAR100 = tuple(f"cifar-100-python/{f}" for f in ("train", "test", "meta"))
+# The values of the DivideMix code; those of MNIST and Fashion-MNIST are the usual ones of their training images.
+_STATS_CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+_STATS_CIFAR100 = ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276))
+_STATS_MNIST = ((0.1307,), (0.3081,))
+_STATS_FASHION = ((0.2860,), (0.3530,))
+
+DATASETS: dict[str, Info] = {
+    "digits": Info(
+        read_digits,
+        1347, 450, 10, (1, 8, 8), "in scikit-learn (UCI optical recognition of handwritten digits)", "CC BY 4.0",
+    ),
+    "mnist": Info(
+        torchvision_set("mnist", 2, False, _STATS_MNIST),
+        60000, 10000, 10, (1, 28, 28), "https://ossci-datasets.s3.amazonaws.com/mnist", "CC BY-SA 3.0",
+        tuple(f + ".gz" for f in _idx("MNIST")), _idx("MNIST"),
+    ),
+    "fashion_mnist": Info(
+        torchvision_set("fashion_mnist", 2, False, _STATS_FASHION),
+        60000, 10000, 10, (1, 28, 28), "https://github.com/zalandoresearch/fashion-mnist", "MIT",
+        tuple(f + ".gz" for f in _idx("FashionMNIST")), _idx("FashionMNIST"),
+    ),
+    "cifar10": Info(
+        torchvision_set("cifar10", 4, True, _STATS_CIFAR10),
+        50000, 10000, 10, (3, 32, 32), _CIFAR_SOURCE, "none stated; cite Krizhevsky 2009",
+        ("cifar-10-python.tar.gz",), _CIFAR10,
+    ),
+    "cifar100": Info(
+        torchvision_set("cifar100", 4, True, _STATS_CIFAR100),
+        50000, 10000, 100, (3, 32, 32), _CIFAR_SOURCE, "none stated; cite Krizhevsky 2009",
+        ("cifar-100-python.tar.gz",), _CIFAR100,
+    ),
+}  # fmt: skip
+
+
+# --- a user's own file --------------------------------------------------------------------------------------------
+
+NEEDED = ("x_train", "y_train", "x_test", "y_test")
+
+
+def read_npz(path: Path) -> Dataset:
+    """A user's ``.npz``: x_train, y_train, x_test, y_test and optionally y_noisy (noisy labels of the training images).
+
+    Images are uint8, or floats in [0, 1]; [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3 (the last dimension
+    is the channels if it is 1 or 3, else the second), and square. Labels are whole numbers 0..K-1 in one dimension, K
+    being one more than the largest of y_train. Crops are padded by 4 pixels from size 32 on, by 2 from 16, else by 1;
+    only colour images are flipped. Nothing is ever unpickled. Raises InputError, one line with the file and its first
+    fault.
+    """
+    arrays = _open_npz(path)
+    x_train, x_test = (_images(path, name, arrays[name]) for name in ("x_train", "x_test"))
+    if x_train.shape[1:] != x_test.shape[1:]:
+        shapes = " and ".join("x".join(map(str, x.shape[1:])) for x in (x_train, x_test))
+        raise InputError(f"{path}: x_train and x_test differ in image shape (channels x height x width): {shapes}")
+    y_train = _labels(path, "y_train", arrays["y_train"], len(x_train))
+    n_classes = int(y_train.max()) + 1
+    if n_classes > len(y_train):
+        i = int(y_train.argmax())
+        raise InputError(
+            f"{path}: y_train[{i}] is {n_classes - 1}, out of range for {len(y_train)} images; "
+            "labels are 0 to the number of classes - 1"
+        )
+    seen = np.unique(y_train)
+    if len(seen) == n_classes - 1 and seen[0] == 1:
+        raise InputError(f"{path}: y_train runs from 1 to {n_classes - 1}; labels start at 0, so subtract 1 everywhere")
+    if n_classes < 2:
+        raise InputError(f"{path}: y_train holds one class only; at least two are needed")
+    y_test = _labels(path, "y_test", arrays["y_test"], len(x_test), n_classes)
+    y_given = _labels(path, "y_noisy", arrays["y_noisy"], len(x_train), n_classes) if "y_noisy" in arrays else None
+    channels, size = x_train.shape[1:3]
+    pad = 4 if size >= 32 else 2 if size >= 16 else 1
+    classes = tuple(str(c) for c in range(n_classes))
+    return build(path.name, (x_train, y_train), (x_test, y_test), classes, pad=pad, flip=channels == 3, y_given=y_given)
+
+
+def _open_npz(path: Path) -> dict[str, Array]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+    except Exception as error:  # numpy and zipfile raise all sorts on bytes that are no zip
+        why = "is empty" if path.is_file() and path.stat().st_size == 0 else "cannot be read"
+        raise InputError(
+            f"{path}: not an .npz file, or one that {why} ({_one_line(error)}); write it with numpy.savez"
+        ) from None
+    with file:
+        missing = [name for name in NEEDED if name not in file.files]
+        if missing:
+            raise InputError(
+                f"{path}: no array {', '.join(missing)}; needed are {', '.join(NEEDED)} (and y_noisy if you have it), "
+                f"the file has: {', '.join(file.files) or '(nothing)'}"
+            )
+        arrays = {}
+        for name in (*NEEDED, "y_noisy"):
+            if name not in file.files:
+                continue
+            try:
+                arrays[name] = file[name]
+            except Exception as error:
+                if "Object arrays" in str(error):
+                    raise InputError(
+                        f"{path}: {name} is an object array (pickled); save it as a plain array of numbers"
+                    ) from None
+                raise InputError(
+                    f"{path}: {name} cannot be read, the file is damaged or cut short ({_one_line(error)})"
+                ) from None
+            if not isinstance(arrays[name], np.ndarray):  # a member that is not .npy comes back as bytes
+                raise InputError(f"{path}: {name} is not a numpy array; write the file with numpy.savez")
+    return arrays
+
+
+def _images(path: Path, name: str, x: Array) -> Array:
+    """Images as uint8 [N, C, H, W], or InputError."""
+    shape = "x".join(map(str, x.shape)) or "a single number"
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[3] in (1, 3):
+        x = x.transpose(0, 3, 1, 2)
+    elif x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise InputError(f"{path}: {name} is {shape}; images are [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3")
+    if x.size == 0:
+        raise InputError(f"{path}: {name} is {shape}: it holds no images")
+    if x.shape[2] != x.shape[3]:
+        raise InputError(
+            f"{path}: {name} holds images of {x.shape[2]}x{x.shape[3]} pixels; they must be square, pad or crop them"
+        )
+    if x.dtype == np.uint8:
+        return np.ascontiguousarray(x)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise InputError(f"{path}: {name} is {x.dtype}; images are uint8 (0 to 255) or floats in [0, 1]")
+    finite = np.isfinite(x).all(axis=(1, 2, 3))
+    if not finite.all():
+        raise InputError(f"{path}: {name}[{int(finite.argmin())}] has pixels that are NaN or infinite")
+    if x.min() < 0 or x.max() > 1:
+        raise InputError(
+            f"{path}: {name} has floats from {x.min():g} to {x.max():g}; float images lie in [0, 1], or store uint8"
+        )
+    return np.rint(x * 255).astype(np.uint8, order="C")
+
+
+def _labels(path: Path, name: str, y: Array, n: int, n_classes: int | None = None) -> NDArray[np.int64]:
+    """Labels as int64 [n] in 0..n_classes-1, or InputError with the first offending index and value."""
+    if y.ndim != 1:
+        raise InputError(
+            f"{path}: {name} has shape {list(y.shape)}; labels are one whole number per image, shape [{n}]"
+        )
+    if len(y) != n:
+        raise InputError(f"{path}: {name} has {len(y)} labels for {n} images")
+    if y.dtype.kind not in "iufb":
+        raise InputError(f"{path}: {name}[0] is {y[0]!s} ({y.dtype}); labels are whole numbers from 0")
+    for wrong, why in (
+        (~np.isfinite(y) | (y != np.floor(y)) if y.dtype.kind == "f" else None, "not a whole number"),
+        (y < 0, "negative"),
+        (
+            None if n_classes is None else y >= n_classes,
+            f"out of range: y_train has the classes 0 to {(n_classes or 1) - 1}",
+        ),
+    ):
+        if wrong is not None and wrong.any():
+            i = int(wrong.argmax())
+            raise InputError(f"{path}: {name}[{i}] is {y[i].item()}, {why}")
+    return y.astype(np.int64)

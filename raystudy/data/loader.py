@@ -1,0 +1,144 @@
+"""Batches made on the device: shuffled, cropped, flipped and normalised, with no worker processes.
+
+The training images stay on the device as uint8. Tiny networks are bound by the overhead per batch, so gathering and
+augmenting is done for a chunk of many batches at once, and a batch is a slice of a chunk. Every draw comes from
+(seed, epoch, pass), on the CPU: the same on every device, whatever the chunk size and torch's global generator are.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raystudy.data.noise import generator
+from raystudy.errors import InputError
+from raystudy.method import Batch
+
+STREAM = 0x6F726465  # keeps the draws of the order apart from those of the noise, STREAM_SPLIT those of the split
+STREAM_SPLIT = 0x73706C69
+CHUNK_BYTES = (1 << 21, 1 << 26)  # of float32 images: on the CPU within a core's cache, elsewhere few kernel launches
+
+
+class OnDevice:
+    """The training set of one trial: ``method.Train`` for methods, ``at`` and ``normalised`` for the training loop."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        n_classes: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        pad: int = 0,
+        flip: bool = False,
+        batch_size: int = 64,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        channels_last: bool = False,
+    ) -> None:
+        """``x`` [n, C, H, W] uint8, ``y`` [n] int64 given labels; mean and std per channel of pixels in [0, 1].
+
+        ``pad`` zero pixels on each side are added before a random crop to H x W; ``flip`` mirrors half of the images.
+        ``channels_last`` sets the memory format of the batches, on cuda only (on the CPU it gains nothing here).
+        """
+        self.device = torch.device(device)
+        self.y = y.to(self.device)
+        self.n_classes = n_classes
+        self.batch_size = batch_size
+        self.pad, self.flip, self.seed = pad, flip, seed
+        self.channels_last = channels_last and self.device.type == "cuda"
+        self._index = torch.arange(len(y), device=self.device)
+        # Images lie padded in memory, and a crop is a window into them: ``_windows[start]`` is the C x H x W window
+        # that starts ``start`` pixels into the whole memory. A view, not a copy.
+        padded = F.pad(x.to(self.device), (pad, pad, pad, pad)).contiguous()
+        self._image, self._row = padded.stride(0), padded.stride(2)  # pixels from one to the next
+        windows = (len(x) - 1) * self._image + 2 * pad * (self._row + 1) + 1 if len(x) else 0
+        self._windows = padded.as_strided((windows, *x.shape[1:]), (1, *padded.stride()[1:]))
+        self._scale = torch.tensor([1 / (255 * s) for s in std], device=self.device).view(-1, 1, 1)
+        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=self.device).view(-1, 1, 1)
+        self.at(0)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def at(self, epoch: int) -> Self:
+        """Begins an epoch: the passes that follow are its pass 0, 1, ..."""
+        self.epoch, self._pass = epoch, 0
+        return self
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """Images as networks take them: uint8 [B, C, H, W] on the device -> float32, (x/255 - mean)/std."""
+        out = x.to(torch.float32, copy=True).mul_(self._scale).add_(self._shift)
+        return out.contiguous(memory_format=torch.channels_last) if self.channels_last else out
+
+    def batches(
+        self,
+        subset: Tensor | None = None,
+        views: int = 1,
+        augment: bool = True,
+        shuffle: bool = True,
+        batch_size: int | None = None,
+    ) -> Iterator[Batch]:
+        """One pass over the set, or over ``subset`` (int64 positions, any device); the last short batch is kept.
+
+        Each call is a pass of its own, with its own order and augmentation, which are settled when it is called.
+        ``views`` is 1 or 2: the second fills ``x2`` with independently augmented images.
+        """
+        if views not in (1, 2):
+            raise ValueError(f"views is {views}; a batch has one or two views of each image")
+        members = self._index if subset is None else subset.to(self.device)
+        n, rng = len(members), torch.Generator()
+        rng.manual_seed(int(generator(STREAM, self.seed, self.epoch, self._pass).integers(2**63)))
+        self._pass += 1
+        if shuffle:
+            members = members.index_select(0, torch.randperm(n, generator=rng).to(self.device))
+        starts, flips = [], []
+        for _ in range(views):
+            if augment and self.pad:
+                down, right = torch.randint(2 * self.pad + 1, (2, n), generator=rng)
+                starts.append(members * self._image + (down * self._row + right).to(self.device))
+            else:
+                starts.append(members * self._image + self.pad * (self._row + 1))
+            flips.append((torch.rand(n, generator=rng) < 0.5).to(self.device) if augment and self.flip else None)
+        return self._slices(members, starts, flips, batch_size or self.batch_size)
+
+    def _slices(self, members: Tensor, starts: list[Tensor], flips: list[Tensor | None], size: int) -> Iterator[Batch]:
+        if not len(members):
+            return
+        room = CHUNK_BYTES[self.device.type != "cpu"] // (4 * self._windows[0].numel())
+        chunk = max(room // size, 1) * size
+        for i in range(0, len(members), chunk):
+            here = slice(i, i + chunk)
+            index = members[here]
+            views = [
+                self._view(start[here], None if flip is None else flip[here]).split(size)
+                for start, flip in zip(starts, flips, strict=True)
+            ]
+            yield from map(Batch, index.split(size), views[0], self.y.index_select(0, index).split(size), *views[1:])
+
+    def _view(self, starts: Tensor, flip: Tensor | None) -> Tensor:
+        x = self._windows.index_select(0, starts)
+        if flip is not None:
+            # Whole images picked out of both halves: six times as fast on the CPU as torch.where with a mask per image.
+            rows = torch.arange(len(x), device=self.device) + len(x) * flip
+            x = torch.cat((x, x.flip(3))).index_select(0, rows)
+        return self.normalised(x)
+
+
+def split_validation(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions to train on and to validate on, int64, ascending and disjoint; round(n x fraction) to validate on.
+
+    Drawn from the (noise) seed alone. Fraction 0 holds out nothing; otherwise InputError where one of the two is empty.
+    """
+    held = round(n * fraction) if 0 <= fraction < 1 else n
+    if held >= n or (fraction > 0 and held == 0):
+        raise InputError(
+            f"a validation share of {fraction:g} of {n} training images leaves nothing on one side; use 0.1, say"
+        )
+    chosen = torch.zeros(n, dtype=torch.bool)
+    draws = torch.from_numpy(generator(STREAM_SPLIT, seed).random(n))
+    chosen[draws.argsort(stable=True)[:held]] = True
+    return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]

@@ -1,0 +1,206 @@
+"""The ledger of a study: what happened, one JSON line per event, one file per cell. The single source of truth.
+
+Here belong writing, reading and folding events; nothing that decides, trains or shows.
+
+Events of ``cells/<cell key>.jsonl``, each with ``time`` in milliseconds since 1970:
+
+    cell    first line of the file: the cell and what all its trials share (digests, effective noise rate, ...)
+    trial   key, number, origin (paper | search | replicate), point, seed: a trial was proposed
+    record  key, epoch (from 0), metrics: what was measured after one epoch
+    end     key, state (complete | pruned | diverged | failed), reason
+"""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import time
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from raystudy.errors import InputError
+
+Event = dict[str, Any]
+ENDED = ("complete", "pruned", "diverged", "failed")
+
+
+@dataclass
+class TrialHistory:
+    """One trial as the ledger tells it. Curves are columns: ``curves[metric][epoch]``, NaN where not measured."""
+
+    key: str
+    number: int
+    origin: str
+    point: dict[str, Any]
+    seed: int
+    oracle: tuple[str, ...] = ()
+    state: str = "running"
+    reason: str = ""
+    started: int = 0  # ms, when it was proposed
+    ended: int = 0  # ms
+    times: array = field(default_factory=lambda: array("q"))  # ms, one per epoch
+    curves: dict[str, array] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are recorded."""
+        return len(self.times)
+
+    def add(self, metrics: Mapping[str, float | None], when: int) -> None:
+        n = len(self.times)
+        for name, value in metrics.items():
+            column = self.curves.get(name)
+            if column is None:
+                column = self.curves[name] = array("d", [math.nan]) * n
+            column.append(math.nan if value is None else value)
+        self.times.append(when)
+        for column in self.curves.values():
+            if len(column) == n:
+                column.append(math.nan)
+
+
+@dataclass
+class CellHistory:
+    """One cell as the ledger tells it: its header and its trials in the order they were proposed."""
+
+    key: str
+    header: dict[str, Any] = field(default_factory=dict)
+    trials: dict[str, TrialHistory] = field(default_factory=dict)
+
+    def apply(self, event: Event) -> bool:
+        """Folds one event in. Returns False for what is already known (a record told twice), which changes nothing."""
+        kind = event["event"]
+        if kind == "record":
+            trial = self.trials[event["key"]]
+            if event["epoch"] != trial.epochs or trial.state != "running":
+                return False
+            trial.add(event["metrics"], event["time"])
+        elif kind == "trial":
+            if event["key"] in self.trials:
+                return False
+            self.trials[event["key"]] = TrialHistory(
+                event["key"],
+                event["number"],
+                event["origin"],
+                event["point"],
+                event["seed"],
+                tuple(event.get("oracle", ())),
+                started=event["time"],
+            )
+        elif kind == "end":
+            trial = self.trials[event["key"]]
+            if trial.state != "running":
+                return False
+            trial.state, trial.reason, trial.ended = event["state"], event.get("reason", ""), event["time"]
+        elif kind == "cell":
+            self.header = event
+        return True
+
+
+def events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
+    """The whole events of a cell file from a byte offset on, each with the offset after it.
+
+    A last line without its newline was torn by a crash, or is being written: it is left out.
+    Raises InputError for a line in the middle that is not an event.
+    """
+    with path.open("rb") as f:
+        f.seek(offset)
+        for line in f:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            try:
+                event = json.loads(line)
+                event["event"], event["time"]
+            except (ValueError, KeyError, TypeError):
+                raise InputError(f"{path}: broken ledger line before byte {offset}: {line[:60]!r}") from None
+            yield event, offset
+
+
+def replay(path: Path) -> CellHistory:
+    """A cell's history from its file."""
+    cell = CellHistory(path.stem)
+    try:
+        for event, _ in events(path):
+            cell.apply(event)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise InputError(f"{path}: not a ledger file of raystudy ({type(e).__name__}: {e})") from None
+    return cell
+
+
+def cells(study_dir: Path) -> list[Path]:
+    """The cell files of a study."""
+    return sorted((study_dir / "cells").glob("*.jsonl"))
+
+
+class Ledger:
+    """The one writer of a study's ledger. Holds the study's lock while it is open."""
+
+    def __init__(self, study_dir: Path) -> None:
+        self.dir = study_dir
+        self._files: dict[str, TextIO] = {}
+        self.histories: dict[str, CellHistory] = {}
+        try:
+            (study_dir / "cells").mkdir(parents=True, exist_ok=True)
+            self._lock = (study_dir / "lock").open("a+")
+        except OSError as e:
+            raise InputError(f"cannot write to the storage {study_dir}: {e.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            raise InputError(
+                f"study {study_dir.name} is being run by process {self._lock.read().strip()}; wait for it or stop it"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def open(self, key: str, header: Event) -> CellHistory:
+        """Reads a cell's history and makes its file ready to append to; a torn last line is cut off."""
+        path = self.dir / "cells" / f"{key}.jsonl"
+        if path.exists():
+            end = 0
+            for _, end in events(path):  # noqa: B007 - only the offset after the last whole line
+                pass
+            if end < path.stat().st_size:
+                os.truncate(path, end)
+            self.histories[key] = replay(path)
+        else:
+            self.histories[key] = CellHistory(key)
+        self._files[key] = path.open("a", encoding="utf-8")
+        if not self.histories[key].header:
+            self.append(key, {"event": "cell", **header})
+        return self.histories[key]
+
+    def append(self, key: str, *new: Event) -> None:
+        """Writes events in one flush, then folds them into the history. Already known records are left out."""
+        now = time.time_ns() // 1_000_000
+        told = [{**event, "time": now} for event in new]
+        fresh = [event for event in told if self.histories[key].apply(event)]
+        if fresh:
+            file = self._files[key]
+            file.write("".join(json.dumps(event, separators=(",", ":"), allow_nan=False) + "\n" for event in fresh))
+            file.flush()
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        with contextlib.suppress(ValueError):
+            self._lock.close()
+
+
+def is_running(study_dir: Path) -> bool:
+    """Whether a process holds the study's lock."""
+    try:
+        with (study_dir / "lock").open("a+") as f:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,63 @@
+"""Truth, and every measure that needs it. Nothing on the methods' side of the wall may import this."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a real user does not have: the clean labels of the training images, and so which given labels are wrong."""
+
+    clean: Tensor  # [n] int64
+    wrong: Tensor  # [n] bool: given != clean
+    val_clean: Tensor  # [m] int64, clean labels of the validation images
+
+
+def auroc(score: Tensor, positive: Tensor) -> Tensor:
+    """Area under the ROC curve of ``score`` [n] for ``positive`` [n] bool: P(positive scores higher), ties count half.
+
+    0-d float64; NaN where one of the two classes is empty. By ranks (Mann-Whitney U).
+    """
+    _, inverse, counts = score.double().unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    rank = (last - (counts - 1) / 2)[inverse]  # mean rank of tied scores, from 1
+    p = positive.sum().double()
+    q = positive.numel() - p
+    return (rank[positive].sum() - p * (p + 1) / 2) / (p * q)
+
+
+def selection(weight: Tensor, wrong: Tensor) -> dict[str, Tensor]:
+    """How well per-sample weights [n] in [0, 1] (NaN: not weighed) tell clean from wrong labels.
+
+    ``auroc`` of the weight for clean; ``precision``: share of clean labels among those with weight > 1/2; ``recall``: share of the
+    clean labels that have weight > 1/2.
+    """
+    seen = ~weight.isnan()
+    w, clean = weight[seen], ~wrong[seen]
+    picked = w > 0.5
+    hits = (picked & clean).sum()
+    return {
+        "select/auroc": auroc(w, clean),
+        "select/precision": hits / picked.sum(),
+        "select/recall": hits / clean.sum(),
+    }
+
+
+def labels(predicted: Tensor, given: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    """What became of wrong labels [w]: share ``memorised`` (predicted as given) and ``corrected`` (predicted as the truth)."""
+    return {
+        "label/memorised": (predicted == given).float().mean(),
+        "label/corrected": (predicted == clean).float().mean(),
+    }
+
+
+def scalars(values: dict[str, Tensor | float]) -> dict[str, float | None]:
+    """Plain numbers of six significant digits, None where not finite; one transfer from the device for all of them."""
+    tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
+    device = next(iter(tensors.values())).device if tensors else None
+    stacked = torch.stack([v.detach().to(device, torch.float64) for v in tensors.values()]).tolist() if tensors else []
+    plain = values | dict(zip(tensors, stacked, strict=True))
+    return {k: float(f"{v:.6g}") if math.isfinite(v) else None for k, v in plain.items()}

@@ -1,0 +1,181 @@
+"""Networks: images [B, C, H, H] -> logits [B, K]. To add one, write its function and add a row to ``NETWORKS``.
+
+Besides the rows, every classifier of torchvision can be named (``resnet18``, ``efficientnet_b0``, ...), untrained.
+Networks are made for a given image size and refuse one they cannot take; they know nothing of methods or data sets.
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raystudy.errors import InputError
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation of [B, C] and [B, C, H, W] that also takes one value per channel.
+
+    In training mode torch refuses a batch of one where nothing is left to average over. The last batch of a pass can
+    be that small, as the subsets of methods change from epoch to epoch: it is normalised by the running statistics.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch_stats = self.training and x.numel() > x.shape[1]
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, batch_stats, self.momentum or 0.0, self.eps
+        )
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
+
+
+def mlp(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
+    """Two hidden layers of 256 with batch norm and ReLU, then a linear layer; dropout after each ReLU."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    width = in_channels * size * size
+    for hidden in (256, 256):
+        # No bias in front of batch norm, which takes it out again.
+        layers += [nn.Linear(width, hidden, bias=False), BatchNorm(hidden), nn.ReLU()]
+        layers += [nn.Dropout(dropout)] * (dropout > 0)
+        width = hidden
+    return nn.Sequential(*layers, nn.Linear(width, n_classes))
+
+
+def convnet(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
+    """Three blocks of conv 3x3, batch norm and ReLU (32, 64, 128), halved after the first two, then averaged.
+
+    Dropout acts before the linear layer. Small enough for a CPU.
+    """
+    if size < 4:
+        raise InputError(f"network 'convnet' needs images of at least 4x4 pixels, these are {size}x{size}; use 'mlp'")
+    layers: list[nn.Module] = []
+    for i, width in enumerate((32, 64, 128)):
+        layers += [nn.MaxPool2d(2)] * (i > 0)
+        layers += [nn.Conv2d(in_channels, width, 3, padding=1, bias=False), BatchNorm(width), nn.ReLU()]
+        in_channels = width
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *[nn.Dropout(dropout)] * (dropout > 0)]
+    return nn.Sequential(*layers, nn.Linear(in_channels, n_classes))
+
+
+def cnn9(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
+    """The 9-layer CNN of Co-teaching (Han et al. 2018; bhanML/Co-teaching, model.py).
+
+    conv 3x3 of 128, 128, 128 | pool | 256, 256, 256 | pool | 512, 256, 128 without padding | average | linear, with
+    batch norm and LeakyReLU 0.01 after each convolution. Channel dropout after each pooling, in training only. The
+    published code asks for .25 but without a training flag, then off by default: its numbers are those of rate 0.
+    """
+    if size // 4 <= 6:
+        raise InputError(
+            f"network 'cnn9' needs images of at least 28x28 pixels, these are {size}x{size}: its last three "
+            "convolutions have no padding and would leave nothing; use 'convnet' or 'mlp'"
+        )
+    layers: list[nn.Module] = []
+    for i, width in enumerate((128, 128, 128, 256, 256, 256, 512, 256, 128)):
+        if i in (3, 6):
+            layers += [nn.MaxPool2d(2), *[nn.Dropout2d(dropout)] * (dropout > 0)]
+        padding = 1 if i < 6 else 0
+        layers += [nn.Conv2d(in_channels, width, 3, padding=padding), BatchNorm(width), nn.LeakyReLU(0.01)]
+        in_channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, n_classes))
+
+
+class PreActBlock(nn.Module):
+    """Pre-activation residual block (He et al. 2016) as in the mixup and DivideMix code.
+
+    The shortcut starts behind the first activation, also where it is the identity; its 1x1 convolution has no batch
+    norm. Dropout sits behind the ReLU between the two convolutions (Zhang et al. 2018, corrupted labels).
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = BatchNorm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn2 = BatchNorm(width)
+        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        same = stride == 1 and in_channels == width
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(x))
+        out = self.dropout(F.relu(self.bn2(self.conv1(x))))
+        return self.conv2(out) + self.shortcut(x)
+
+
+def preact_resnet18(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
+    """PreAct ResNet-18 of mixup, DivideMix and M-correction (facebookresearch/mixup-cifar10, models/resnet.py).
+
+    Stem of conv 3x3, batch norm and ReLU; two blocks each of 64, 128, 256, 512; average pool, no batch norm before it.
+    The original pools 4x4, which at 32x32 pixels is all there is; here the pool takes whatever is left.
+    """
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, 64, 3, padding=1, bias=False), BatchNorm(64), nn.ReLU()]
+    before = 64
+    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [PreActBlock(before, width, stride, dropout), PreActBlock(width, width, 1, dropout)]
+        before = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, n_classes))
+
+
+NETWORKS: dict[str, Callable[[int, int, int, float], nn.Module]] = {
+    "mlp": mlp,
+    "convnet": convnet,
+    "cnn9": cnn9,
+    "preact_resnet18": preact_resnet18,
+}
+
+
+def build(name: str, in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
+    """A freshly initialised network for images [B, in_channels, size, size].
+
+    Weights come from torch's default generator. Raises InputError, one line, for an unknown name, a dropout rate
+    outside [0, 1) or one the network has no place for, and for images it cannot take.
+    """
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout {dropout:g} is outside [0, 1)")
+    if name in NETWORKS:
+        return NETWORKS[name](in_channels, size, n_classes, dropout)
+
+    from torchvision import models  # not at the top: it is slow to import, and our own networks do without
+
+    theirs, ours = models.list_models(module=models), ", ".join(sorted(NETWORKS))
+    if name not in theirs:
+        near = get_close_matches(name, [*NETWORKS, *theirs], n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(
+            f"unknown network {name!r}; {hint}choose from: {ours}, or a torchvision classifier such as resnet18"
+        )
+    if dropout:
+        raise InputError(f"network {name!r} is torchvision's and has no dropout setting; choose from: {ours}")
+    return _from_torchvision(name, in_channels, size, n_classes)
+
+
+class Rgb(nn.Module):
+    """Gives one-channel images to a three-channel network."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.expand(-1, 3, -1, -1))
+
+
+def _from_torchvision(name: str, in_channels: int, size: int, n_classes: int) -> nn.Module:
+    from torchvision import models
+
+    # Auxiliary heads would make the output a tuple in training; init_weights only silences a warning.
+    extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    net: nn.Module = models.get_model(name, weights=None, num_classes=n_classes, **extra)
+    net = Rgb(net) if in_channels == 1 else net
+    try:
+        with torch.no_grad():  # most are made for 224x224; in evaluation mode nothing is learnt from the probe
+            net.eval()(torch.zeros(1, in_channels, size, size))
+    except Exception as error:  # torch, assert and torchvision each have their own for images of the wrong size
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(
+            f"network {name!r} does not take images of {size}x{size} pixels ({why}); "
+            f"choose from: {', '.join(sorted(NETWORKS))}"
+        ) from None
+    return net.train()

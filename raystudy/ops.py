@@ -1,0 +1,131 @@
+"""Pure functions shared by methods: random draws, mixing, small-loss selection, mixture models of losses.
+
+No state, no networks, no losses to descend on (those are in ``losses``). Functions of one method only stay with it.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def beta_draws(alpha: float, n: int) -> Tensor:
+    """``n`` mixing coefficients from Beta(alpha, alpha), float32 [n] on the CPU; all ones for alpha <= 0 (no mixing).
+
+    Drawn on the CPU from torch's default generator, so that a GPU does not change them and nothing waits for it.
+    """
+    if alpha <= 0:
+        return torch.ones(n)
+    # Two gamma draws by the kernel of torch.distributions, which spends 60 us per call on building the distribution.
+    a, b = torch._standard_gamma(torch.full((2, n), alpha, dtype=torch.float64))
+    return (a / (a + b)).float()
+
+
+def beta_draw(alpha: float) -> float:
+    """One mixing coefficient from Beta(alpha, alpha); 1.0 for alpha <= 0."""
+    return float(beta_draws(alpha, 1))
+
+
+def permutation(n: int, device: torch.device) -> Tensor:
+    """A random order of 0..n-1, int64 [n] on ``device``; drawn on the CPU for the same reason as ``beta_draws``."""
+    return torch.randperm(n).to(device, non_blocking=True)
+
+
+def mix(x: Tensor, q: Tensor, lam: float | Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
+    """Convex combinations of inputs and of targets: lam a + (1 - lam) a[perm] (Zhang et al. 2018, eq. 1).
+
+    ``x`` [B, ...] inputs, ``q`` [B, K] target distributions, ``lam`` one number or [B], ``perm`` [B] the partners.
+    Exactly the identity at lam = 1.
+    """
+
+    def combine(a: Tensor) -> Tensor:
+        if isinstance(lam, Tensor):
+            return torch.lerp(a[perm], a, lam.to(a).view(-1, *[1] * (a.dim() - 1)))
+        return torch.lerp(a[perm], a, lam)
+
+    return combine(x), combine(q)
+
+
+def small_loss(losses: Tensor, n_keep: int) -> Tensor:
+    """Positions of the ``n_keep`` smallest of ``losses`` [B], [n_keep] in ascending order; NaN counts as large."""
+    return torch.topk(losses, n_keep, largest=False, sorted=True).indices
+
+
+def normalise_losses(losses: Tensor) -> Tensor:
+    """Min-max normalisation of ``losses`` [n] to [0, 1]; zeros where all losses are equal (instead of 0/0)."""
+    low, high = losses.min(), losses.max()
+    span = high - low
+    return (losses - low) / torch.where(span == 0, torch.ones_like(span), span)
+
+
+class Gmm(NamedTuple):
+    """Two Gaussians on a line, sorted by mean; float64."""
+
+    means: Tensor  # [2]
+    variances: Tensor  # [2]
+    weights: Tensor  # [2], sum 1
+    posterior: Tensor  # [n] of the component with the smaller mean
+
+
+def gmm_1d(x: Tensor, max_iter: int = 10, tol: float = 1e-2, reg_covar: float = 5e-4) -> Gmm:
+    """A mixture of two Gaussians fitted to ``x`` [n] by EM, in float64 on the device of ``x``.
+
+    The same fit as ``sklearn.mixture.GaussianMixture(2, max_iter=, tol=, reg_covar=)``: start from the hard
+    responsibilities of 2-means, add ``reg_covar`` to every variance, stop when the mean log-likelihood changes by
+    less than ``tol`` or after ``max_iter`` steps. The 2-means start is the global optimum, so nothing is random;
+    scikit-learn's k-means starts at random and stops early by a tolerance, so where that moves its own result,
+    agreement is up to its spread over seeds.
+
+    Degenerate inputs do not raise: where there are no two distinct values to tell apart, or any value is not
+    finite, the posterior is 1 everywhere (nothing speaks against any sample) and both components are the one
+    Gaussian of the data, NaN for non-finite data.
+    """
+    x = x.detach().double()
+    ordered = x.sort().values
+    if len(x) < 2 or not bool(ordered.isfinite().all() & (ordered[0] < ordered[-1])):
+        mean = x.mean()
+        variance = (x - mean).square().mean() + reg_covar
+        return Gmm(mean.repeat(2), variance.repeat(2), x.new_tensor([1.0, 0.0]), torch.ones_like(x))
+
+    first = x <= _two_means_boundary(ordered)
+    means, variances, weights = _gmm_m_step(x, torch.stack([first, ~first]).double(), reg_covar)
+    bound = -math.inf
+    for _ in range(max_iter):
+        log_joint = _gmm_log_joint(x, means, variances, weights)
+        log_evidence = log_joint.logsumexp(0)
+        means, variances, weights = _gmm_m_step(x, (log_joint - log_evidence).exp(), reg_covar)
+        previous, bound = bound, float(log_evidence.mean())
+        if abs(bound - previous) < tol:
+            break
+    order = means.argsort()
+    means, variances, weights = means[order], variances[order], weights[order]
+    log_joint = _gmm_log_joint(x, means, variances, weights)
+    return Gmm(means, variances, weights, torch.sigmoid(log_joint[0] - log_joint[1]))
+
+
+def _two_means_boundary(ordered: Tensor) -> Tensor:
+    """The largest value of the first cluster of the optimal 2-means of the sorted ``ordered`` [n], n >= 2.
+
+    In one dimension the clusters are intervals, so the optimum is the best of n - 1 cuts; the within-cluster sum of
+    squares is smallest where (sum left)^2 / n_left + (sum right)^2 / n_right is largest (of the centred values).
+    """
+    left = (ordered - ordered.mean()).cumsum(0)[:-1]  # the right sum is its negative
+    n = len(ordered)
+    size = torch.arange(1, n, device=ordered.device)
+    between = left.square() * (1 / size + 1 / (n - size))
+    return ordered[between.argmax()]
+
+
+def _gmm_m_step(x: Tensor, resp: Tensor, reg_covar: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, variances and weights, each [2], from responsibilities [2, n]."""
+    size = resp.sum(1) + 10 * torch.finfo(x.dtype).eps
+    means = resp @ x / size
+    variances = (resp * (x - means[:, None]).square()).sum(1) / size + reg_covar
+    return means, variances, size / size.sum()
+
+
+def _gmm_log_joint(x: Tensor, means: Tensor, variances: Tensor, weights: Tensor) -> Tensor:
+    """log weight + log density of each component at each of ``x``, [2, n]."""
+    constant = weights.log() - 0.5 * (2 * math.pi * variances).log()
+    return constant[:, None] - (x - means[:, None]).square() / (2 * variances[:, None])

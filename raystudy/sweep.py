@@ -1,0 +1,387 @@
+"""``python -m raystudy.sweep METHOD...``: builds a study, runs it to its end, shows live progress and the leaderboard."""
+
+import argparse
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from raystudy.data.noise import parse
+from raystudy.errors import InputError
+from raystudy.ledger import Ledger
+from raystudy.study import OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, Study, study_dir
+
+# torch, ray and optuna take seconds to import: functions that need them import them, so that help and mistakes are answered at once.
+if TYPE_CHECKING:
+    from raystudy.build import Builder
+    from raystudy.execute import Resources
+
+BASELINE = "ce"
+FEW_UPDATES = 1000  # below this many updates a network, methods that mix are not given a fair chance
+
+EPILOG = textwrap.dedent("""\
+    examples:
+      python -m raystudy.sweep dividemix
+          DivideMix beside plain cross-entropy on digits, symmetric noise 0.2 / 0.5 / 0.8
+      python -m raystudy.sweep dividemix coteaching --noise symmetric:exclusive:0.2,0.4 --noise pair:0.45 --trials 20
+      python -m raystudy.sweep mixup --dataset npz:images.npz --noise given --network convnet
+      python -m raystudy.sweep dividemix --dataset cifar10 --data-root ~/data --epochs 300 --gpus-per-trial 0.5
+      python -m raystudy.sweep dividemix --dry-run
+          what would be run, and where the search may look
+
+    The same command again goes on where the study stopped; more --trials, rates or --replicates run only what is missing.
+    """)
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """The options of a sweep."""
+    p.add_argument("methods", nargs="+", metavar="METHOD", help="methods to study; `raystudy methods` lists them")
+    g = p.add_argument_group("what is studied")
+    g.add_argument(
+        "--dataset",
+        default="digits",
+        metavar="NAME",
+        help="a data set of `raystudy datasets`, or npz:PATH (default: digits)",
+    )
+    g.add_argument(
+        "--noise",
+        action="append",
+        metavar="KIND[:VARIANT]:RATE,...",
+        help="label noise and its levels: symmetric[:inclusive|exclusive]:RATES, pair:RATES, or given (labels that came with the data); "
+        "may be repeated (default: symmetric:0.2,0.5,0.8)",
+    )
+    g.add_argument(
+        "--noise-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the flips and of the validation split, the same for every method",
+    )
+    g.add_argument(
+        "--data-root",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="where data sets lie or are downloaded to (default: data)",
+    )
+    g.add_argument(
+        "--network",
+        metavar="NAME",
+        help="mlp, convnet, cnn9, preact_resnet18 or a torchvision classifier (default: by data set)",
+    )
+    g.add_argument(
+        "--recipe",
+        default="shared",
+        choices=RECIPES,
+        help="shared: one recipe for all methods; paper: each method's own (default: shared)",
+    )
+    g.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="epochs of every trial; warm-ups and ramps are fractions of it (default: by data set)",
+    )
+    g.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="share of the noisy training set held out for validation (default: 0.1)",
+    )
+    g.add_argument(
+        "--clean-val",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also score N validation images against clean labels; shown as a rule of its own (default: 0)",
+    )
+    g = p.add_argument_group("search")
+    g.add_argument(
+        "--trials",
+        type=int,
+        default=5,
+        metavar="N",
+        help="hyperparameter points per cell, the published one included (default: 5)",
+    )
+    g.add_argument(
+        "--replicates",
+        type=int,
+        default=2,
+        metavar="N",
+        help="fresh seeds on which the chosen and the published point are trained again (default: 2)",
+    )
+    g.add_argument(
+        "--sampler", default="tpe", metavar="NAME", help=f"how Optuna proposes: {', '.join(SAMPLERS)} (default: tpe)"
+    )
+    g.add_argument(
+        "--scheduler",
+        default="asha",
+        metavar="NAME",
+        help=f"early stopping within a cell: {', '.join(SCHEDULERS)} (default: asha)",
+    )
+    g.add_argument(
+        "--objective",
+        default="val/acc",
+        metavar="METRIC",
+        help=f"what the search looks at: {', '.join(OBJECTIVES)} (default: val/acc)",
+    )
+    g.add_argument("--seed", type=int, default=0, metavar="N", help="seed of trainings and proposals (default: 0)")
+    g.add_argument(
+        "--no-baseline",
+        action="store_true",
+        help=f"do not run plain cross-entropy ({BASELINE}) beside the named methods",
+    )
+    g = p.add_argument_group("where it is run and recorded")
+    g.add_argument("--name", metavar="NAME", help="the study's name and folder (default: from methods and data set)")
+    g.add_argument(
+        "--storage",
+        type=Path,
+        default=Path("studies"),
+        metavar="DIR",
+        help="folder that holds studies (default: studies)",
+    )
+    g.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store or server; 'none' records nothing there (default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db)",
+    )
+    g.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="a running Ray cluster, e.g. auto (default: a Ray of its own on this machine)",
+    )
+    g.add_argument(
+        "--cpus-per-trial",
+        type=float,
+        default=1,
+        metavar="N",
+        help="CPU cores, and torch threads, of a trial (default: 1)",
+    )
+    g.add_argument(
+        "--gpus-per-trial",
+        type=float,
+        default=None,
+        metavar="F",
+        help="GPUs of a trial, may be a fraction (default: 1 where there is one, else 0)",
+    )
+    g.add_argument(
+        "--max-concurrent",
+        type=int,
+        metavar="N",
+        help="at most so many trials at once (default: what the machine holds)",
+    )
+    g.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="how often a running trial is checkpointed (default: 10)",
+    )
+    g.add_argument("--dry-run", action="store_true", help="print what would be run, and stop")
+
+
+def default_setting(dataset: str, root: Path) -> tuple[str, int]:
+    """Network and epochs for a data set where the user names none."""
+    from raystudy.data import datasets
+
+    if dataset == "digits":
+        return "mlp", 60
+    if dataset in ("cifar10", "cifar100"):
+        return "preact_resnet18", 300
+    return ("convnet" if datasets.load(dataset, root).x_train.shape[-1] >= 16 else "mlp"), 60
+
+
+def located(dataset: str) -> str:
+    """A data set's name; a file's path made absolute, since workers run in folders of their own."""
+    kind, colon, path = dataset.partition(":")
+    return f"{kind}:{Path(path).expanduser().absolute()}" if colon and path else dataset
+
+
+def default_name(methods: Sequence[str], dataset: str) -> str:
+    """A study's name where the user gives none: its methods and its data."""
+    named = [m for m in methods if m != BASELINE] or [BASELINE]
+    return f"{'-'.join(named)}-{Path(dataset.partition(':')[2] or dataset).stem}"
+
+
+def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
+    """The study and the resources that a command line asks for. Raises InputError before anything is written."""
+    for what, value in (("--cpus-per-trial", args.cpus_per_trial), ("--checkpoint-every", args.checkpoint_every)):
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{what} is {value:g}; it must be above 0")
+    if args.gpus_per_trial is not None and not (math.isfinite(args.gpus_per_trial) and args.gpus_per_trial >= 0):
+        raise InputError(f"--gpus-per-trial is {args.gpus_per_trial:g}; it must be 0 or more")
+    if args.max_concurrent is not None and args.max_concurrent < 1:
+        raise InputError(f"--max-concurrent is {args.max_concurrent}; it must be at least 1")
+    methods = tuple(dict.fromkeys(([] if args.no_baseline else [BASELINE]) + args.methods))
+    noises = [n for text in args.noise or ["symmetric:0.2,0.5,0.8"] for n in parse(text, seed=args.noise_seed)]
+    dataset = located(args.dataset)
+    study = Study(
+        name=args.name if args.name is not None else default_name(methods, dataset),
+        methods=methods,
+        datasets=(dataset,),
+        noises=tuple(dict.fromkeys(noises)),
+        trials=args.trials,
+        replicates=args.replicates,
+        epochs=1 if args.epochs is None else args.epochs,
+        network=args.network or "",
+        recipe=args.recipe,
+        sampler=args.sampler,
+        scheduler=args.scheduler,
+        objective=args.objective,
+        seed=args.seed,
+        val_fraction=args.val_fraction,
+        clean_val=args.clean_val,
+    )
+
+    import torch
+
+    from raystudy.execute import Resources
+    from raystudy.point import method_class
+
+    for name in methods:
+        method_class(name)
+    network, epochs = default_setting(dataset, args.data_root)
+    study = replace(study, network=args.network or network, epochs=epochs if args.epochs is None else args.epochs)
+    here = 1.0 if torch.cuda.is_available() else 0.0
+    return study, Resources(
+        address=args.address,
+        cpus=args.cpus_per_trial,
+        gpus=here if args.gpus_per_trial is None else args.gpus_per_trial,
+        max_concurrent=args.max_concurrent,
+        checkpoint_every=args.checkpoint_every,
+        data_root=args.data_root.expanduser().absolute(),
+    )
+
+
+def dry_run(builder: "Builder", console: Console) -> None:
+    """Prints cells, budget and spaces."""
+    from analysis.tables import point
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    study = builder.study
+    search = f"{study.sampler} + {study.scheduler} on {study.objective}"
+    line(f"study {study.name}: {study.network}, {study.epochs} epochs, recipe {study.recipe}, {search}")
+    for cell in study.cells():
+        space = builder.spaces[cell.method]
+        paper, oracle, source = space.paper(cell.dataset, cell.noise)
+        n = study.trials if space.dimensions else 1
+        rate = builder.data[cell.dataset, cell.noise].effective_rate
+        star = f" (ORACLE: {', '.join(oracle)} read off the truth)" if oracle else ""
+        budget = f"{n} trial{'s' * (n > 1)}, {study.replicates} replicates"
+        line(
+            f"  {cell.method:12} {cell.condition} ({rate:.1%} wrong): {budget}; trial 0: {point(paper)}{star} [{source}]"
+        )
+    for method in study.methods:
+        ranges = ", ".join(f"{d.name} {d.describe()}" for d in builder.spaces[method].dimensions)
+        line(f"space of {method}: {ranges or 'nothing to search'}")
+
+
+def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str | None, console: Console) -> int:
+    """Runs a study to its end, or goes on with it. Returns the exit code: 0 finished, 130 interrupted."""
+    from raystudy import tracking
+    from raystudy.build import Builder
+    from raystudy.execute import capacity, execute
+
+    folder = study_dir(storage, study.name)
+    told = folder / "study.toml"
+    if told.exists():
+        study = study.grown_from(Study.from_toml(told))
+    builder = Builder(study, resources.data_root)
+    uri = None if tracking_uri == "none" else tracking.absolute(tracking_uri or tracking.default_uri())
+    if uri:
+        tracking.check(uri)
+    few = min(builder.updates(c) for c in study.cells())
+    if few < FEW_UPDATES:
+        note = f"note: {few} updates a network is little; methods that mix samples need {FEW_UPDATES} or more: raise --epochs"
+        console.print(note, style="yellow", soft_wrap=True)
+
+    ledger = Ledger(folder)
+    try:
+        if not told.exists():
+            searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
+            study = replace(study, batch=max(1, math.ceil(capacity(resources) / max(1, searched))))
+        _write(told, study.to_toml())
+        searches = builder.searches(study, ledger)
+        follower = None
+        if not all(s.finished() for s in searches):
+            follower = tracking.start(folder, uri) if uri else None
+            try:
+                execute(study.name, searches, resources, console)
+            finally:
+                ledger.close()  # so that the follower's last pass sees a study that is not running
+                if follower:
+                    tracking.finish(follower)
+        elif uri and tracking.behind(folder, uri):
+            tracking.finish(tracking.start(folder, uri))
+    finally:
+        ledger.close()
+    if left := sum(not s.finished() for s in searches):
+        note = f"stopped with {left} of {len(searches)} cells unfinished; the same command goes on from here"
+        console.print(note, style="yellow", soft_wrap=True)
+        return 130
+    finish(folder, tracking_uri, console)
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file in one step: a reader sees the old text or the new."""
+    new = path.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+def finish(folder: Path, tracking_uri: str | None, console: Console) -> None:
+    """The leaderboard, and what to do next."""
+    from analysis import load, tables
+
+    study, histories = load.study(folder)
+    console.print(tables.leaderboard(study, histories))
+    for trial in [t for h in histories.values() for t in h.trials.values() if t.state in ("failed", "diverged")][:5]:
+        note = f"{trial.state}: trial {trial.number} ({tables.point(trial.point)}): {trial.reason}"
+        console.print(note, style="red", markup=False, highlight=False, soft_wrap=True)
+    store = f" --tracking-uri {tracking_uri}" if tracking_uri else ""
+    where = "" if folder.parent == Path("studies").absolute() else f" --storage {folder.parent}"
+    steps = [f"raystudy status {study.name}{where}"] + ([] if tracking_uri == "none" else [f"raystudy ui{store}"])
+    console.print("next:  " + "   ".join(steps), markup=False, highlight=False, soft_wrap=True)
+
+
+def terminal() -> Console:
+    """Where results are printed: the terminal, or plain text wide enough for the tables where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Runs a parsed command line."""
+    study, resources = request(args)
+    if args.dry_run:
+        from raystudy.build import Builder
+
+        dry_run(Builder(study, resources.data_root), terminal())
+        return 0
+    return run(study, args.storage.expanduser().absolute(), resources, args.tracking_uri, terminal())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from raystudy.cli import guarded
+
+    parser = argparse.ArgumentParser(
+        prog="python -m raystudy.sweep",
+        description="Search each method's hyperparameters in every cell of a grid of noise levels, and compare the methods.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    return guarded(sweep, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

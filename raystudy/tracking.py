@@ -1,0 +1,661 @@
+"""The ledger in MLflow: an experiment for the study, a run for each cell, a child run for each trial.
+
+Here belongs all that knows of MLflow. The projection is a process of its own that follows the ledger's files
+(``python -m raystudy.tracking STUDY_DIR``), so the driver's loop never waits for it and never imports MLflow.
+It only reads the ledger; MLflow can be away or be deleted at any time and is brought up again by ``sync``.
+
+Why nothing is ever there twice. A trial's run is found by its tags (cell and key), is created under a lock, and its
+status is written last: a run that is FINISHED or FAILED is all there. Of any other run the cursor tells how many
+epochs are in; without a cursor that fits they are logged again with the ledger's own times, and MLflow's SQL store
+keeps one of two values with the same key, step and time. The cursor fits if the experiment carries its token.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import gc
+import hashlib
+import json
+import math
+import os
+import re
+import select
+import sqlite3
+import ssl
+import subprocess
+import sys
+import time
+import traceback
+import urllib.error
+import urllib.request
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raystudy import ledger
+from raystudy.errors import InputError
+from raystudy.ledger import ENDED, CellHistory, TrialHistory
+
+CHOICES = "sqlite:///FILE.db, http(s)://HOST:PORT, or postgresql|mysql|mssql://..."
+STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
+ENDS = frozenset(STATUS.values())  # a trial's run has one of these when all of it is in
+PAUSE = 2.0  # seconds between two looks at the ledger; longer if looking takes more than a tenth of that
+# Our own retries go on for the whole study; MLflow's could hold up its end for minutes, and create a run twice.
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+
+@dataclass
+class Synced:
+    """What a pass wrote."""
+
+    experiment: str = ""  # its id
+    runs: int = 0  # created
+    values: int = 0  # of metrics
+    changes: int = 0  # calls that changed anything
+
+    @property
+    def page(self) -> str:
+        """Where the experiment is in MLflow's UI. In 3.17 this parameter, not the experiment's kind, picks the view."""
+        return f"/#/experiments/{self.experiment}/runs?workflowType=machine_learning"
+
+
+# ---------------------------------------------------------------------------------------------------------- the store
+
+
+def default_uri() -> str:
+    """MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working directory."""
+    return absolute(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+
+
+def absolute(uri: str) -> str:
+    """The same store, whatever the working directory."""
+    file = sqlite_file(uri)
+    return f"{uri.partition(':///')[0]}:///{file}" if file else uri.rstrip("/")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store, None for any other store."""
+    scheme, _, name = uri.partition(":///")
+    return Path(name).absolute() if scheme.partition("+")[0] == "sqlite" and name and name != ":memory:" else None
+
+
+def check(uri: str) -> None:
+    """Raises InputError for a store that cannot be used, in a moment and without importing MLflow."""
+    scheme = uri.partition(":")[0].partition("+")[0].lower()
+    file = sqlite_file(uri)
+    if file is not None:
+        _check_sqlite(file)
+    elif scheme == "sqlite":
+        raise InputError(f"MLflow store {uri!r} names no file; choose from: {CHOICES}")
+    elif scheme in ("http", "https"):
+        _check_server(uri.rstrip("/"))
+    elif scheme == "file" or ("://" not in uri and scheme != "databricks"):
+        raise InputError(f"MLflow store {uri!r} is a folder, which MLflow no longer writes to; choose from: {CHOICES}")
+    elif scheme not in ("postgresql", "mysql", "mssql"):
+        raise InputError(f"MLflow store of kind {scheme!r} is not known; choose from: {CHOICES}")
+
+
+def _check_sqlite(file: Path) -> None:
+    folder = next(p for p in file.parents if p.exists())  # MLflow creates what is missing
+    if not folder.is_dir():
+        raise InputError(f"cannot create the MLflow store {file}: {folder} is not a folder")
+    for place in (folder, file):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise InputError(f"cannot write the MLflow store {file}: no permission to write {place}")
+    if file.is_dir():
+        raise InputError(f"the MLflow store {file} is a folder; choose from: {CHOICES}")
+    if file.exists():
+        with file.open("rb") as f:
+            if f.read(16) not in (b"", b"SQLite format 3\0"):
+                raise InputError(f"the MLflow store {file} is not a SQLite database; choose from: {CHOICES}")
+
+
+def _check_server(uri: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=3):
+            return
+    except urllib.error.HTTPError as e:
+        why = f"answers {e.code} to /health" + ("; is this host name in its --allowed-hosts?" if e.code == 403 else "")
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "reason", e)
+        if isinstance(reason, ssl.SSLError):
+            return  # it is there; whom to trust is MLflow's own setting
+        why = f"does not answer ({reason})"
+    raise InputError(f"the MLflow server at {_public(uri)} {why}; start it, or choose from: {CHOICES}")
+
+
+def _public(text: str) -> str:
+    """A URI, or a message with one in it, without user and password."""
+    return re.sub(r"//[^/\s]*@", "//", text)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+_inodes: dict[str, int] = {}  # of the SQLite files this process has opened
+
+
+def _replaced(uri: str) -> bool:
+    """Whether the SQLite file was deleted since this process opened it: MLflow would go on in the deleted one."""
+    file = sqlite_file(uri)
+    return uri in _inodes and (file is None or not file.exists() or file.stat().st_ino != _inodes[uri])
+
+
+def _connect(uri: str) -> Any:
+    """An MlflowClient."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    gc.disable()  # else it walks all of MLflow's objects again and again, which takes a sixth of the time
+    try:
+        from mlflow.tracking import MlflowClient
+
+        file = sqlite_file(uri)
+        client = MlflowClient(uri) if file is None else _sqlite_client(file, uri, MlflowClient)
+        gc.freeze()
+    finally:
+        gc.enable()
+    return client
+
+
+def _sqlite_client(file: Path, uri: str, client_class: Any) -> Any:
+    """The client of a SQLite store, created if need be: by one process at a time, because MLflow's migrations race, and
+    with a write-ahead log, so that the UI reads while we write."""
+    with _locked(file.with_name(file.name + ".lock")):
+        client = client_class(uri)
+        with contextlib.closing(sqlite3.connect(file, timeout=5)) as db, contextlib.suppress(sqlite3.OperationalError):
+            db.execute("PRAGMA journal_mode=WAL")  # persists; if the file is busy right now, the next start sets it
+    _inodes[uri] = file.stat().st_ino
+    return client
+
+
+# ----------------------------------------------------------------------------------------------------- the projection
+
+
+@dataclass
+class Run:
+    """What we know of a run in MLflow."""
+
+    id: str
+    status: str = "RUNNING"
+    epochs: int = 0  # how many are in
+    metrics: dict[str, float] = field(default_factory=dict)  # the latest values, of a cell's run
+    fresh: bool = True  # has no params yet
+    deleted: bool = False  # by hand, in the UI: left alone
+
+
+@dataclass
+class CellState:
+    """A cell, as far as it was read, and its runs in MLflow."""
+
+    history: CellHistory
+    offset: int = 0
+    running: bool = False  # as what the open trials were shown last
+    parent: Run | None = None
+    runs: dict[str, Run] = field(default_factory=dict)
+
+
+@dataclass
+class Cursor:
+    """What is in MLflow already: bytes of the files of cells that are done, epochs of trials that are not."""
+
+    token: str = ""
+    done: dict[str, int] = field(default_factory=dict)
+    epochs: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+class Projection:
+    """Brings one MLflow store up to one study's ledger, pass by pass."""
+
+    def __init__(self, study_dir: Path, uri: str) -> None:
+        self.dir, self.uri = study_dir, uri
+        self.client = _connect(uri)
+        self.cursor_file = study_dir / "tracking" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
+        self.forget()
+
+    def forget(self) -> None:
+        """What MLflow holds is found out anew in the next pass."""
+        self.experiment, self.new_experiment = "", False
+        self.cursor = Cursor()
+        self.cells: dict[str, CellState] = {}
+
+    def sync(self, running: bool) -> Synced:
+        """One pass. Raises what MLflow raises, InputError for a broken ledger file (after the other cells)."""
+        done, broken = Synced(), None
+        paths = ledger.cells(self.dir)
+        with _locked(self.dir / "tracking" / "lock"):
+            try:
+                if not self.experiment or self._read_cursor().token != self.cursor.token:
+                    self.forget()  # also when another process wrote in between
+                    if not self._find_experiment(paths, done):
+                        return done
+                done.experiment = self.experiment
+                for path in paths:
+                    try:
+                        self._cell(path, running, done)
+                    except InputError as e:
+                        self.cells.pop(path.stem, None)
+                        broken = broken or e
+                if done.changes or not self.cursor.token:
+                    self._write_cursor()
+            except BaseException:
+                self.forget()
+                raise
+        if broken:
+            raise broken
+        return done
+
+    # -- cursor
+
+    def _read_cursor(self) -> Cursor:
+        try:
+            return Cursor(**json.loads(self.cursor_file.read_text()))
+        except (OSError, ValueError, TypeError):
+            return Cursor()
+
+    def _write_cursor(self) -> None:
+        cursor = Cursor(uuid.uuid4().hex, dict(self.cursor.done))
+        for key, cell in self.cells.items():
+            unfinished = [t.key for t in cell.history.trials.values() if t.state == "running"]
+            if not unfinished and cell.parent and cell.parent.status == "FINISHED":
+                cursor.done[key] = cell.offset
+            else:
+                cursor.done.pop(key, None)
+                cursor.epochs[key] = {k: cell.runs[k].epochs for k in unfinished if k in cell.runs}
+        self.client.set_experiment_tag(self.experiment, "raystudy.cursor", cursor.token)
+        scratch = self.cursor_file.with_suffix(".tmp")
+        scratch.write_text(json.dumps(asdict(cursor)))
+        scratch.replace(self.cursor_file)
+        self.cursor = cursor
+
+    # -- finding what is there
+
+    def _find_experiment(self, paths: list[Path], done: Synced) -> bool:
+        """Finds or creates the study's experiment; False if nothing has begun.
+
+        A study that was deleted and begun anew, or another user's of the same name, is another study: when the
+        experiment of that name belongs to such a one, ours is named with the time of its beginning.
+        """
+        headers = [event for path in paths for event in [_first(path)] if event]
+        if not headers:
+            return False
+        begun = min(int(event["time"]) for event in headers)
+        name = study = self.dir.absolute().name
+        tags = {
+            "mlflow.experimentKind": "custom_model_development",
+            "raystudy.study": study,
+            "raystudy.begun": str(begun),
+        }
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment and experiment.tags.get("raystudy.begun", str(begun)) != str(begun):
+            name = f"{study}-{time.strftime('%Y-%m-%dT%H.%M.%S', time.gmtime(begun / 1000))}.{begun % 1000:03}"
+            experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            file = sqlite_file(self.uri)
+            place = (file.parent / "mlartifacts" / name).as_uri() if file else None
+            self.experiment, self.new_experiment = self.client.create_experiment(name, place, tags), True
+            done.changes += 1
+            return True
+        if experiment.lifecycle_stage != "active":
+            restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            raise InputError(
+                f"experiment {name!r} is in MLflow's trash; take it out (`{restore}`) or empty it (`mlflow gc`)"
+            )
+        self.experiment = experiment.experiment_id
+        for key, value in tags.items():
+            if key not in experiment.tags:
+                self.client.set_experiment_tag(self.experiment, key, value)
+        cursor = self._read_cursor()
+        if cursor.token and cursor.token == experiment.tags.get("raystudy.cursor"):
+            self.cursor = cursor
+        return True
+
+    def _find_runs(self, cell: CellState) -> None:
+        """Finds the cell's runs in MLflow.
+
+        A run of the same key that began at another time is not of this ledger, but of a cell that was deleted and begun
+        anew: it goes to MLflow's trash. So does a second run of a key, left by an answer that was lost.
+        """
+        begun = {"": cell.history.header["time"], **{t.key: t.started for t in cell.history.trials.values()}}
+        epochs = self.cursor.epochs.get(cell.history.key, {})
+        for entity in self._search(f"tags.\"raystudy.cell\" = '{cell.history.key}'"):
+            info, data = entity.info, entity.data
+            key, deleted = data.tags.get("raystudy.key", ""), info.lifecycle_stage == "deleted"
+            if key not in begun:
+                continue
+            known = cell.runs.get(key)
+            if info.start_time == begun[key] and (known is None or known.deleted):
+                cell.runs[key] = Run(
+                    info.run_id, info.status, epochs.get(key, 0), data.metrics, not data.params, deleted
+                )
+            elif not deleted:
+                self.client.delete_run(info.run_id)
+        cell.parent = cell.runs.pop("", None)
+
+    def _search(self, which: str) -> Iterator[Any]:
+        from mlflow.entities import ViewType
+
+        page = None
+        while True:
+            found = self.client.search_runs([self.experiment], which, ViewType.ALL, 1000, page_token=page)
+            yield from found
+            page = found.token
+            if not page:
+                return
+
+    # -- bringing up
+
+    def _cell(self, path: Path, running: bool, done: Synced) -> None:
+        key, size = path.stem, path.stat().st_size
+        cell = self.cells.get(key)
+        if cell and size < cell.offset:  # deleted and begun anew
+            del self.cells[key]
+            cell, self.new_experiment = None, False
+        if (cell.offset, cell.running) == (size, running) if cell else self.cursor.done.get(key) == size:
+            return
+        cell = cell or CellState(CellHistory(key))
+        history, touched = cell.history, _read(cell, path)
+        if not history.header:
+            return
+        if key not in self.cells:
+            if not self.new_experiment:
+                self._find_runs(cell)
+            self.cells[key] = cell
+            touched = dict.fromkeys(history.trials)
+        unfinished = [t.key for t in history.trials.values() if t.state == "running"]
+        if running != cell.running:
+            touched.update(dict.fromkeys(unfinished))
+            cell.running = running
+        news = [history.trials[k] for k in touched if k not in cell.runs or cell.runs[k].status not in ENDS]
+
+        if cell.parent is None:
+            cell.parent = self._create(_cell_name(history), history.header["time"], _cell_tags(self.dir, history), done)
+            self._log_dataset(cell, done)
+        # A cell that is done stays FINISHED when the study is run again, until there is news of it.
+        idle = not news and not unfinished and cell.parent.status == "FINISHED"
+        for trial in news:
+            self._trial(cell, cell.parent, trial, done)
+        if not cell.parent.deleted:
+            if any(history.trials[k].state != "running" for k in touched):
+                self._summary(history, cell.parent, done)
+            status = "RUNNING" if running and not idle else "KILLED" if unfinished else "FINISHED"
+            self._set_status(cell.parent, status, _last_time(history), done)
+
+    def _trial(self, cell: CellState, parent: Run, trial: TrialHistory, done: Synced) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        run = cell.runs.get(trial.key)
+        if run is None:
+            tags = _cell_tags(self.dir, cell.history) | _trial_tags(trial) | {"mlflow.parentRunId": parent.id}
+            run = self._create(_trial_name(trial), trial.started, tags | _end_tags(trial), done)  # one call less
+            cell.runs[trial.key], tags = run, {}
+        else:
+            tags = _end_tags(trial)
+        if run.deleted:
+            return
+        metrics = [
+            Metric(name, column[epoch], trial.times[epoch], epoch)
+            for epoch in range(run.epochs, trial.epochs)
+            for name, column in trial.curves.items()
+            if not math.isnan(column[epoch])
+        ]
+        params = [Param(k, v) for k, v in _params(cell.history, trial).items()] if run.fresh else []
+        if metrics or params or tags:
+            self.client.log_batch(run.id, metrics, params, [RunTag(k, v) for k, v in tags.items()])
+            done.changes += 1
+        run.epochs, run.fresh = trial.epochs, False
+        done.values += len(metrics)
+        status = STATUS.get(trial.state, "RUNNING" if cell.running else "KILLED")
+        self._set_status(run, status, trial.ended or (trial.times[-1] if trial.epochs else trial.started), done)
+
+    def _create(self, name: str, begun: int, tags: dict[str, str], done: Synced) -> Run:
+        run = self.client.create_run(self.experiment, begun, tags, name)
+        done.runs += 1
+        done.changes += 1
+        return Run(run.info.run_id)
+
+    def _set_status(self, run: Run, status: str, when: int, done: Synced) -> None:
+        if status == run.status:
+            return
+        if status == "RUNNING":
+            self.client.update_run(run.id, status)
+        else:
+            self.client.set_terminated(run.id, status, when)
+        run.status = status
+        done.changes += 1
+
+    def _summary(self, history: CellHistory, parent: Run, done: Synced) -> None:
+        from mlflow.entities import Metric
+
+        from analysis.select import cell_summary
+
+        states = Counter(t.state for t in history.trials.values())
+        values = {**{f"trials/{state}": float(states[state]) for state in ENDED}, **cell_summary(history)}
+        new = {k: v for k, v in values.items() if math.isfinite(v) and parent.metrics.get(k) != v}
+        when = max(t.ended for t in history.trials.values())
+        step = sum(states[state] for state in ENDED)  # rises with every trial that ends
+        if new:
+            self.client.log_batch(parent.id, [Metric(k, v, when, step) for k, v in new.items()])
+            parent.metrics = {**parent.metrics, **new}
+            done.values += len(new)
+            done.changes += 1
+
+    def _log_dataset(self, cell: CellState, done: Synced) -> None:
+        """Data and labels as the data set of the cell's run; on every trial it would cost much, and say nothing new."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        header = cell.history.header
+        digests = header.get("digests")
+        if not digests or cell.parent is None:
+            return
+        digest = f"{digests['data'][:17]}-{digests['noise'][:18]}"  # MLflow takes 36
+        profile = json.dumps({"noise": header["cell"]["noise"], "effective_rate": header.get("effective_rate")})
+        source = json.dumps({"tags": {"raystudy.digests": digests}})
+        data = Dataset(_condition(header["cell"]), digest, "code", source, profile=profile)
+        self.client.log_inputs(cell.parent.id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+        done.changes += 1
+
+
+# ----------------------------------------------------------------------------------------------- what runs are called
+
+
+def _first(path: Path) -> dict[str, Any] | None:
+    """The header of a cell file; None while it is not there, or for a broken file (which ``_read`` reports)."""
+    with contextlib.suppress(InputError):
+        return next((event for event, _ in ledger.events(path)), None)
+    return None
+
+
+def _read(cell: CellState, path: Path) -> dict[str, None]:
+    """Folds in what is new in the file. Returns the keys of the trials it told of, in order."""
+    touched: dict[str, None] = {}
+    try:
+        for event, offset in ledger.events(path, cell.offset):
+            if cell.history.apply(event) and event["event"] != "cell":
+                touched[event["key"]] = None
+            cell.offset = offset
+    except (KeyError, TypeError, AttributeError) as e:
+        raise InputError(f"{path}: not a ledger file of raystudy ({type(e).__name__}: {e})") from None
+    return touched
+
+
+def _last_time(history: CellHistory) -> int:
+    times = [max(t.started, t.ended, t.times[-1] if t.epochs else 0) for t in history.trials.values()]
+    return max([history.header["time"], *times])
+
+
+def _noise_label(noise: dict[str, Any]) -> str:
+    from raystudy.data.noise import Noise
+
+    with contextlib.suppress(ValueError, TypeError):
+        return Noise(**noise).label
+    return f"{noise.get('kind')}:{noise.get('rate')}"  # a kind that this version does not know (any more)
+
+
+def _condition(cell: dict[str, Any]) -> str:
+    return f"{cell['dataset']} {_noise_label(cell['noise'])}"
+
+
+def _cell_name(history: CellHistory) -> str:
+    cell = history.header["cell"]
+    return f"{cell['method']} {_condition(cell)}"
+
+
+def _trial_name(trial: TrialHistory) -> str:
+    seed = f" seed {trial.seed}" if trial.origin == "replicate" else ""
+    return f"#{trial.number} {trial.origin}{seed}{' (oracle)' if trial.oracle else ''}"
+
+
+def _cell_tags(study_dir: Path, history: CellHistory) -> dict[str, str]:
+    """The tags that all runs of a cell have."""
+    header, cell = history.header, history.header["cell"]
+    tags = {
+        "raystudy.study": study_dir.absolute().name,
+        "raystudy.cell": history.key,
+        "method": cell["method"],
+        "dataset": cell["dataset"],
+        "noise": cell["noise"]["kind"],
+        "rate": f"{cell['noise']['rate']:g}",
+    }
+    if cell["noise"].get("variant"):
+        tags["variant"] = cell["noise"]["variant"]
+    if header.get("effective_rate") is not None:
+        tags["effective_rate"] = f"{header['effective_rate']:.4g}"
+    if header.get("commit"):
+        tags["mlflow.source.git.commit"] = header["commit"]
+    return tags | {f"version.{name}": str(version) for name, version in header.get("versions", {}).items()}
+
+
+def _trial_tags(trial: TrialHistory) -> dict[str, str]:
+    tags = {"raystudy.key": trial.key, "raystudy.number": str(trial.number), "raystudy.origin": trial.origin}
+    return tags | ({"raystudy.oracle": ", ".join(trial.oracle)} if trial.oracle else {})
+
+
+def _end_tags(trial: TrialHistory) -> dict[str, str]:
+    if trial.state == "running":
+        return {}
+    return {"raystudy.state": trial.state} | ({"raystudy.reason": trial.reason[:5000]} if trial.reason else {})
+
+
+def _params(history: CellHistory, trial: TrialHistory) -> dict[str, str]:
+    header = history.header
+    told = {f"recipe.{name}": value for name, value in header.get("recipe", {}).items()}
+    told |= {name: header[name] for name in ("network", "epochs") if name in header}
+    told |= trial.point | {"seed": trial.seed}
+    return {name: str(value)[:6000] for name, value in told.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+
+
+def sync(study_dir: Path, uri: str, running: bool = False) -> Synced:
+    """Brings MLflow up to the ledger, once. Raises InputError, one line, if it cannot."""
+    uri = absolute(uri)
+    if _replaced(uri):  # only a new process gets a new store
+        command = [sys.executable, "-m", "raystudy.tracking", str(study_dir.absolute()), "--once"]
+        command += ["--running"] if running else []
+        told = subprocess.run(command, env=_environment(uri), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if told.returncode:
+            raise InputError((told.stderr.strip() or "the projection ended without a word").splitlines()[-1])
+        return Synced(**json.loads(told.stdout))
+    try:
+        return Projection(study_dir, uri).sync(running)
+    except InputError:
+        raise
+    except Exception as e:
+        raise InputError(f"MLflow at {_public(uri)}: {_one_line(e)}") from e
+
+
+def _one_line(e: BaseException) -> str:
+    text = next((line for line in str(e).splitlines() if line.strip()), "")
+    return _public(text or type(e).__name__)[:500]
+
+
+def _environment(uri: str) -> dict[str, str]:
+    """The URI goes by the environment, because it may hold a password and others can read command lines."""
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": path}
+
+
+def start(study_dir: Path, uri: str) -> subprocess.Popen[bytes]:
+    """Starts the process that follows the ledger. It ends with ``finish``, or with this process, however that ends."""
+    folder = study_dir / "tracking"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "raystudy.tracking", str(study_dir.absolute())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=_environment(absolute(uri)),
+            start_new_session=True,  # Ctrl-C is for the driver; this one still has its last pass to do
+        )
+
+
+def finish(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Lets the process do its last pass. Returns whether all is in MLflow; if it takes longer it goes on by itself."""
+    if process.stdin:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    try:
+        return process.wait(timeout) == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def follow(study_dir: Path, uri: str) -> int:
+    """Follows the ledger until standard input ends, then does a last pass. Returns 0 if all is in MLflow."""
+    projection, wait = None, 0.0
+    while True:
+        ended = bool(select.select([sys.stdin], [], [], wait)[0]) and not os.read(sys.stdin.fileno(), 4096)
+        if _replaced(uri):  # only a new process gets a new store
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        try:
+            projection = projection or Projection(study_dir, uri)
+            began = time.monotonic()
+            projection.sync(running=not ended)
+            wait, problem = min(30.0, max(PAUSE, 10 * (time.monotonic() - began))), False
+        except Exception as e:
+            wait, problem = min(60.0, max(PAUSE, 2 * wait)), True
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), _one_line(e), file=sys.stderr, flush=True)
+            if not isinstance(e, InputError | OSError) and type(e).__name__ != "MlflowException":
+                traceback.print_exc()
+        if ended:
+            return int(problem)
+
+
+def main() -> int:
+    about = "Follows a study's ledger into MLflow until standard input ends."
+    parser = argparse.ArgumentParser(prog="python -m raystudy.tracking", description=about)
+    parser.add_argument("study_dir", type=Path)
+    parser.add_argument("--uri", help="default: MLFLOW_TRACKING_URI, else ./mlflow.db")
+    parser.add_argument("--once", action="store_true", help="one pass, and print what it wrote")
+    parser.add_argument("--running", action="store_true", help="with --once: show unfinished trials as running")
+    told = parser.parse_args()
+    uri = absolute(told.uri) if told.uri else default_uri()
+    if told.once:
+        try:
+            print(json.dumps(asdict(sync(told.study_dir, uri, told.running))))
+        except InputError as e:
+            print(e, file=sys.stderr)
+            return 2
+        return 0
+    os.nice(10)  # training comes first
+    return follow(told.study_dir, uri)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

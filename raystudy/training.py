@@ -1,0 +1,255 @@
+"""One training, without Ray: data -> noise -> method -> records. Never selects, never stops early."""
+
+import math
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raystudy import networks
+from raystudy.data import datasets, noise
+from raystudy.data.loader import OnDevice, split_validation
+from raystudy.data.noise import Noise
+from raystudy.errors import InputError
+from raystudy.method import Log, Task
+from raystudy.metrics import Truth, labels, scalars, selection
+from raystudy.point import method_class, split
+from raystudy.recipe import Recipe
+from raystudy.study import TrialSpec
+
+FORMAT = "raystudy-checkpoint-1"
+MEMORISED = 1000  # wrong labels looked at for memorisation: enough for 1.6 points of standard error, a fixed small cost
+CHUNK = 4096  # images in one evaluation pass
+
+Record = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class CellData:
+    """A cell's data on the device: the noisy training set, the held-out sets, and the truth apart from them."""
+
+    name: str
+    data_digest: str
+    noise_digest: str
+    effective_rate: float
+    size: tuple[int, int, int]  # channels, height, width
+    n_classes: int
+    x: Tensor  # [n, C, H, W] uint8
+    y: Tensor  # [n] given labels
+    x_held: Tensor  # [m + k, C, H, W] uint8: validation, then test
+    y_val: Tensor  # [m] given labels
+    y_test: Tensor  # [k] clean labels
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int
+    flip: bool
+    truth: Truth
+
+
+@lru_cache(maxsize=4)
+def prepare(dataset: str, root: Path, setting: Noise, val_fraction: float, device: str = "cpu") -> CellData:
+    """Loads a data set, gives it noisy labels and holds out a validation split of the noisy training set.
+
+    The split is drawn with the noise seed, so that all methods of a cell share it. Cached: an actor keeps the data between trials.
+    """
+    data = datasets.load(dataset, root)
+    clean = data.y_train
+    given = torch.from_numpy(datasets.given_labels(data, setting))
+    train, val = (torch.as_tensor(i) for i in split_validation(len(clean), val_fraction, setting.seed))
+    if len(train) < 2 or len(val) < 1:
+        raise InputError(
+            f"data set {dataset!r} has {len(clean)} training images: too few to hold out {val_fraction:.0%} for validation"
+        )
+    y, y_clean = given[train], clean[train]
+    return CellData(
+        name=data.name,
+        data_digest=data.digest,
+        noise_digest=noise.digest(given.numpy(), val.numpy()),
+        effective_rate=noise.effective_rate(clean.numpy(), given.numpy()),
+        size=tuple(data.x_train.shape[1:]),  # type: ignore[arg-type]
+        n_classes=data.n_classes,
+        x=data.x_train[train].to(device),
+        y=y.to(device),
+        x_held=torch.cat([data.x_train[val], data.x_test]).to(device),
+        y_val=given[val].to(device),
+        y_test=data.y_test.to(device),
+        mean=data.mean,
+        std=data.std,
+        pad=data.pad,
+        flip=data.flip,
+        truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device)),
+    )
+
+
+def _seed(seed: int, epoch: int) -> None:
+    """Everything random in an epoch follows from (seed, epoch); epoch -1 is the initialisation."""
+    torch.manual_seed((seed * 1_000_003 + epoch + 1) % 2**63)
+
+
+class Run:
+    """One training of one trial. ``epoch()`` trains one epoch and returns its record; save and load continue it exactly."""
+
+    def __init__(self, spec: TrialSpec, data: CellData, device: str = "cpu") -> None:
+        if (spec.data_digest, spec.noise_digest) != (data.data_digest, data.noise_digest):
+            raise InputError(
+                f"data set {spec.dataset!r} here is not the one the study was begun with "
+                f"(digests {data.data_digest}, {data.noise_digest}, expected {spec.data_digest}, {spec.noise_digest})"
+            )
+        self.spec, self.data, self.device = spec, data, torch.device(device)
+        self.on_gpu = self.device.type == "cuda"
+        self.records: list[Record] = []
+        self.diverged = False
+
+        values, overrides = split(spec.method, spec.point)
+        self.recipe = Recipe(**{**spec.recipe, **overrides})
+        self.train_set = OnDevice(
+            data.x,
+            data.y,
+            data.n_classes,
+            mean=data.mean,
+            std=data.std,
+            pad=data.pad,
+            flip=data.flip,
+            batch_size=self.recipe.batch_size,
+            seed=spec.seed,
+            device=device,
+            channels_last=True,
+        )
+        _seed(spec.seed, -1)
+        task = Task(len(data.y), data.n_classes, spec.epochs, self._net, self.recipe.optimizer_for)
+        self.method = method_class(spec.method)(task, **values)
+        self.method.to(self.device)
+
+        wrong = data.truth.wrong.nonzero().flatten()
+        self._wrong = wrong[:: max(1, math.ceil(len(wrong) / MEMORISED))]
+        self._held = torch.cat([data.x_held, data.x[self._wrong]])
+        # A small held-out set is normalised once; a large one chunk by chunk, so that it never stands on the device as floats.
+        self._ready = self.train_set.normalised(self._held) if self._held.numel() < 2**25 else None
+
+    def _net(self) -> nn.Module:
+        net = networks.build(self.spec.network, self.data.size[0], self.data.size[1], self.data.n_classes).to(
+            self.device
+        )
+        return net.to(memory_format=torch.channels_last) if self.on_gpu else net
+
+    def epoch(self) -> Record:
+        """Trains and measures one epoch. Metrics are named in ``measure``; a diverged run says so in ``diverged``."""
+        start = time.perf_counter()
+        t = len(self.records)
+        devices = [self.device] if self.on_gpu else []
+        with torch.random.fork_rng(devices), torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
+            _seed(self.spec.seed, t)
+            told, weight = self.train(t)
+            record = scalars(told | self.measure(weight))
+        self.diverged = record["train/loss"] is None or record["val/loss"] is None
+        record["cost/seconds"] = float(f"{time.perf_counter() - start:.4g}")
+        self.records.append(record)
+        return record
+
+    def train(self, t: int) -> tuple[dict[str, Tensor | float], Tensor | None]:
+        """The updates of epoch ``t``. Returns its scalars and the last weight of each sample [n], NaN where not weighed."""
+        rate = self.recipe.rate(t, self.spec.epochs)
+        for optimizer in self.method.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self.train_set.at(t)
+        losses, passes, weights = [], 0, []
+        extra: Log = {}
+        for log in self.method.epoch(t, self.train_set):
+            if "loss" in log:
+                losses.append(log.pop("loss"))
+            passes += log.pop("passes", 0)
+            index = log.pop("index", None)
+            if "weight" in log:
+                weights.append((index, log.pop("weight")))
+            extra |= log
+        weight = None
+        if weights:
+            weight = torch.full((len(self.data.y),), math.nan, device=self.device)
+            weight[torch.cat([i for i, _ in weights])] = torch.cat([w.float() for _, w in weights])
+        loss = torch.stack(losses).mean() if losses else torch.zeros((), device=self.device)
+        told: dict[str, Tensor | float] = {"train/loss": loss, "cost/passes": float(passes)}
+        return told | {f"method/{k}": v for k, v in extra.items()}, weight
+
+    @torch.no_grad()
+    def measure(self, weight: Tensor | None) -> dict[str, Tensor | float]:
+        """Noisy validation, clean test, memorisation of wrong labels, and how well the weights find them. One pass over all images."""
+        data, truth = self.data, self.data.truth
+        self.method.eval()
+        images = self._held if self._ready is None else self._ready
+        chunks = images.split(CHUNK)
+        p = torch.cat(
+            [self.method.probs(c if self._ready is not None else self.train_set.normalised(c)) for c in chunks]
+        )
+        m, k = len(data.y_val), len(data.y_test)
+        p_val, predicted = p[:m], p.argmax(1)
+        out: dict[str, Tensor | float] = {
+            "val/acc": (predicted[:m] == data.y_val).float().mean(),
+            "val/loss": -p_val.gather(1, data.y_val[:, None]).clamp_min(1e-12).log().mean(),
+            "test/acc": (predicted[m : m + k] == data.y_test).float().mean(),
+        }
+        if n := self.spec.clean_val:
+            out["val/clean_acc"] = (predicted[: min(n, m)] == truth.val_clean[:n]).float().mean()
+        if len(self._wrong):
+            out |= labels(predicted[m + k :], data.y[self._wrong], truth.clean[self._wrong])
+        if weight is not None:
+            out |= selection(weight, truth.wrong)
+        return out
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint: a new file takes the old one's place in one step, and the old one is kept as ``.prev``."""
+        state = {
+            "format": FORMAT,
+            "key": self.spec.key,
+            "records": self.records,
+            "method": self.method.state_dict(),
+            "optimizers": [o.state_dict() for o in self.method.optimizers],
+        }
+        new = path.with_name(f"{path.name}.{os.getpid()}.new")
+        torch.save(state, new)
+        if path.exists():
+            os.replace(path, previous(path))
+        os.replace(new, path)
+
+    def load(self, path: Path) -> None:
+        """Continues from a checkpoint. Raises InputError, one line, for a file that is broken or is not this trial's."""
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        except FileNotFoundError:
+            raise InputError(f"there is no checkpoint {path}") from None
+        except Exception as e:  # torch reports a foreign or torn file in many ways, and all mean the same to the user
+            reason = "broken or truncated" if zipfile.is_zipfile(path) else "not a checkpoint of raystudy"
+            raise InputError(f"checkpoint {path} is {reason} ({type(e).__name__})") from None
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise InputError(f"checkpoint {path} is not a checkpoint of raystudy (format {FORMAT})")
+        if state["key"] != self.spec.key:
+            raise InputError(f"checkpoint {path} belongs to another trial ({state['key']}, not {self.spec.key})")
+        self.method.load_state_dict(state["method"])
+        for optimizer, told in zip(self.method.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(told)
+        self.records = list(state["records"])
+        last = self.records[-1] if self.records else {"train/loss": 0.0, "val/loss": 0.0}
+        self.diverged = last["train/loss"] is None or last["val/loss"] is None
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the newest one lies."""
+    return path.with_name(path.name + ".prev")
+
+
+def resume(run: Run, path: Path, tell: Callable[[str], None]) -> None:
+    """Continues from the newest checkpoint that can be read, or from the beginning; a broken one costs time, never the trial."""
+    for file in (path, previous(path)):
+        if file.exists():
+            try:
+                run.load(file)
+                return
+            except InputError as e:
+                tell(f"{e}; going back to the one before")

@@ -1,0 +1,86 @@
+"""The Ray Tune Trainable: trains a trial epoch by epoch, keeps its checkpoint, and is reused from trial to trial."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from raystudy.data.noise import Noise
+from raystudy.study import TrialSpec
+from raystudy.training import Run, prepare, resume
+
+STEP_SECONDS = 0.5  # epochs shorter than this are reported together: a driver can take only so many results a second
+
+
+class TrialActor(tune.Trainable):
+    """Runs one trial at a time.
+
+    The config names the trial (``spec``), how many epochs the driver already holds (``recorded``), where rungs lie (``rungs``), the
+    checkpoint file and how often it is written. One ``step`` is one epoch, or as many as fit in half a second without passing a rung,
+    so that trials are judged at equal epochs. A checkpoint carries its records: what it knows and the driver does not is told again, what
+    the driver knows beyond it is trained again, identically.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.failure = ""
+        self.run: Run | None = None
+        self.notes: list[str] = []
+        self.next: int = config["recorded"]
+        try:
+            torch.set_num_threads(config["threads"])
+            device = "cuda" if torch.cuda.is_available() and config["gpus"] else "cpu"
+            spec = TrialSpec(**config["spec"])
+            data = prepare(spec.dataset, Path(config["data_root"]), Noise(**spec.noise), spec.val_fraction, device)
+            self.run = Run(spec, data, device)
+            self.file = Path(config["checkpoint"])
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            resume(self.run, self.file, self.notes.append)
+        except Exception as e:
+            self.failure = _told(e)
+        self.rungs, self.every = set(config["rungs"]), config["checkpoint_seconds"]
+        self.saved = time.monotonic()
+
+    def step(self) -> dict[str, Any]:
+        start, first, records, diverged = time.monotonic(), self.next, [], False
+        if self.run is not None and not self.failure:
+            try:
+                while not diverged and self.next < self.run.spec.epochs:
+                    while len(self.run.records) <= self.next and not self.run.diverged:
+                        self._epoch()
+                    diverged = self.run.diverged and self.next >= len(self.run.records) - 1
+                    records += self.run.records[self.next : self.next + 1]
+                    self.next += 1
+                    if self.next in self.rungs or time.monotonic() - start > STEP_SECONDS:
+                        break
+            except Exception as e:
+                self.failure = _told(e)
+        return {
+            "start": first,
+            "records": records,
+            "diverged": diverged,
+            "failure": self.failure,
+            "notes": self.notes,
+            "worker": os.getpid(),
+        }
+
+    def _epoch(self) -> None:
+        assert self.run is not None
+        self.run.epoch()
+        if time.monotonic() - self.saved >= self.every and len(self.run.records) < self.run.spec.epochs:
+            self.run.save(self.file)
+            self.saved = time.monotonic()
+
+
+def _told(e: Exception) -> str:
+    """An exception in one line, for the ledger."""
+    return f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"[:500]

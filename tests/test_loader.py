@@ -1,0 +1,209 @@
+"""Batches: crops and flips against torchvision's, draws fixed by (seed, epoch, pass), subsets, short batches."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as tvf
+
+from raystudy.data import loader
+from raystudy.data.loader import OnDevice, split_validation
+from raystudy.errors import InputError
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def images(n: int, channels: int = 3, size: int = 9) -> torch.Tensor:
+    return torch.randint(
+        1, 256, (n, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(n)
+    )
+
+
+def make(n: int = 100, channels: int = 3, size: int = 9, **kwargs) -> OnDevice:
+    options = {
+        "mean": MEAN[:channels],
+        "std": STD[:channels],
+        "pad": 2,
+        "flip": True,
+        "batch_size": 32,
+        "seed": 1,
+    } | kwargs
+    return OnDevice(images(n, channels, size), torch.arange(n) % 10, 10, **options)
+
+
+def same(a, b) -> bool:
+    return len(a) == len(b) and all(
+        (p is None and q is None) or torch.equal(p, q)
+        for x, y in zip(a, b, strict=True)
+        for p, q in zip(x, y, strict=True)
+    )
+
+
+def pixels(x: torch.Tensor) -> torch.Tensor:
+    """Back from normalised images to uint8."""
+    mean, std = (torch.tensor(v[: x.shape[1]]).view(-1, 1, 1) for v in (MEAN, STD))
+    return ((x * std + mean) * 255).round().to(torch.uint8)
+
+
+# --- one pass -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("size", [1, 7, 32, 99, 100, 1000])
+def test_a_pass_visits_every_image_once_and_keeps_the_last_short_batch(shuffle, size):
+    train = make(100)
+    batches = list(train.batches(shuffle=shuffle, batch_size=size))
+    assert [len(b.y) for b in batches] == [size] * (100 // size) + [100 % size] * (100 % size > 0)
+    index = torch.cat([b.index for b in batches])
+    assert torch.equal(index.sort().values, torch.arange(100))
+    assert torch.equal(index, torch.arange(100)) != shuffle
+    assert all(torch.equal(b.y, train.y[b.index]) and len(b.x) == len(b.y) and b.x2 is None for b in batches)
+    assert (len(train), train.n_classes, train.batch_size) == (100, 10, 32)
+
+
+def test_unaugmented_images_are_totensor_and_normalize():
+    x = images(50)
+    for pad in (0, 3):
+        for b in make(50, pad=pad).batches(augment=False):
+            expected = tvf.normalize(x[b.index].float() / 255, MEAN, STD)
+            torch.testing.assert_close(b.x, expected, rtol=1e-5, atol=1e-6)
+            assert b.x.dtype == torch.float32
+
+
+def test_normalised_is_what_batches_give():
+    train = make(50)
+    for b in train.batches(augment=False, shuffle=False):
+        assert torch.equal(train.normalised(images(50)[b.index]), b.x)
+
+
+@pytest.mark.parametrize(("channels", "size", "pad", "flip"), [(1, 8, 1, False), (3, 9, 2, True), (3, 6, 0, True)])
+def test_crops_and_flips_are_torchvisions_and_every_one_occurs(channels, size, pad, flip):
+    n = 400
+    x, train = images(n, channels, size), make(n, channels, size, pad=pad, flip=flip)
+    places = {}
+    padded = tvf.pad(x, [pad] * 4)  # zeros before the normalisation
+    for top in range(2 * pad + 1):
+        for left in range(2 * pad + 1):
+            crop = tvf.crop(padded, top, left, size, size)
+            for mirrored in (False, True)[: 1 + flip]:
+                places[top, left, mirrored] = tvf.hflip(crop) if mirrored else crop
+    counts = dict.fromkeys(places, 0)
+    for b in train.batches(views=2):
+        for view in (b.x, b.x2):
+            found = torch.zeros(len(b.y), dtype=torch.long)
+            for place, candidates in places.items():
+                match = (pixels(view) == candidates[b.index]).flatten(1).all(1)
+                counts[place] += int(match.sum())
+                found += match
+            assert (found == 1).all()
+    expected = 2 * n / len(places)
+    assert all(abs(c - expected) < 5 * expected**0.5 for c in counts.values())
+
+
+def test_two_views_are_independent_draws_and_the_first_is_that_of_one_view():
+    one, two = list(make().batches()), list(make().batches(views=2))
+    assert all(torch.equal(a.x, b.x) and torch.equal(a.index, b.index) for a, b in zip(one, two, strict=True))
+    x, x2 = (torch.cat([getattr(b, view) for b in two]) for view in ("x", "x2"))
+    assert (x == x2).flatten(1).all(1).sum() < 15  # of 100, 1 in 50 by chance
+    plain = list(make().batches(views=2, augment=False))
+    assert all(torch.equal(b.x, b.x2) for b in plain)
+    with pytest.raises(ValueError, match="one or two views"):
+        make().batches(views=3)
+
+
+# --- subsets ------------------------------------------------------------------------------------------------------
+
+
+def test_subsets():
+    train, subset = make(), torch.tensor([5, 99, 0, 42, 7])
+    in_order = list(train.batches(subset, shuffle=False, batch_size=2))
+    assert [b.index.tolist() for b in in_order] == [[5, 99], [0, 42], [7]]  # a last batch of one is a batch
+    shuffled = torch.cat([b.index for b in train.batches(subset, batch_size=2)])
+    assert sorted(shuffled.tolist()) == [0, 5, 7, 42, 99]
+    assert list(train.batches(torch.tensor([], dtype=torch.int64), views=2)) == []
+    assert list(OnDevice(images(0), torch.arange(0), 10, mean=MEAN, std=STD, pad=2).batches()) == []
+
+
+# --- what fixes the draws -----------------------------------------------------------------------------------------
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch():
+    train = make()
+    first = [list(train.at(3).batches(views=2)), list(train.batches())]
+    torch.manual_seed(9)
+    again = [list(make().at(3).batches(views=2)), None]
+    again[1] = list(train.at(3).batches()) and list(train.batches())
+    assert same(first[0], again[0])
+    assert same(first[1], again[1])
+
+
+def test_epochs_passes_and_seeds_differ():
+    train = make()
+    streams = [
+        list(train.at(0).batches()),
+        list(train.batches()),
+        list(train.at(1).batches()),
+        list(make(seed=2).batches()),
+    ]
+    for i, a in enumerate(streams):
+        for b in streams[:i]:
+            assert not torch.equal(a[0].index, b[0].index)
+    a, b = (torch.cat([x.x for x in train.at(e).batches(shuffle=False)]) for e in (0, 1))
+    assert not torch.equal(a, b)  # the augmentation changes even where the order does not
+
+
+def test_a_pass_is_settled_when_it_is_called():
+    train = make()
+    plain = [list(train.at(0).batches()), list(train.batches())]
+    a, b = train.at(0).batches(), train.batches()
+    second, first = list(b), list(a)  # used in the other order
+    assert same(first, plain[0])
+    assert same(second, plain[1])
+
+
+def test_the_chunk_size_is_no_part_of_the_result(monkeypatch):
+    whole = list(make(batch_size=16).batches(views=2))
+    monkeypatch.setattr(loader, "CHUNK_BYTES", (1, 1))
+    assert same(whole, list(make(batch_size=16).batches(views=2)))
+    monkeypatch.setattr(loader, "CHUNK_BYTES", (4 * 3 * 81 * 40, 1))
+    assert same(whole, list(make(batch_size=16).batches(views=2)))
+
+
+def test_the_global_generators_are_neither_used_nor_moved():
+    torch.manual_seed(0)
+    np.random.seed(0)
+    before = torch.get_rng_state().clone(), np.random.get_state()[1].copy()
+    list(make().batches(views=2))
+    split_validation(100, 0.1, 0)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+
+
+def test_channels_last_is_for_cuda():
+    assert next(make(channels_last=True).batches()).x.is_contiguous()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_gives_the_same_batches():
+    on_cpu = list(make().batches(views=2))
+    on_gpu = list(make(device="cuda", channels_last=True).batches(views=2))
+    for a, b in zip(on_cpu, on_gpu, strict=True):
+        assert b.x.is_contiguous(memory_format=torch.channels_last)
+        for p, q in zip(a, b, strict=True):
+            torch.testing.assert_close(p, q.cpu())
+
+
+# --- the validation split -----------------------------------------------------------------------------------------
+
+
+def test_split_validation():
+    train, val = split_validation(1347, 0.1, seed=3)
+    assert (len(train), len(val)) == (1212, 135)
+    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(1347))
+    assert torch.equal(train, train.sort().values)
+    assert torch.equal(val, val.sort().values)
+    assert torch.equal(split_validation(1347, 0.1, seed=3)[1], val)
+    assert not torch.equal(split_validation(1347, 0.1, seed=4)[1], val)
+    assert len(split_validation(10, 0.0, 0)[1]) == 0
+    for n, fraction in ((10, 1.0), (10, -0.1), (10, 0.01), (10, 0.99), (10, float("nan"))):
+        with pytest.raises(InputError, match="validation share"):
+            split_validation(n, fraction, 0)
