@@ -133,6 +133,7 @@ class CellSearch:
             if len(trials) >= self.target or self._exhausted:
                 break
             self._propose(trials)
+        self._present(trials)
         self._tell(trials, len(trials))
         self._plan_replicates()
 
