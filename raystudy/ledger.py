@@ -7,7 +7,7 @@ Events of ``cells/<cell key>.jsonl``, each with ``time`` in milliseconds since 1
     cell    first line of the file: the cell and what all its trials share (digests, effective noise rate, ...)
     trial   key, number, origin (paper | search | replicate), point, seed: a trial was proposed
     record  key, epoch (from 0), metrics: what was measured after one epoch
-    end     key, state (complete | pruned | diverged | failed), reason
+    end     key, state (complete | pruned | diverged | failed), reason, worker (host:process it last ran in)
 """
 
 import contextlib

@@ -99,6 +99,7 @@ class CellSearch:
         self.paper_point, self.oracle, self.source = space.paper(cell.dataset, cell.noise)
         self.target = study.trials if space.dimensions else 1
         self.started: set[str] = set()
+        self.workers: dict[str, str] = {}  # trial key -> where it runs
         self._settled: dict[str, int] = {}
         self._exhausted = False
         self._seed = _draw(study.seed, cell.key)
@@ -244,7 +245,9 @@ class CellSearch:
         planned = any(t.origin == "replicate" for t in trials) or self.study.replicates == 0
         return open_ + self.study.epochs * (search + (0 if planned else self.study.replicates * distinct))
 
-    def report(self, key: str, start: int, records: list[dict[str, Any]], diverged: bool, failure: str) -> bool:
+    def report(
+        self, key: str, start: int, records: list[dict[str, Any]], diverged: bool, failure: str, worker: str = ""
+    ) -> bool:
         """Takes a trial's new records, epoch ``start`` first. Returns whether the trial has ended, by its own or by pruning."""
         trial = self.history.trials[key]
         if trial.state != "running":
@@ -253,6 +256,8 @@ class CellSearch:
             self.cell.key,
             *({"event": "record", "key": key, "epoch": start + i, "metrics": r} for i, r in enumerate(records)),
         )
+        if worker:
+            self.workers[key] = worker
         if failure:
             self.end(key, "failed", failure)
         elif diverged:
@@ -263,7 +268,8 @@ class CellSearch:
 
     def end(self, key: str, state: str, reason: str = "") -> None:
         """Writes how a trial ended, then goes on with the search."""
-        self.ledger.append(self.cell.key, {"event": "end", "key": key, "state": state, "reason": reason})
+        worker = self.workers.pop(key, "")
+        self.ledger.append(self.cell.key, {"event": "end", "key": key, "state": state, "reason": reason, "worker": worker})
         checkpoint = checkpoint_path(self.ledger.dir, key)
         for file in (checkpoint, checkpoint.with_name(checkpoint.name + ".prev")):
             file.unlink(missing_ok=True)
@@ -363,5 +369,6 @@ class CellScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         cell, key = self.searcher.live[trial.trial_id]
-        ended = cell.report(key, result["start"], result["records"], result["diverged"], result["failure"])
+        told = (result[k] for k in ("start", "records", "diverged", "failure", "worker"))
+        ended = cell.report(key, *told)
         return TrialScheduler.STOP if ended else TrialScheduler.CONTINUE

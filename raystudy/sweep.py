@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raystudy.execute import Resources
 
 BASELINE = "ce"
+TRACKING_SECONDS = 120.0  # how long the end of a sweep waits for MLflow; it goes on in the background after that
 FEW_UPDATES = 1000  # below this many updates a network, methods that mix are not given a fair chance
 
 EPILOG = textwrap.dedent("""\
@@ -318,9 +319,9 @@ def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str |
             finally:
                 ledger.close()  # so that the follower's last pass sees a study that is not running
                 if follower:
-                    tracking.finish(follower)
+                    tracking.finish(follower, TRACKING_SECONDS)
         elif uri and tracking.behind(folder, uri):
-            tracking.finish(tracking.start(folder, uri))
+            tracking.finish(tracking.start(folder, uri), TRACKING_SECONDS)
     finally:
         ledger.close()
     if left := sum(not s.finished() for s in searches):

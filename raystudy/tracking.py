@@ -42,6 +42,7 @@ from raystudy.ledger import ENDED, CellHistory, TrialHistory
 CHOICES = "sqlite:///FILE.db, http(s)://HOST:PORT, or postgresql|mysql|mssql://..."
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 ENDS = frozenset(STATUS.values())  # a trial's run has one of these when all of it is in
+ANY = 3  # mlflow.entities.ViewType.ALL: deleted ones, too
 PAUSE = 2.0  # seconds between two looks at the ledger; longer if looking takes more than a tenth of that
 # Our own retries go on for the whole study; MLflow's could hold up its end for minutes, and create a run twice.
 SETTINGS = {
@@ -285,41 +286,39 @@ class Projection:
     def _find_experiment(self, paths: list[Path], done: Synced) -> bool:
         """Finds or creates the study's experiment; False if nothing has begun.
 
-        A study that was deleted and begun anew, or another user's of the same name, is another study: when the
-        experiment of that name belongs to such a one, ours is named with the time of its beginning.
+        A study that was deleted and begun anew, or another user's of the same name, is another study: while such a one
+        has the experiment of that name, ours is named with the time of its beginning.
         """
-        headers = [event for path in paths for event in [_first(path)] if event]
-        if not headers:
+        begun = {path.stem: event["time"] for path in paths for event in [_first(path)] if event}
+        if not begun:
             return False
-        begun = min(int(event["time"]) for event in headers)
-        name = study = self.dir.absolute().name
-        tags = {
-            "mlflow.experimentKind": "custom_model_development",
-            "raystudy.study": study,
-            "raystudy.begun": str(begun),
-        }
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment and experiment.tags.get("raystudy.begun", str(begun)) != str(begun):
-            name = f"{study}-{time.strftime('%Y-%m-%dT%H.%M.%S', time.gmtime(begun / 1000))}.{begun % 1000:03}"
-            experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            file = sqlite_file(self.uri)
-            place = (file.parent / "mlartifacts" / name).as_uri() if file else None
-            self.experiment, self.new_experiment = self.client.create_experiment(name, place, tags), True
-            done.changes += 1
-            return True
+        study, cursor = self.dir.absolute().name, self._read_cursor()
+        tags = {"mlflow.experimentKind": "custom_model_development", "raystudy.study": study}
+        for experiment in self.client.search_experiments(ANY, filter_string=f"tags.\"raystudy.study\" = '{study}'"):
+            if cursor.token and cursor.token == experiment.tags.get("raystudy.cursor"):
+                self.cursor = cursor
+                break
+            cells = list(self._search(experiment.experiment_id, "tags.\"raystudy.role\" = 'cell'"))
+            if not cells or any(begun.get(c.data.tags["raystudy.cell"]) == c.info.start_time for c in cells):
+                break
+        else:
+            experiment = self.client.get_experiment_by_name(study)
+            if experiment and "raystudy.study" not in experiment.tags:  # made for us by hand
+                for key, value in tags.items():
+                    self.client.set_experiment_tag(experiment.experiment_id, key, value)
+            else:
+                seconds, ms = divmod(min(begun.values()), 1000)
+                when = f"{time.strftime('%Y-%m-%dT%H.%M.%S', time.gmtime(seconds))}.{ms:03}"
+                name, file = f"{study}-{when}" if experiment else study, sqlite_file(self.uri)
+                place = (file.parent / "mlartifacts" / name).as_uri() if file else None
+                self.experiment, self.new_experiment = self.client.create_experiment(name, place, tags), True
+                done.changes += 1
+                return True
         if experiment.lifecycle_stage != "active":
             restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-            raise InputError(
-                f"experiment {name!r} is in MLflow's trash; take it out (`{restore}`) or empty it (`mlflow gc`)"
-            )
+            told = f"is in MLflow's trash; take it out (`{restore}`) or empty it (`mlflow gc`)"
+            raise InputError(f"experiment {experiment.name!r} {told}")
         self.experiment = experiment.experiment_id
-        for key, value in tags.items():
-            if key not in experiment.tags:
-                self.client.set_experiment_tag(self.experiment, key, value)
-        cursor = self._read_cursor()
-        if cursor.token and cursor.token == experiment.tags.get("raystudy.cursor"):
-            self.cursor = cursor
         return True
 
     def _find_runs(self, cell: CellState) -> None:
@@ -330,7 +329,7 @@ class Projection:
         """
         begun = {"": cell.history.header["time"], **{t.key: t.started for t in cell.history.trials.values()}}
         epochs = self.cursor.epochs.get(cell.history.key, {})
-        for entity in self._search(f"tags.\"raystudy.cell\" = '{cell.history.key}'"):
+        for entity in self._search(self.experiment, f"tags.\"raystudy.cell\" = '{cell.history.key}'"):
             info, data = entity.info, entity.data
             key, deleted = data.tags.get("raystudy.key", ""), info.lifecycle_stage == "deleted"
             if key not in begun:
@@ -344,12 +343,11 @@ class Projection:
                 self.client.delete_run(info.run_id)
         cell.parent = cell.runs.pop("", None)
 
-    def _search(self, which: str) -> Iterator[Any]:
-        from mlflow.entities import ViewType
-
+    def _search(self, experiment: str, which: str) -> Iterator[Any]:
+        """Runs, deleted ones among them."""
         page = None
         while True:
-            found = self.client.search_runs([self.experiment], which, ViewType.ALL, 1000, page_token=page)
+            found = self.client.search_runs([experiment], which, ANY, 1000, page_token=page)
             yield from found
             page = found.token
             if not page:
@@ -381,7 +379,8 @@ class Projection:
         news = [history.trials[k] for k in touched if k not in cell.runs or cell.runs[k].status not in ENDS]
 
         if cell.parent is None:
-            cell.parent = self._create(_cell_name(history), history.header["time"], _cell_tags(self.dir, history), done)
+            tags = _cell_tags(self.dir, history) | {"raystudy.role": "cell"}
+            cell.parent = self._create(_cell_name(history), history.header["time"], tags, done)
             self._log_dataset(cell, done)
         # A cell that is done stays FINISHED when the study is run again, until there is news of it.
         idle = not news and not unfinished and cell.parent.status == "FINISHED"
@@ -539,7 +538,8 @@ def _cell_tags(study_dir: Path, history: CellHistory) -> dict[str, str]:
 
 
 def _trial_tags(trial: TrialHistory) -> dict[str, str]:
-    tags = {"raystudy.key": trial.key, "raystudy.number": str(trial.number), "raystudy.origin": trial.origin}
+    tags = {"raystudy.role": "trial", "raystudy.key": trial.key, "raystudy.number": str(trial.number)}
+    tags["raystudy.origin"] = trial.origin
     return tags | ({"raystudy.oracle": ", ".join(trial.oracle)} if trial.oracle else {})
 
 

@@ -1,6 +1,7 @@
 """The Ray Tune Trainable: trains a trial epoch by epoch, keeps its checkpoint, and is reused from trial to trial."""
 
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class TrialActor(tune.Trainable):
             "diverged": diverged,
             "failure": self.failure,
             "notes": self.notes,
-            "worker": os.getpid(),
+            "worker": f"{socket.gethostname()}:{os.getpid()}",
         }
 
     def _epoch(self) -> None:

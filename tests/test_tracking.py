@@ -181,6 +181,7 @@ def test_mlflow_has_exactly_what_the_ledger_tells(study: Path, uri: str) -> None
         "raystudy.study": "demo",
         "raystudy.key": f"{0:016x}",
         "raystudy.origin": "paper",
+        "raystudy.role": "trial",
         "raystudy.state": "complete",
         "raystudy.oracle": "lam",
         "method": "elr",
@@ -304,8 +305,12 @@ def test_another_study_of_the_same_name_gets_an_experiment_of_its_own(study: Pat
 
 
 @pytest.mark.slow
-def test_a_cell_begun_anew_replaces_its_old_runs(study: Path, uri: str) -> None:
+@pytest.mark.parametrize("lose_cursor", [False, True])
+def test_a_cell_begun_anew_replaces_its_old_runs(study: Path, uri: str, lose_cursor: bool) -> None:
     tracking.sync(study, uri)
+    time.sleep(0.01)
+    if lose_cursor:
+        forget_cursor(study)
     (study / "cells" / f"{ELR}.jsonl").unlink()
     with written(study) as ledger:
         ledger.append(ELR, trial(1, lam=1.5), record(1, 0, 0.8), end(1, "failed", "new"))
@@ -313,6 +318,26 @@ def test_a_cell_begun_anew_replaces_its_old_runs(study: Path, uri: str) -> None:
     run, curves = runs(uri)["elr/#1 search"]
     assert run.info.status == "FAILED"
     assert [value for _, value, _ in curves["val/acc"]] == [0.8]
+    assert len([e for e in client(uri).search_experiments() if e.name.startswith("demo")]) == 1
+
+
+@pytest.mark.slow
+def test_an_experiment_in_the_trash_is_told(study: Path, uri: str) -> None:
+    synced = tracking.sync(study, uri)
+    client(uri).delete_experiment(synced.experiment)
+    with pytest.raises(InputError, match="trash"):
+        tracking.sync(study, uri)
+    forget_cursor(study)
+    with pytest.raises(InputError, match="trash"):
+        tracking.sync(study, uri)
+
+
+@pytest.mark.slow
+def test_an_experiment_made_by_hand_is_taken(study: Path, uri: str) -> None:
+    made = client(uri).create_experiment("demo")
+    assert tracking.sync(study, uri).experiment == made
+    assert tracking.sync(study, uri).experiment == made
+    assert len(runs(uri)) == 9
 
 
 @pytest.mark.slow
