@@ -83,8 +83,9 @@ def score(trials: Sequence[TrialHistory], rule: str) -> Score:
     return Score(_mean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
 
 
-def cell_summary(cell: CellHistory, metric: str = VAL) -> dict[str, float]:
+def cell_summary(cell: CellHistory) -> dict[str, float]:
     """The numbers of a cell that people compare, each under a short name; what is not known yet is left out."""
+    metric = cell.header.get("objective", VAL)
     tuned, published = replicates(cell, chosen(cell, metric)), replicates(cell, paper(cell))
     out: dict[str, float] = {}
     for rule in RULES:

@@ -121,7 +121,7 @@ def bare_epoch(run: Run, recorder: Recorder, t: int) -> None:
 def forward(run: Run, held: torch.Tensor) -> None:
     """One pass over the validation and test images, preloaded as floats."""
     run.method.eval()
-    for images in held.split(training.CHUNK):
+    for images in held.split(training.CHUNK_PIXELS[0] // held[0, 0].numel()):
         run.method.probs(images)
 
 

@@ -78,6 +78,7 @@ class Builder:
             "network": self.study.network,
             "recipe": self.recipes[cell.method, cell.dataset].to_dict(),
             "epochs": self.study.epochs,
+            "objective": self.study.objective,
             "versions": self.versions,
             "commit": self.commit,
         }

@@ -23,7 +23,10 @@ def guarded(
 ) -> int:
     """Parses and runs; a user's mistake becomes one line on standard error and exit code 2."""
     try:
-        return command(parser.parse_args(argv))
+        args, rest = parser.parse_known_args(argv)
+        if rest:  # argparse would name no choices
+            raise unknown("option", rest[0], getattr(args, "parser", parser)._option_string_actions)
+        return command(args)
     except InputError as e:
         print(f"raystudy: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
@@ -43,6 +46,11 @@ def train(args: argparse.Namespace) -> int:
     from raystudy import point, space, training
     from raystudy.data.noise import parse
 
+    for what, number, low in (("--threads", args.threads, 1), ("--seed", args.seed, 0)):
+        if number < low:
+            raise InputError(f"{what} is {number}; it must be at least {low}")
+    if not 0 < args.val_fraction < 1:
+        raise InputError(f"--val-fraction is {args.val_fraction:g}; it must lie between 0 and 1")
     torch.set_num_threads(args.threads)
     values: point.Point = {}
     for text in args.set or []:
@@ -56,9 +64,11 @@ def train(args: argparse.Namespace) -> int:
     network, epochs = args.network or network, args.epochs if args.epochs is not None else epochs
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}; it must be at least 1")
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: there is no GPU here; choose cpu")
+    here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    here += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    device = args.device or ("cuda" if "cuda" in here else "cpu")
+    if device not in here:
+        raise unknown("device here", device, here)
     paper, oracle, source = loaded.paper(args.dataset, noises[0])
     data = training.prepare(args.dataset, args.data_root, noises[0], args.val_fraction, device)
     spec = training.TrialSpec(
@@ -78,14 +88,17 @@ def train(args: argparse.Namespace) -> int:
     )
     run = training.Run(spec, data, device)
     file: Path | None = args.checkpoint
-    if file and file.exists():
-        run.load(file)
-    elif file:
+    if file:
         _writable(file)
+        found = file if file.exists() else training.previous(file)
+        if found.exists():
+            run.load(found)
+    oracle = tuple(name for name in oracle if name not in values)
     star = f" (ORACLE: {', '.join(oracle)} read off the truth)" if oracle else ""
     console.print(
         f"{args.method} on {args.dataset} {noises[0].label} ({data.effective_rate:.1%} wrong), "
         f"{network}, {epochs} epochs, seed {args.seed}",
+        markup=False,
         highlight=False,
     )
     from analysis import tables
@@ -201,10 +214,11 @@ def sync(args: argparse.Namespace) -> int:
     from raystudy.ledger import is_running
 
     folder = _study_folder(args)
-    uri = args.tracking_uri or tracking.default_uri()
+    uri = tracking.absolute(args.tracking_uri or tracking.default_uri())
     tracking.check(uri)
     told = tracking.sync(folder, uri, running=is_running(folder))
-    console.print(f"{args.study} -> {uri}: {told}", highlight=False, soft_wrap=True)
+    wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
+    console.print(f"{args.study} -> {uri}: {wrote}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -213,29 +227,19 @@ def ui(args: argparse.Namespace) -> int:
     console = sweep.terminal()
     from raystudy import tracking
 
-    uri = args.tracking_uri or tracking.default_uri()
+    uri = tracking.absolute(args.tracking_uri or tracking.default_uri())
     tracking.check(uri)
     if uri.startswith(("http://", "https://")):
         console.print(f"the MLflow server is already there: {uri}", highlight=False)
         return 0
-    console.print(
-        f"MLflow on {uri}: http://{args.host}:{args.port}   (Ctrl-C stops it)", highlight=False, soft_wrap=True
-    )
+    base = f"http://{args.host}:{args.port}"
+    console.print(f"MLflow on {uri}: {base}   (Ctrl-C stops it)", highlight=False, soft_wrap=True)
+    for name, page in tracking.studies(uri).items():
+        console.print(f"  {name}: {base}{page}", markup=False, highlight=False, soft_wrap=True)
     os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        args.host,
-        "--port",
-        str(args.port),
-        "--workers",
-        "1",
-    ]
-    os.execv(sys.executable, [sys.executable, *command])
+    options = {"--backend-store-uri": uri, "--host": args.host, "--port": str(args.port), "--workers": "1"}
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *(w for pair in options.items() for w in pair)])
 
 
 def _study_options(c: argparse.ArgumentParser) -> None:
@@ -277,7 +281,7 @@ def parser() -> argparse.ArgumentParser:
             epilog=textwrap.dedent(epilog),
             formatter_class=raw,
         )
-        c.set_defaults(run=function)
+        c.set_defaults(run=function, parser=c)
         return c
 
     c = add("sweep", sweep.sweep, "search and compare methods over noise levels", sweep.EPILOG)

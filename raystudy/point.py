@@ -30,8 +30,19 @@ def hyperparameters(method: str) -> dict[str, inspect.Parameter]:
 
 
 def checked(method: str, point: Mapping[str, Any], where: str) -> Point:
-    """A point whose names are known and whose values have the right type. Raises InputError naming the nearest valid name."""
-    known = hyperparameters(method)
+    """A point whose names are known and whose values have the right type; those of the recipe also make one.
+
+    Raises InputError naming the nearest valid name.
+    """
+    return _checked(method, hyperparameters(method), point, where)
+
+
+def checked_recipe(values: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe whose names are known and whose values fit, the rest being defaults. Raises InputError as ``checked`` does."""
+    return Recipe(**_checked("the recipe", {}, values, where))
+
+
+def _checked(owner: str, known: Mapping[str, inspect.Parameter], point: Mapping[str, Any], where: str) -> Point:
     out: Point = {}
     for name, value in point.items():
         if name in known:
@@ -39,19 +50,23 @@ def checked(method: str, point: Mapping[str, Any], where: str) -> Point:
         elif name in RECIPE_FIELDS:
             default, annotation = RECIPE_FIELDS[name].default, RECIPE_FIELDS[name].type
         else:
-            raise unknown(f"hyperparameter of {method} in {where}", name, [*known, *RECIPE_FIELDS])
+            raise unknown(f"hyperparameter of {owner} in {where}", name, [*known, *RECIPE_FIELDS])
         kind = type(default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
         if not fits and not (kind is tuple and isinstance(value, list)):
             told = getattr(annotation, "__name__", annotation)
-            raise InputError(f"{where}: {name} of {method} is {told} (default {default!r}), not {value!r}")
+            raise InputError(f"{where}: {name} of {owner} is {told} (default {default!r}), not {value!r}")
         if get_origin(annotation) is Literal and value not in get_args(annotation):
-            raise unknown(f"{name} of {method} in {where}", value, map(str, get_args(annotation)))
+            raise unknown(f"{name} of {owner} in {where}", value, map(str, get_args(annotation)))
         if kind is float and not math.isfinite(value):
-            raise InputError(f"{where}: {name} of {method} must be a finite number, not {value!r}")
+            raise InputError(f"{where}: {name} of {owner} must be a finite number, not {value!r}")
         out[name] = value
+    try:
+        Recipe(**{k: v for k, v in out.items() if k not in known})
+    except InputError as e:
+        raise InputError(f"{where}: {e}") from None
     return out
 
 

@@ -42,6 +42,14 @@ class Recipe:
                 f"recipe: lr={self.lr:g} must be above 0, weight_decay={self.weight_decay:g} at least 0, "
                 f"momentum={self.momentum:g} in [0, 1)"
             )
+        if self.nesterov and self.momentum == 0:
+            raise InputError("recipe: nesterov needs a momentum above 0")
+        if not self.gamma > 0:
+            raise InputError(f"recipe: gamma={self.gamma:g} must be above 0")
+        if not all(isinstance(m, int | float) and 0 <= m < 1 for m in self.milestones):
+            raise InputError(f"recipe: milestones={list(self.milestones)} must be fractions of the budget in [0, 1)")
+        if self.schedule == "linear" and not self.milestones:
+            raise InputError("recipe: schedule 'linear' needs a milestone, the fraction from which the rate falls")
         if self.batch_size < 2:
             raise InputError(f"recipe: batch_size={self.batch_size} must be at least 2 (batch norm needs two images)")
 

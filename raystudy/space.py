@@ -7,7 +7,7 @@ settings). Names are the keyword arguments of the method's constructor; a point 
 import math
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import search_spaces
 from raystudy.data.noise import Noise
 from raystudy.errors import InputError, unknown
 from raystudy.method import Task
-from raystudy.point import RECIPE_FIELDS, Point, checked, hyperparameters, method_class, split
+from raystudy.point import RECIPE_FIELDS, Point, checked, checked_recipe, hyperparameters, method_class, split
 from raystudy.recipe import Recipe
 
 FOLDER = Path(search_spaces.__path__[0])
@@ -50,7 +50,7 @@ class Dimension:
         if self.choices:
             return trial.suggest_categorical(self.name, list(self.choices))
         used = not self.or_zero or trial.suggest_categorical(self.switch, [False, True])
-        value: Any = 0.0
+        value: Any = 0 if self.integer else 0.0
         if used or flat:
             if self.integer:
                 value = trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log)
@@ -163,6 +163,8 @@ def _dimension(method: str, name: str, told: Any, where: str) -> Dimension:
     if not {"low", "high"} <= told.keys():
         raise InputError(f"{where}: {name} needs low and high, or choices")
     default = known[name].default if name in known else RECIPE_FIELDS[name].default
+    if not isinstance(default, int | float) or isinstance(default, bool):
+        raise InputError(f"{where}: {name} is no number, so it needs choices = [...], not low and high")
     low, high = (checked(method, {name: told[k]}, where)[name] for k in ("low", "high"))
     if not low < high:
         raise InputError(f"{where}: the range of {name} is the wrong way round: low={low:g} is not below high={high:g}")
@@ -198,42 +200,62 @@ def load(method: str, folder: Path = FOLDER) -> Space:
     where = path.name
     told = _table(path)
     _only(told, ("space", "recipe", "paper"), where)
-    if (
-        not isinstance(told.get("space", {}), dict)
-        or not isinstance(told.get("recipe", {}), dict)
-        or not isinstance(told.get("paper", []), list)
-    ):
+    tables, rows = (told.get("space", {}), told.get("recipe", {})), told.get("paper", [])
+    if not isinstance(rows, list) or not all(isinstance(t, dict) for t in (*tables, *rows)):
         raise InputError(f"{where}: [space] and [recipe] must be tables and [[paper]] a list of tables")
     dimensions = tuple(_dimension(method, name, d, where) for name, d in told.get("space", {}).items())
     recipe = told.get("recipe", {})
     _only(recipe, [*RECIPE_FIELDS, "epochs", "network"], f"[recipe] of {where}")
-    Recipe(**{k: v for k, v in recipe.items() if k in RECIPE_FIELDS})
-    papers = []
-    for row in told.get("paper", []):
-        _only(row, [f.name for f in fields(Paper)], f"[[paper]] of {where}")
-        try:
-            paper = Paper(
-                **{**row, "oracle": tuple(row.get("oracle", ())), "point": checked(method, row.get("point", {}), where)}
-            )
-        except TypeError as e:
-            raise InputError(f"{where}: a [[paper]] row is incomplete: {e}") from None
-        for d in dimensions:
-            if d.name in paper.point:
-                d.check(paper.point[d.name], f"[[paper]] of {where}")
-        papers.append(paper)
-    return Space(method, dimensions, tuple(papers), recipe)
+    checked_recipe({k: v for k, v in recipe.items() if k in RECIPE_FIELDS}, f"[recipe] of {where}")
+    papers = tuple(_paper(method, row, dimensions, f"[[paper]] of {where}") for row in rows)
+    return Space(method, dimensions, papers, recipe)
+
+
+def _paper(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], where: str) -> Paper:
+    """A checked row. Data sets and kinds of noise may be ones that only the paper has."""
+    kinds = {
+        "dataset": str,
+        "noise": str,
+        "rate": int | float,
+        "point": dict,
+        "source": str,
+        "variant": str,
+        "oracle": list,
+    }
+    _only(row, kinds, where)
+    row = {"point": {}, "variant": "", "oracle": []} | row
+    if missing := [name for name in kinds if name not in row]:
+        raise InputError(f"{where}: a row has no {', '.join(missing)}")
+    for name, value in row.items():
+        if not isinstance(value, kinds[name]) or isinstance(value, bool):
+            raise InputError(f"{where}: {name}={value!r} is of the wrong type")
+    if not 0 <= row["rate"] <= 1:
+        raise InputError(f"{where}: rate={row['rate']:g} lies outside [0, 1]")
+    point = checked(method, row["point"], where)
+    for d in dimensions:
+        if d.name in point:
+            d.check(point[d.name], where)
+    for name in row["oracle"]:
+        if name not in list(point):
+            raise unknown(f"name in oracle of {where}", name, point)
+    return Paper(**{**row, "point": point, "oracle": tuple(row["oracle"])})
 
 
 def recipe_for(kind: str, method: str, dataset: str, network: str, folder: Path = FOLDER) -> Recipe:
     """The recipe of a cell: ``shared`` (one per data set and network, ``recipes.toml``) or ``paper`` (the method's own)."""
     if kind == "paper":
-        values = load(method, folder).recipe
+        values, where = load(method, folder).recipe, f"{method}.toml"
     else:
-        told = _table(folder / "recipes.toml")
-        values = {
-            **told.get("default", {}),
-            **told.get("network", {}).get(network, {}),
-            **told.get("dataset", {}).get(dataset, {}),
-        }
-        _only(values, RECIPE_FIELDS, "recipes.toml")
-    return Recipe(**{k: v for k, v in values.items() if k in RECIPE_FIELDS})
+        where = "recipes.toml"
+        told = _table(folder / where)
+        _only(told, ("default", "network", "dataset"), where)
+        try:
+            values = {
+                **told.get("default", {}),
+                **told.get("network", {}).get(network, {}),
+                **told.get("dataset", {}).get(dataset, {}),
+            }
+        except (AttributeError, TypeError):
+            raise InputError(f"{where}: [default], [network.NAME] and [dataset.NAME] must be tables") from None
+        _only(values, RECIPE_FIELDS, where)
+    return checked_recipe({k: v for k, v in values.items() if k in RECIPE_FIELDS}, where)

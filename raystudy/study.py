@@ -128,6 +128,7 @@ class Study:
             ("epochs", self.epochs, 1, 10**6),
             ("seed", self.seed, 0, 2**31 - 1),
             ("clean-val", self.clean_val, 0, 10**9),
+            ("batch", self.batch, 1, 10**6),
         ):
             if not low <= value <= high:
                 raise InputError(f"--{what} is {value}; it must be from {low} to {high}")
@@ -146,15 +147,21 @@ class Study:
         """Reads a resolved study. Raises InputError with one line for a broken file or an unknown name."""
         try:
             told = tomllib.loads(path.read_text(encoding="utf-8"))
-            for name in told:
-                if name not in (known := [f.name for f in fields(cls)]):
-                    raise unknown(f"setting in {path}", name, known)
+            kinds = {f.name: f.type for f in fields(cls)}
+            for name, value in told.items():
+                if name not in kinds:
+                    raise unknown("setting", name, kinds)
+                kind: Any = kinds[name] if kinds[name] in (str, int, float) else list
+                if type(value) is not kind:
+                    raise TypeError(f"{name} must be {kind.__name__}, not {value!r}")
             told["noises"] = tuple(Noise(**n) for n in told["noises"])
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
             return cls(**values)
         except FileNotFoundError:
             raise InputError(f"there is no study at {path.parent}") from None
-        except (tomllib.TOMLDecodeError, TypeError, KeyError, UnicodeDecodeError) as e:
+        except InputError as e:
+            raise InputError(f"{path}: {e}") from None
+        except (tomllib.TOMLDecodeError, TypeError, KeyError, OSError, UnicodeDecodeError) as e:
             raise InputError(f"{path} is not a study file: {e}") from None
 
     def grown_from(self, old: "Study") -> "Study":

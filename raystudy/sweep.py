@@ -15,7 +15,7 @@ from rich.console import Console
 from raystudy.data.noise import parse
 from raystudy.errors import InputError
 from raystudy.ledger import Ledger
-from raystudy.study import OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, Study, study_dir
+from raystudy.study import NAME, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, Study, slug, study_dir
 
 # torch, ray and optuna take seconds to import: functions that need them import them, so that help and mistakes are answered at once.
 if TYPE_CHECKING:
@@ -207,7 +207,8 @@ def located(dataset: str) -> str:
 def default_name(methods: Sequence[str], dataset: str) -> str:
     """A study's name where the user gives none: its methods and its data."""
     named = [m for m in methods if m != BASELINE] or [BASELINE]
-    return f"{'-'.join(named)}-{Path(dataset.partition(':')[2] or dataset).stem}"
+    name = f"{'-'.join(named)}-{Path(dataset.partition(':')[2] or dataset).stem}"
+    return name if NAME.fullmatch(name) else slug(name)
 
 
 def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
@@ -249,11 +250,18 @@ def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
         method_class(name)
     network, epochs = default_setting(dataset, args.data_root)
     study = replace(study, network=args.network or network, epochs=epochs if args.epochs is None else args.epochs)
-    here = 1.0 if torch.cuda.is_available() else 0.0
+    held = torch.cuda.device_count()
+    gpus = float(held > 0) if args.gpus_per_trial is None else args.gpus_per_trial
+    if gpus > 1 and not gpus.is_integer():
+        raise InputError(f"--gpus-per-trial is {gpus:g}; above 1 it must be a whole number")
+    if not args.address:  # Ray would wait for ever for a machine that is large enough
+        for what, asked, most in (("cpus", args.cpus_per_trial, os.cpu_count() or 1), ("gpus", gpus, held)):
+            if asked > most:
+                raise InputError(f"--{what}-per-trial is {asked:g}; this machine has {most}")
     return study, Resources(
         address=args.address,
         cpus=args.cpus_per_trial,
-        gpus=here if args.gpus_per_trial is None else args.gpus_per_trial,
+        gpus=gpus,
         max_concurrent=args.max_concurrent,
         checkpoint_every=args.checkpoint_every,
         data_root=args.data_root.expanduser().absolute(),

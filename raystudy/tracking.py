@@ -53,6 +53,11 @@ SETTINGS = {
 }
 
 
+def page(experiment: str) -> str:
+    """Where an experiment is in MLflow's UI. In 3.17 this parameter, not the experiment's kind, picks the view."""
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
 @dataclass
 class Synced:
     """What a pass wrote."""
@@ -61,11 +66,6 @@ class Synced:
     runs: int = 0  # created
     values: int = 0  # of metrics
     changes: int = 0  # calls that changed anything
-
-    @property
-    def page(self) -> str:
-        """Where the experiment is in MLflow's UI. In 3.17 this parameter, not the experiment's kind, picks the view."""
-        return f"/#/experiments/{self.experiment}/runs?workflowType=machine_learning"
 
 
 # ---------------------------------------------------------------------------------------------------------- the store
@@ -217,13 +217,17 @@ class Cursor:
     epochs: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
+def _cursor_file(study_dir: Path, uri: str) -> Path:
+    return study_dir / "tracking" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
+
+
 class Projection:
     """Brings one MLflow store up to one study's ledger, pass by pass."""
 
     def __init__(self, study_dir: Path, uri: str) -> None:
         self.dir, self.uri = study_dir, uri
         self.client = _connect(uri)
-        self.cursor_file = study_dir / "tracking" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
+        self.cursor_file = _cursor_file(study_dir, uri)
         self.forget()
 
     def forget(self) -> None:
@@ -442,11 +446,11 @@ class Projection:
 
         states = Counter(t.state for t in history.trials.values())
         values = {**{f"trials/{state}": float(states[state]) for state in ENDED}, **cell_summary(history)}
+        # Always step 0, where the newest value counts: MLflow draws numbers of one step as bars side by side, not as curves.
         new = {k: v for k, v in values.items() if math.isfinite(v) and parent.metrics.get(k) != v}
         when = max(t.ended for t in history.trials.values())
-        step = sum(states[state] for state in ENDED)  # rises with every trial that ends
         if new:
-            self.client.log_batch(parent.id, [Metric(k, v, when, step) for k, v in new.items()])
+            self.client.log_batch(parent.id, [Metric(k, v, when, 0) for k, v in new.items()])
             parent.metrics = {**parent.metrics, **new}
             done.values += len(new)
             done.changes += 1
@@ -508,8 +512,10 @@ def _condition(cell: dict[str, Any]) -> str:
 
 
 def _cell_name(history: CellHistory) -> str:
+    """Method and level first: MLflow's lists show no more than the beginning."""
     cell = history.header["cell"]
-    return f"{cell['method']} {_condition(cell)}"
+    kind, _, level = _noise_label(cell["noise"]).rpartition(":")
+    return " ".join(word for word in (cell["method"], level, kind, cell["dataset"]) if word)
 
 
 def _trial_name(trial: TrialHistory) -> str:
@@ -588,6 +594,31 @@ def _environment(uri: str) -> dict[str, str]:
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     return {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": path}
+
+
+def behind(study_dir: Path, uri: str) -> bool:
+    """Whether a study that is not running has something that may not be in MLflow yet. A look at files, no more."""
+    try:
+        done = Cursor(**json.loads(_cursor_file(study_dir, uri).read_text())).done
+    except (OSError, ValueError, TypeError):
+        return True
+    return any(done.get(path.stem) != path.stat().st_size for path in ledger.cells(study_dir))
+
+
+def studies(uri: str) -> dict[str, str]:
+    """Name and page of each study's experiment in a SQLite store, newest first; empty for other stores."""
+    file = sqlite_file(uri)
+    if not file or not file.exists():
+        return {}
+    query = (
+        "SELECT e.name, e.experiment_id FROM experiments e JOIN experiment_tags t ON t.experiment_id = e.experiment_id "
+        "WHERE t.key = 'raystudy.study' AND e.lifecycle_stage = 'active' ORDER BY e.last_update_time DESC"
+    )
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+            return {name: page(str(experiment)) for name, experiment in db.execute(query)}
+    except sqlite3.Error:
+        return {}
 
 
 def start(study_dir: Path, uri: str) -> subprocess.Popen[bytes]:

@@ -1,0 +1,45 @@
+"""Makes the README's pictures from a finished study: the leaderboard as the terminal shows it, and MLflow's UI on its runs.
+
+python docs/make_pictures.py [STUDY_FOLDER [MLFLOW_DB]]      default: studies/dividemix-digits mlflow.db
+"""
+
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+
+from browser import chromium, ui  # noqa: E402
+
+from analysis import load, tables  # noqa: E402
+
+CLOSE = "button[aria-label='Close']"  # of MLflow's assistant, which covers a third of the page
+SEARCH = "input[placeholder='Search metric charts']"
+
+
+def main() -> None:
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "studies/dividemix-digits")
+    store = Path(sys.argv[2] if len(sys.argv) > 2 else "mlflow.db").absolute()
+    console = Console(record=True, width=142, file=io.StringIO(), force_terminal=True)
+    console.print(tables.leaderboard(*load.study(folder)))
+    console.save_svg(str(HERE / "leaderboard.svg"), title=f"python -m raystudy.sweep {folder.name.split('-')[0]}")
+    with ui(store) as (_, printed), tempfile.TemporaryDirectory() as profile, chromium(Path(profile)) as driver:
+        page = next(
+            line.split(": ", 1)[1] for line in printed.splitlines() if line.strip().startswith(f"{folder.name}: ")
+        )
+        driver.get(f"{page}&compareRunsMode=CHART")
+        time.sleep(8)
+        for button in driver.find_elements("css selector", CLOSE):
+            button.click()
+        driver.find_element("css selector", SEARCH).send_keys("tuned/(last10|noisy_val)$")
+        time.sleep(6)
+        driver.save_screenshot(str(HERE / "mlflow.png"))
+
+
+if __name__ == "__main__":
+    main()
