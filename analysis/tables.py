@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from analysis.select import RULES, Score, chosen, paper, replicates, score
@@ -19,47 +20,55 @@ def percent(s: Score) -> str:
     return f"{100 * s.mean:.1f}" + (f" ± {100 * s.std:.1f}" if not math.isnan(s.std) else "")
 
 
+def level(cell: Cell, study: Study) -> str:
+    """Noise, short: ``symmetric 0.2``; the variant only where it is not the default, the data set only where there are several."""
+    noise = cell.noise.label.replace(":inclusive", "").replace(":", " ")
+    noise += f" seed {cell.noise.seed}" if cell.noise.seed else ""
+    return noise if len(study.datasets) == 1 else f"{cell.dataset} {noise}"
+
+
 def leaderboard(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
     """Test accuracy in percent of every method at every noise level under every selection rule, best method first in each level."""
     shown = [r for r in RULES if r != "clean_val" or study.clean_val]
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{study.name}: clean test accuracy in %, mean ± standard deviation over replicates",
-        caption="Point chosen by noisy validation. tuned - paper: percentage points under last10. n: replicates. "
-        "ORACLE picks the epoch on the test set and is no result. * paper point read off the truth.",
+        title=f"{study.name} ({escape(', '.join(study.datasets))}): clean test accuracy in %, mean ± standard deviation over replicates",
+        caption="Point chosen by noisy validation. wrong: share of wrong labels. n: replicates. gain: tuned - paper point, "
+        "percentage points under last10. ORACLE picks the epoch on the test set and is no result. *: a point read off the truth.",
         title_justify="left",
         caption_justify="left",
     )
-    for name in ("data and noise", "wrong", "method"):
-        table.add_column(name, no_wrap=True)
+    for name in ("noise", "wrong", "method"):
+        table.add_column(name, justify="right" if name == "wrong" else "left", no_wrap=name != "wrong")
     for rule in shown:
         label = {"oracle_test": "ORACLE", "clean_val": f"clean_val({study.clean_val})"}.get(rule, rule)
-        table.add_column(label, justify="right", style="bright_black" if rule == "oracle_test" else "", no_wrap=True)
-    for name in ("n", "tuned - paper", "s / run"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(label, justify="right", style="bright_black" if rule == "oracle_test" else "")
+    for name in ("n", "gain", "s/run"):
+        table.add_column(name, justify="right")
 
     conditions: dict[str, list[Cell]] = {}
     for cell in histories:
         conditions.setdefault(cell.condition, []).append(cell)
-    for condition, cells in conditions.items():
+    for cells in conditions.values():
         rows = []
         for cell in cells:
             history = histories[cell]
-            tuned, published = (replicates(history, t) for t in (chosen(history, study.objective), paper(history)))
+            best, first = chosen(history, study.objective), paper(history)
+            tuned, published = replicates(history, best), replicates(history, first)
             scores = {rule: score(tuned, rule) for rule in shown}
             gain = scores["last10"].mean - score(published, "last10").mean
             wrong = history.header.get("effective_rate", math.nan)
             seconds = [math.fsum(t.curves["cost/seconds"]) for t in tuned if "cost/seconds" in t.curves]
-            star = "*" if (p := paper(history)) and p.oracle else ""
-            row = [f"{100 * wrong:.0f} %", cell.method + star, *(percent(scores[r]) for r in shown), str(len(tuned))]
+            method = cell.method + "*" * bool(best and best.oracle)
+            row = [f"{100 * wrong:.0f} %", method, *(percent(scores[r]) for r in shown), str(len(tuned))]
             row += [
-                "–" if math.isnan(gain) else f"{100 * gain:+.1f}",
+                "–" if math.isnan(gain) else f"{100 * gain:+.1f}" + "*" * bool(first and first.oracle),
                 f"{sum(seconds) / len(seconds):.0f}" if seconds else "–",
             ]
             rows.append((scores["last10"].mean, row))
         rows.sort(key=lambda r: -r[0] if not math.isnan(r[0]) else math.inf)
         for i, (_, row) in enumerate(rows):
-            table.add_row(condition if i == 0 else "", *row, end_section=i == len(rows) - 1)
+            table.add_row(escape(level(cells[0], study)) if i == 0 else "", *row, end_section=i == len(rows) - 1)
     return table
 
 
@@ -72,7 +81,7 @@ def status(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
     )
     for name in (
         "method",
-        "data and noise",
+        "noise",
         "complete",
         "pruned",
         "diverged",
@@ -82,14 +91,14 @@ def status(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
         "best noisy val",
         "chosen point",
     ):
-        table.add_column(name, justify="left" if name in ("method", "data and noise", "chosen point") else "right")
+        table.add_column(name, justify="left" if name in ("method", "noise", "chosen point") else "right")
     for cell in study.cells():
         history = histories.get(cell) or CellHistory(cell.key)
         states = Counter(t.state for t in history.trials.values())
         best = chosen(history, study.objective)
         table.add_row(
             cell.method,
-            cell.condition,
+            escape(level(cell, study)),
             *(str(states[s]) for s in ("complete", "pruned", "diverged", "failed", "running")),
             str(sum(t.epochs for t in history.trials.values())),
             f"{100 * max(best.curves['val/acc']):.1f}" if best else "–",

@@ -187,9 +187,12 @@ def main() -> None:
             seconds, share = measure(case)
             ours, bare, evaluate = 1000 * seconds.min(0).mean(0)
             each = seconds.sum(1)
-            rows = (ours / bare, each[:, 0] / each[:, 1]), (
-                ours / (bare + evaluate),
-                each[:, 0] / (each[:, 1] + each[:, 2]),
+            rows = (
+                (ours / bare, each[:, 0] / each[:, 1]),
+                (
+                    ours / (bare + evaluate),
+                    each[:, 0] / (each[:, 1] + each[:, 2]),
+                ),
             )
             told = [f"{ratio:.3f} ({of.min():.2f} to {of.max():.2f})" for ratio, of in rows]
             print(f"{case.name:24} {ours:8.2f} {bare:8.2f} {evaluate:8.2f}   {told[0]:24} {told[1]:24}", flush=True)

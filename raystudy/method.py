@@ -51,7 +51,7 @@ class Task:
     n: int  # training images
     n_classes: int
     epochs: int  # the budget; warm-ups and ramps are fractions of it
-    net: Callable[[], nn.Module]  # a freshly initialised network, on the device; logits [B, K]
+    net: Callable[..., nn.Module]  # net(dropout=0.0): a freshly initialised network, on the device; logits [B, K]
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]  # the recipe's; its learning rate is driven from outside
 
 

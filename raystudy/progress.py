@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from analysis.tables import level
 from raystudy.search import CellSearch
 
 PLAIN_SECONDS = 15.0  # how often a line is printed where there is no terminal
@@ -58,7 +59,7 @@ class Progress:
             rows = [self._row(c) for c in self.cells]
             done, running, pruned, failed, total = (sum(r[i] for r in rows) for i in range(5))
             best = ", ".join(
-                f"{c.cell.method} {c.cell.noise.label} {100 * r[5]:.1f}"
+                f"{c.cell.method} {level(c.cell, c.study)} {100 * r[5]:.1f}"
                 for c, r in zip(self.cells, rows, strict=True)
                 if r[5] > 0
             )
@@ -113,16 +114,16 @@ class Progress:
         table = Table(
             box=box.SIMPLE_HEAD, caption=f"{total} gone, about {duration(self._left())} left", caption_justify="left"
         )
-        for name in ("method", "data and noise"):
+        for name in ("method", "noise"):
             table.add_column(name, no_wrap=True)
-        for name in ("done", "running", "pruned", "failed", "of", "best noisy val", "work left"):
+        for name in ("done", "running", "pruned", "failed", "of", "best val", "left"):
             table.add_column(name, justify="right", no_wrap=True)
         for search in self.cells:
             done, running, pruned, failed, of, best, left = self._row(search)
             counts = [str(n) if n else "·" for n in (done, running, pruned, failed)]
             table.add_row(
                 search.cell.method,
-                search.cell.condition,
+                level(search.cell, search.study),
                 *counts,
                 str(of),
                 f"{100 * best:.1f}" if best else "–",

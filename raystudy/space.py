@@ -124,7 +124,7 @@ class Space:
     def settled(self, point: Point) -> float:
         """The fraction of the budget after which a trial with this point may be compared with others."""
         values, _ = split(self.method, point)
-        task = Task(2, 2, 1, lambda: nn.Linear(1, 2), lambda net: torch.optim.SGD(net.parameters()))
+        task = Task(2, 2, 1, lambda dropout=0.0: nn.Linear(1, 2), lambda net: torch.optim.SGD(net.parameters()))
         return method_class(self.method)(task, **values).settled()
 
     def paper(self, dataset: str, noise: Noise) -> tuple[Point, tuple[str, ...], str]:

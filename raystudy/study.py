@@ -47,7 +47,8 @@ class Cell:
     @property
     def condition(self) -> str:
         """What cells of different methods share: data set and noise, for people."""
-        return f"{self.dataset} {self.noise.label}"
+        seed = f" seed {self.noise.seed}" if self.noise.seed else ""
+        return f"{self.dataset} {self.noise.label}{seed}"
 
     def to_dict(self) -> dict[str, Any]:
         return {"method": self.method, "dataset": self.dataset, "noise": self.noise.to_dict()}

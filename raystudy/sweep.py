@@ -241,20 +241,22 @@ def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
         clean_val=args.clean_val,
     )
 
-    import torch
-
-    from raystudy.execute import Resources
     from raystudy.point import method_class
 
     for name in methods:
         method_class(name)
+
+    import torch
+
+    from raystudy.execute import Resources
+
     network, epochs = default_setting(dataset, args.data_root)
     study = replace(study, network=args.network or network, epochs=epochs if args.epochs is None else args.epochs)
     held = torch.cuda.device_count()
     gpus = float(held > 0) if args.gpus_per_trial is None else args.gpus_per_trial
     if gpus > 1 and not gpus.is_integer():
         raise InputError(f"--gpus-per-trial is {gpus:g}; above 1 it must be a whole number")
-    if not args.address:  # Ray would wait for ever for a machine that is large enough
+    if not (args.address or args.dry_run):  # Ray would wait for ever for a machine that is large enough
         for what, asked, most in (("cpus", args.cpus_per_trial, os.cpu_count() or 1), ("gpus", gpus, held)):
             if asked > most:
                 raise InputError(f"--{what}-per-trial is {asked:g}; this machine has {most}")

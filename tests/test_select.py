@@ -222,6 +222,13 @@ def test_cell_summary() -> None:
     )
 
 
+def test_cell_summary_follows_the_objective() -> None:
+    told = cell(trial(0, "paper", val=[0.9], test=[0.1], loss=[0.9]), trial(1, val=[0.1], test=[0.8], loss=[0.1]))
+    assert cell_summary(told)["tuned/last"] == 0.1
+    told.header["objective"] = "val/loss"
+    assert cell_summary(told)["tuned/last"] == 0.8
+
+
 def test_cell_summary_is_short_names_its_oracle_and_leaves_out_what_is_unknown() -> None:
     everything = {
         k: [0.5, 0.5] for k in ("val", "test", "clean", "select/auroc", "label/memorised", "label/corrected", "seconds")

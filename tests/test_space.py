@@ -1,6 +1,5 @@
 """Search spaces and points: what is written in TOML and after ``--set`` is checked, and Optuna gets and gives back the same points."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -354,43 +353,3 @@ def test_a_mistaken_setting(text: str, words: list[str]) -> None:
 
 def test_split() -> None:
     assert split("dividemix", {"lr": 0.1, "alpha": 4.0}) == ({"alpha": 4.0}, {"lr": 0.1})
-
-
-# -- recipes
-
-
-def test_learning_rates() -> None:
-    def rates(**told: Any) -> list[float]:
-        return [Recipe(lr=1.0, **told).rate(epoch, 4) for epoch in range(4)]
-
-    half = math.sqrt(0.5)
-    assert rates(schedule="cosine") == pytest.approx([1, (1 + half) / 2, 0.5, (1 - half) / 2])
-    assert rates(schedule="step", milestones=(0.25, 0.75), gamma=0.5) == pytest.approx([1, 0.5, 0.5, 0.25])
-    assert rates(schedule="step", milestones=()) == [1, 1, 1, 1]
-    assert rates(schedule="linear", milestones=(0.5,)) == pytest.approx([1, 1, 1, 0.5])
-    assert rates(schedule="linear", milestones=(0,)) == pytest.approx([1, 0.75, 0.5, 0.25])
-    assert rates(schedule="constant") == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    "told",
-    [
-        {"lr": math.nan},
-        {"weight_decay": -1},
-        {"momentum": 1},
-        {"gamma": 0},
-        {"nesterov": True, "momentum": 0},
-        {"milestones": (1.0,)},
-        {"schedule": "linear", "milestones": ()},
-        {"schedule": "cosin"},
-        {"optimizer": "lion"},
-    ],
-)
-def test_a_recipe_that_cannot_be(told: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=next(k for k in told if k != "schedule" or len(told) == 1)[:8]):
-        Recipe(**told)
-
-
-def test_a_recipe_survives_its_record() -> None:
-    recipe = Recipe(schedule="step", milestones=(0.5, 0.75))
-    assert Recipe(**recipe.to_dict()) == recipe

@@ -123,7 +123,8 @@ def test_slug() -> None:
 def test_cell_round_trip() -> None:
     cell = Cell("ce", "digits", Noise("pair", 0.45, seed=3))
     assert Cell.from_dict(cell.to_dict()) == cell
-    assert cell.condition == "digits pair:0.45"
+    assert cell.condition == "digits pair:0.45 seed 3"
+    assert Cell("ce", "digits", Noise("pair", 0.45)).condition == "digits pair:0.45"
 
 
 def test_the_grid_keeps_a_conditions_methods_together() -> None:
