@@ -14,6 +14,7 @@ import optuna
 import raystudy
 from raystudy import networks, space, training
 from raystudy.data.noise import Noise
+from raystudy.errors import InputError
 from raystudy.ledger import Ledger
 from raystudy.point import Point, method_class
 from raystudy.search import CellSearch
@@ -47,6 +48,9 @@ class Builder:
                 self.data[cell.dataset, cell.noise] = Data(
                     data.data_digest, data.noise_digest, data.effective_rate, len(data.y)
                 )
+                if study.clean_val > len(data.y_val):
+                    held = f"{cell.dataset} holds out {len(data.y_val)} validation images"
+                    raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {len(data.y_val)}")
                 networks.build(study.network, data.size[0], data.size[1], data.n_classes)
         self.commit, self.versions = commit(), versions()
 

@@ -197,8 +197,8 @@ class Ledger:
 def is_running(study_dir: Path) -> bool:
     """Whether a process holds the study's lock."""
     try:
-        with (study_dir / "lock").open("a+") as f:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (study_dir / "lock").open() as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:

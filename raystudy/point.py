@@ -79,7 +79,12 @@ def parse_setting(method: str, text: str) -> Point:
         parsed = tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
-    return checked(method, {name.strip(): parsed}, "--set")
+    point = checked(method, {name.strip(): parsed}, "--set")
+    known = hyperparameters(method)
+    for k, v in point.items():
+        if k in known and isinstance(v, int | float) and v < 0 <= known[k].default:
+            raise InputError(f"--set: {k} of {method} must not be negative (default {known[k].default!r}), not {v!r}")
+    return point
 
 
 def split(method: str, point: Point) -> tuple[Point, Point]:

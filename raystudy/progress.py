@@ -9,6 +9,7 @@ from types import TracebackType
 from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from analysis.tables import level
@@ -123,7 +124,7 @@ class Progress:
             counts = [str(n) if n else "·" for n in (done, running, pruned, failed)]
             table.add_row(
                 search.cell.method,
-                level(search.cell, search.study),
+                escape(level(search.cell, search.study)),
                 *counts,
                 str(of),
                 f"{100 * best:.1f}" if best else "–",

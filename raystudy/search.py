@@ -60,7 +60,7 @@ def sampler(name: str, cell_seed: int, number: int, attempt: int) -> optuna.samp
     """The sampler that proposes trial ``number`` of a cell; all its arguments follow from the study."""
     seed = _draw(cell_seed, number, attempt)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore")  # of experimental and soon deprecated arguments
         if name == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if name == "qmc":
@@ -269,7 +269,9 @@ class CellSearch:
     def end(self, key: str, state: str, reason: str = "") -> None:
         """Writes how a trial ended, then goes on with the search."""
         worker = self.workers.pop(key, "")
-        self.ledger.append(self.cell.key, {"event": "end", "key": key, "state": state, "reason": reason, "worker": worker})
+        self.ledger.append(
+            self.cell.key, {"event": "end", "key": key, "state": state, "reason": reason, "worker": worker}
+        )
         checkpoint = checkpoint_path(self.ledger.dir, key)
         for file in (checkpoint, checkpoint.with_name(checkpoint.name + ".prev")):
             file.unlink(missing_ok=True)

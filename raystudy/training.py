@@ -226,12 +226,16 @@ class Run:
     def load(self, path: Path) -> None:
         """Continues from a checkpoint. Raises InputError, one line, for a file that is broken or is not this trial's."""
         try:
+            with zipfile.ZipFile(path) as z:  # torch checks no sums: a flipped bit would pass for a weight
+                if damaged := z.testzip():
+                    raise zipfile.BadZipFile(f"bad checksum of {damaged}")
             state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
         except FileNotFoundError:
             raise InputError(f"there is no checkpoint {path}") from None
         except Exception as e:  # torch reports a foreign or torn file in many ways, and all mean the same to the user
-            reason = "broken or truncated" if zipfile.is_zipfile(path) else "not a checkpoint of raystudy"
-            raise InputError(f"checkpoint {path} is {reason} ({type(e).__name__})") from None
+            raise InputError(
+                f"checkpoint {path} is truncated, damaged or not a checkpoint of raystudy ({type(e).__name__})"
+            ) from None
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise InputError(f"checkpoint {path} is not a checkpoint of raystudy (format {FORMAT})")
         if state["key"] != self.spec.key:

@@ -54,7 +54,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raystudy.errors import unknown
+from raystudy.errors import InputError, unknown
 from raystudy.losses import prior_penalty, soft_cross_entropy
 from raystudy.method import Batch, Log, Method, Task, Train
 from raystudy.ops import beta_draw, gmm_1d, mix, normalise_losses, permutation
@@ -137,6 +137,11 @@ class DivideMix(Method):
         super().__init__(task)
         if guess not in ("train", "eval"):
             raise unknown("guess", guess, ("train", "eval"))
+        if loss_history < 1 or warmup > 1 or rampup > 1:
+            told = f"loss_history={loss_history}, warmup={warmup:g}, rampup={rampup:g}"
+            raise InputError(
+                f"dividemix: {told}; loss_history is at least 1, warmup and rampup are fractions of the epochs"
+            )
         self.p_threshold, self.lambda_u, self.alpha, self.temperature = p_threshold, lambda_u, alpha, temperature
         self.confidence_weight, self.prior_weight = confidence_penalty, prior_penalty
         self.reg_covar, self.guess = reg_covar, guess
