@@ -24,7 +24,6 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from raystudy.ledger import cells, replay

@@ -129,3 +129,53 @@ def _gmm_log_joint(x: Tensor, means: Tensor, variances: Tensor, weights: Tensor)
     """log weight + log density of each component at each of ``x``, [2, n]."""
     constant = weights.log() - 0.5 * (2 * math.pi * variances).log()
     return constant[:, None] - (x - means[:, None]).square() / (2 * variances[:, None])
+
+
+def row_normalise(counts: Tensor) -> Tensor:
+    """The rows of ``counts`` [K, K], not negative, divided by their sums; a row without any count becomes that of the identity."""
+    total = counts.sum(1, keepdim=True)
+    return torch.where(total > 0, counts / total.clamp_min(torch.finfo(counts.dtype).tiny), torch.eye(len(counts)).to(counts))
+
+
+def anchor_transition(probs: Tensor, percentile: float, in_place: bool = False) -> tuple[Tensor, Tensor]:
+    """Rows of the noise read off at anchors (Patrini et al. 2017, section 4.1): T[i] = probs[anchor i]; and the anchors [K].
+
+    ``probs`` [N, K] predictions on the training set. The anchor of class i has the largest probability of i strictly
+    below the ``percentile`` of that column (taken as the next higher order statistic), of all images for 100 and where
+    nothing is below. Rows are not normalised. ``in_place`` gives the values of the original code, which sets what is at or above
+    the percentile to 0 in the predictions themselves, so that earlier columns spoil later rows.
+    """
+    probs = probs.clone() if in_place else probs
+    rows, anchors = [], []
+    for i, column in enumerate(probs.unbind(1)):
+        below = column
+        if percentile < 100:
+            high = column.sort().values[math.ceil(percentile / 100 * (len(column) - 1))]
+            below = torch.where(column < high, column, column.new_tensor(0.0 if in_place else -1.0))
+        if in_place:
+            probs[:, i] = below
+        # All below -1 means that all are equal, and then the first is as good as any.
+        anchors.append(below.argmax())
+        rows.append(probs[anchors[-1]].clone())
+    return torch.stack(rows), torch.stack(anchors)
+
+
+def confusion(probs: Tensor, y: Tensor, soft: bool = False) -> Tensor:
+    """How often each class is predicted where each label is given, [K, K] float64, rows = predicted.
+
+    ``probs`` [N, K], ``y`` [N]. ``soft``: probabilities are summed instead of arg max counted.
+    """
+    n_classes = probs.shape[1]
+    if soft:
+        return probs.new_zeros(n_classes, n_classes, dtype=torch.float64).index_add_(0, y, probs.double()).t()
+    return torch.bincount(probs.argmax(1) * n_classes + y, minlength=n_classes**2).view(n_classes, n_classes).double()
+
+
+def known_transition(kind: str, n_classes: int, rate: float) -> Tensor:
+    """T[i, j] = P(given j | clean i), [K, K] float64, for a share ``rate`` of *wrong* labels.
+
+    "symmetric": every other class alike. "pair": the next class.
+    """
+    eye = torch.eye(n_classes, dtype=torch.float64)
+    other = eye.roll(1, 1) if kind == "pair" else (1 - eye) / max(n_classes - 1, 1)
+    return (1 - rate) * eye + rate * other

@@ -309,11 +309,6 @@ def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str |
     uri = None if tracking_uri == "none" else tracking.absolute(tracking_uri or tracking.default_uri())
     if uri:
         tracking.check(uri)
-    few = min(builder.updates(c) for c in study.cells())
-    if few < FEW_UPDATES:
-        note = f"note: {few} updates a network is little; methods that mix samples need {FEW_UPDATES} or more: raise --epochs"
-        console.print(note, style="yellow", soft_wrap=True)
-
     ledger = Ledger(folder)
     try:
         if not told.exists():
@@ -323,6 +318,10 @@ def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str |
         searches = builder.searches(study, ledger)
         follower = None
         if not all(s.finished() for s in searches):
+            few = min(builder.updates(c) for c in study.cells())
+            if few < FEW_UPDATES:
+                note = f"note: {few} updates a network is little; methods that mix samples need {FEW_UPDATES} or more: raise --epochs"
+                console.print(note, style="yellow", soft_wrap=True)
             follower = tracking.start(folder, uri) if uri else None
             try:
                 execute(study.name, searches, resources, console)
