@@ -138,10 +138,9 @@ class Run:
         # A small held-out set is normalised once; a large one chunk by chunk, so that it never stands on the device as floats.
         self._ready = self.train_set.normalised(self._held) if self._held.numel() < 2**25 else None
 
-    def _net(self) -> nn.Module:
-        net = networks.build(self.spec.network, self.data.size[0], self.data.size[1], self.data.n_classes).to(
-            self.device
-        )
+    def _net(self, dropout: float = 0.0) -> nn.Module:
+        channels, size, _ = self.data.size
+        net = networks.build(self.spec.network, channels, size, self.data.n_classes, dropout).to(self.device)
         return net.to(memory_format=torch.channels_last) if self.on_gpu else net
 
     def epoch(self) -> Record:
