@@ -14,33 +14,14 @@ from rich.table import Table
 from raystudy import __version__, sweep
 from raystudy.errors import InputError, unknown
 from raystudy.study import study_dir
+from raystudy.terminal import guarded, terminal
 
 URI_HELP = "MLflow store or server (default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db)"
 
 
-def guarded(
-    command: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
-) -> int:
-    """Parses and runs; a user's mistake becomes one line on standard error and exit code 2."""
-    try:
-        args, rest = parser.parse_known_args(argv)
-        if rest:  # argparse would name no choices
-            raise unknown("option", rest[0], getattr(args, "parser", parser)._option_string_actions)
-        return command(args)
-    except InputError as e:
-        print(f"raystudy: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("raystudy: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `raystudy ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
 def train(args: argparse.Namespace) -> int:
     """One training without Ray, a line per epoch."""
-    console = sweep.terminal()
+    console = terminal()
     import torch
 
     from raystudy import point, space, training
@@ -129,7 +110,7 @@ def _writable(file: Path) -> None:
 
 def methods(args: argparse.Namespace) -> int:
     """The methods, each with its hyperparameters."""
-    console = sweep.terminal()
+    console = terminal()
     from raystudy import point, space
     from raystudy.methods import METHODS
 
@@ -159,7 +140,7 @@ def methods(args: argparse.Namespace) -> int:
 
 def list_datasets(args: argparse.Namespace) -> int:
     """The data sets, and whether they are here."""
-    console = sweep.terminal()
+    console = terminal()
     from raystudy.data import datasets
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -195,7 +176,7 @@ def _study_folder(args: argparse.Namespace) -> Path:
 
 def status(args: argparse.Namespace) -> int:
     """How far a study is, and its leaderboard so far."""
-    console = sweep.terminal()
+    console = terminal()
     from analysis import load, tables
     from raystudy.ledger import is_running
 
@@ -209,7 +190,7 @@ def status(args: argparse.Namespace) -> int:
 
 def sync(args: argparse.Namespace) -> int:
     """Brings MLflow up to the ledger."""
-    console = sweep.terminal()
+    console = terminal()
     from raystudy import tracking
     from raystudy.ledger import is_running
 
@@ -224,7 +205,7 @@ def sync(args: argparse.Namespace) -> int:
 
 def ui(args: argparse.Namespace) -> int:
     """Opens the MLflow UI on what was recorded."""
-    console = sweep.terminal()
+    console = terminal()
     from raystudy import tracking
 
     uri = tracking.absolute(args.tracking_uri or tracking.default_uri())

@@ -16,6 +16,7 @@ from raystudy.data.noise import parse
 from raystudy.errors import InputError
 from raystudy.ledger import Ledger
 from raystudy.study import NAME, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, Study, slug, study_dir
+from raystudy.terminal import guarded, terminal
 
 # torch, ray and optuna take seconds to import: functions that need them import them, so that help and mistakes are answered at once.
 if TYPE_CHECKING:
@@ -363,12 +364,6 @@ def finish(folder: Path, tracking_uri: str | None, console: Console) -> None:
     console.print("next:  " + "   ".join(steps), markup=False, highlight=False, soft_wrap=True)
 
 
-def terminal() -> Console:
-    """Where results are printed: the terminal, or plain text wide enough for the tables where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
-
-
 def sweep(args: argparse.Namespace) -> int:
     """Runs a parsed command line."""
     study, resources = request(args)
@@ -381,8 +376,6 @@ def sweep(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from raystudy.cli import guarded
-
     parser = argparse.ArgumentParser(
         prog="python -m raystudy.sweep",
         description="Search each method's hyperparameters in every cell of a grid of noise levels, and compare the methods.",

@@ -1,0 +1,36 @@
+"""What all commands share: how a user's mistake is told, and where results are printed."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from raystudy.errors import InputError, unknown
+
+
+def guarded(
+    command: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> int:
+    """Parses and runs; a user's mistake becomes one line on standard error and exit code 2."""
+    try:
+        args, rest = parser.parse_known_args(argv)
+        if rest:  # argparse would name no choices
+            raise unknown("option", rest[0], getattr(args, "parser", parser)._option_string_actions)
+        return command(args)
+    except InputError as e:
+        print(f"raystudy: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("raystudy: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `raystudy ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def terminal() -> Console:
+    """Where results are printed: the terminal, or plain text wide enough for the tables where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
