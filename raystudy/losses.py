@@ -121,3 +121,17 @@ def early_learning_penalty(logits: Tensor, target: Tensor, clamp: float = 1e-4) 
     """
     p = logits.softmax(1).clamp(clamp, 1 - clamp)
     return torch.log(1 - (target * p).sum(1))
+
+
+def weighted_mean(losses: Tensor, v: Tensor, optimizer: torch.optim.Optimizer, reduction: str) -> Tensor:
+    """The loss of samples with ``losses`` and constant weights ``v`` [B], a scalar.
+
+    "batch", of the MentorNet code: sum v l / B + mean(v) decay(w), so that the share of what is kept scales the whole step.
+    The optimizer already adds its full weight decay to the gradient; what is added here takes the rest of it back.
+    "selected": sum v l / sum v, with full weight decay; 0 where nothing is selected.
+    """
+    if reduction == "selected":
+        return (v * losses).sum() / v.sum().clamp_min(1e-12)
+    decays = [(g["weight_decay"] / 2, p) for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]]
+    surplus = sum((half * p.square().sum() for half, p in decays), losses.new_zeros(()))
+    return (v * losses).mean() + (v.mean() - 1) * surplus

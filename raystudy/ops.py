@@ -132,18 +132,19 @@ def _gmm_log_joint(x: Tensor, means: Tensor, variances: Tensor, weights: Tensor)
 
 
 def row_normalise(counts: Tensor) -> Tensor:
-    """The rows of ``counts`` [K, K], not negative, divided by their sums; a row without any count becomes that of the identity."""
+    """The rows of ``counts`` [K, K] divided by their sums; a row of zeros becomes that of the identity."""
     total = counts.sum(1, keepdim=True)
-    return torch.where(total > 0, counts / total.clamp_min(torch.finfo(counts.dtype).tiny), torch.eye(len(counts)).to(counts))
+    return torch.where(total > 0, counts / total, torch.eye(len(counts)).to(counts))
 
 
 def anchor_transition(probs: Tensor, percentile: float, in_place: bool = False) -> tuple[Tensor, Tensor]:
     """Rows of the noise read off at anchors (Patrini et al. 2017, section 4.1): T[i] = probs[anchor i]; and the anchors [K].
 
     ``probs`` [N, K] predictions on the training set. The anchor of class i has the largest probability of i strictly
-    below the ``percentile`` of that column (taken as the next higher order statistic), of all images for 100 and where
-    nothing is below. Rows are not normalised. ``in_place`` gives the values of the original code, which sets what is at or above
-    the percentile to 0 in the predictions themselves, so that earlier columns spoil later rows.
+    below the ``percentile`` of that column (taken as the next higher order statistic), of all images for 100. Where
+    nothing is below, it is the first image. Rows are not normalised. ``in_place`` gives the values of the original
+    code, which sets what is at or above the percentile to 0 in the predictions themselves, so that earlier columns
+    spoil later rows; the caller's stay as they are.
     """
     probs = probs.clone() if in_place else probs
     rows, anchors = [], []
@@ -154,7 +155,6 @@ def anchor_transition(probs: Tensor, percentile: float, in_place: bool = False) 
             below = torch.where(column < high, column, column.new_tensor(0.0 if in_place else -1.0))
         if in_place:
             probs[:, i] = below
-        # All below -1 means that all are equal, and then the first is as good as any.
         anchors.append(below.argmax())
         rows.append(probs[anchors[-1]].clone())
     return torch.stack(rows), torch.stack(anchors)
@@ -179,3 +179,90 @@ def known_transition(kind: str, n_classes: int, rate: float) -> Tensor:
     eye = torch.eye(n_classes, dtype=torch.float64)
     other = eye.roll(1, 1) if kind == "pair" else (1 - eye) / max(n_classes - 1, 1)
     return (1 - rate) * eye + rate * other
+
+
+def progress(done: int, total: int) -> int:
+    """Training progress in whole percent, 0..99: floor(100 done / total) of ``done`` steps or epochs finished.
+
+    MentorNet calls it "epoch" throughout (Jiang et al. 2018, section 3.2; google/mentornet @76d6be2).
+    """
+    return 100 * done // total
+
+
+def nearest_rank(losses: Tensor, p: float) -> Tensor:
+    """The ``p``-percentile of ``losses`` [B] without interpolation, 0-d: sorted descending, position round((B - 1)(1 - p))."""
+    return losses.sort(descending=True).values[round((len(losses) - 1) * (1 - p))]
+
+
+def moving_average(m: Tensor, q: Tensor, rate: float) -> Tensor:
+    """(1 - rate) m + rate q, 0-d; q alone where m is NaN (not begun), so the first steps are not drawn towards 0."""
+    return torch.where(m.isnan(), q, torch.lerp(m, q, rate))
+
+
+def spcl_weights(losses: Tensor, lam1: float | Tensor, lam2: float | Tensor) -> Tensor:
+    """argmin over v in [0, 1] of v l + lam2 v^2/2 - (lam1 + lam2) v, = clip(1 - (l - lam1)/lam2, 0, 1); [B].
+
+    The pre-defined curriculum of MentorNet (Jiang et al. 2018, eq. 5 and 6); 1[l <= lam1] in the limit lam2 -> 0.
+    """
+    return (1 - (losses - lam1) / lam2).clamp(0, 1)
+
+
+def pd_weights(diff: Tensor, e: int, gamma: float = 1.0, burn_in: float = 0.19, linear_from: float = 0.9) -> Tensor:
+    """v* of the released ``mentornet_pd`` for ``diff`` [B] = loss - its moving percentile, at ``e`` percent of training.
+
+    1 for e <= 18; 1[diff <= 0] for 18 < e < 90; clip(1 - diff/gamma, 0, 1) for e >= 90 (``vstar_mentornet_pd`` of
+    google/mentornet @76d6be2, training_mentornet/models.py). The two bounds as fractions: ``burn_in``, ``linear_from``.
+    """
+    if e < 100 * burn_in:
+        return torch.ones_like(diff)
+    return (diff <= 0).to(diff) if e < 100 * linear_from else spcl_weights(diff, 0.0, gamma)
+
+
+def gmm_posterior(gmm: Gmm, x: Tensor) -> Tensor:
+    """The posterior [n] of the component with the larger mean at new values ``x`` [n], float64."""
+    log_joint = _gmm_log_joint(x.double(), gmm.means, gmm.variances, gmm.weights)
+    return torch.sigmoid(log_joint[1] - log_joint[0])
+
+
+class Bmm(NamedTuple):
+    """Two beta distributions on (0, 1), float64; component 1 began as the one of large values."""
+
+    alphas: Tensor  # [2]
+    betas: Tensor  # [2]
+    weights: Tensor  # [2], sum 1
+
+
+def bmm_1d(x: Tensor, max_iter: int = 10) -> Bmm:
+    """A mixture of two beta distributions fitted to ``x`` [n] in [0, 1] by EM, float64 (Arazo et al. 2019, section 3.1).
+
+    Values are clipped to [1e-4, 1 - 1e-4], where the densities are finite; start (1, 2) and (2, 1), weights 1/2; the M-step
+    matches weighted moments; ``max_iter`` steps, no tolerance. A component whose moments no beta distribution has (variance at
+    or above m (1 - m), or below 1e-6) keeps its parameters for that step, where the original turns negative or NaN.
+    """
+    x = x.detach().double().clamp(1e-4, 1 - 1e-4)
+    bmm = Bmm(x.new_tensor([1.0, 2.0]), x.new_tensor([2.0, 1.0]), x.new_tensor([0.5, 0.5]))
+    for _ in range(max_iter):
+        resp = _bmm_joint(bmm, x).clamp_min(1e-12)
+        resp = resp / resp.sum(0)
+        size = resp.sum(1)
+        mean = resp @ x / size
+        variance = (resp * (x - mean[:, None]).square()).sum(1) / size
+        bound = mean * (1 - mean)
+        valid = (variance < bound) & (variance >= 1e-6)
+        alphas = torch.where(valid, mean * (bound / variance - 1), bmm.alphas)
+        betas = torch.where(valid, alphas * (1 - mean) / mean, bmm.betas)
+        bmm = Bmm(alphas, betas, size / size.sum())
+    return bmm
+
+
+def bmm_posterior(bmm: Bmm, x: Tensor) -> Tensor:
+    """The posterior [n] of component 1 at ``x`` [n] in (0, 1), float64."""
+    joint = _bmm_joint(bmm, x.double())
+    return joint[1] / (joint.sum(0) + 1e-12)
+
+
+def _bmm_joint(bmm: Bmm, x: Tensor) -> Tensor:
+    """weight x density of each component at each of ``x``, [2, n]."""
+    a, b = bmm.alphas[:, None], bmm.betas[:, None]
+    log_beta = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+    return bmm.weights[:, None] * ((a - 1) * x.log() + (b - 1) * torch.log1p(-x) - log_beta).exp()

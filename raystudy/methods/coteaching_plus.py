@@ -30,14 +30,15 @@ Deviations from the original, and why
   device once a batch: how many samples disagree decides whether there is a step.
 - The published numbers are bound to a LeNet-like net of 62,000 parameters (below 60 % on CIFAR-10); noise is always seeded 0; the
   test set loses its last batch; the baseline of the script (``model_type=coteaching``) has no loss after E_0. None of that is rebuilt.
-- Weights: in the warm-up as in Co-teaching; afterwards only samples of D are weighed. Prediction is the mean softmax of both nets.
+- Weights: the small-loss verdict on the whole batch, as in Co-teaching and comparable with it, although after E_0 only those
+  of D are trained on (a verdict within D alone, as the original logs it, is about the hardest samples only). Prediction is the mean
+  softmax of both nets.
 """
 
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from raystudy.errors import unknown
@@ -48,7 +49,9 @@ PlusSchedule = Literal["type_1", "type_2"]
 Empty = Literal["skip", "coteaching", "ce"]
 
 
-def drop_rate_plus(e: int, forget_rate: float, n_gradual: int, n_epochs: int, schedule: PlusSchedule = "type_1") -> float:
+def drop_rate_plus(
+    e: int, forget_rate: float, n_gradual: int, n_epochs: int, schedule: PlusSchedule = "type_1"
+) -> float:
     """The share to drop in entry ``e`` of ``n_epochs``: a ramp to tau; "type_2" goes on to 2 tau at the end, at most 0.95.
 
     Yu et al. 2019, section 3: tau min(e / E_k, 1) in the discrete form of the code, or tau (1 + (e - E_k) / (E_max - E_k)).
@@ -81,10 +84,10 @@ def plus_losses(
     """
     if int((1 - rate) * len(disagree)) == 0:
         rate = 0.0
-    outputs = [logits1[disagree], logits2[disagree]]
+    out1, out2 = logits1[disagree], logits2[disagree]
     if loss_on_probs:
-        outputs = [z.softmax(1) for z in outputs]
-    loss1, loss2, kept1, kept2 = coteaching_losses(*outputs, y[disagree], rate, divide_twice=divide_twice)
+        out1, out2 = out1.softmax(1), out2.softmax(1)
+    loss1, loss2, kept1, kept2 = coteaching_losses(out1, out2, y[disagree], rate, divide_twice=divide_twice)
     return CoTeachingLosses(loss1, loss2, disagree[kept1], disagree[kept2])
 
 
@@ -142,24 +145,22 @@ class CoTeachingPlus(Method):
     def step(self, batch: Batch, t: int) -> Log:
         rate = drop_rate_plus(t + 1, self.forget_rate, self.n_gradual, self.task.epochs, self.schedule)
         logits1, logits2 = self.nets[0](batch.x), self.nets[1](batch.x)
-        everything = torch.arange(len(batch.y), device=batch.y.device)
-        counts: Log = {}
-        if t + 1 < self.warmup_epochs:
-            weighed, losses = everything, coteaching_losses(logits1, logits2, batch.y, rate)
-        elif len(weighed := disagreement(logits1, logits2)):
-            losses = plus_losses(logits1, logits2, batch.y, weighed, rate, loss_on_probs=self.loss_on_probs)
-            counts = {"disagreed": len(weighed)}
+        judged = coteaching_losses(logits1, logits2, batch.y, rate)
+        weight = torch.zeros(len(batch.y), device=batch.y.device)
+        weight[judged.kept1] += 0.5
+        weight[judged.kept2] += 0.5
+        log: Log = {"loss": (judged.loss1.detach() + judged.loss2.detach()) / 2, "weight": weight}
+        disagree = disagreement(logits1, logits2) if t + 1 >= self.warmup_epochs else None
+        if disagree is None or (len(disagree) == 0 and self.empty == "coteaching"):
+            losses = judged
+        elif len(disagree):
+            losses = plus_losses(logits1, logits2, batch.y, disagree, rate, loss_on_probs=self.loss_on_probs)
+            log["disagreed"] = len(disagree)
         elif self.empty == "skip":
-            loss = F.cross_entropy(logits1.detach(), batch.y)
-            return {"loss": loss, "passes": 2 * len(batch.y), "skipped": 1}
-        elif self.empty == "coteaching":
-            weighed, losses = everything, coteaching_losses(logits1, logits2, batch.y, rate)
+            return log | {"passes": 2 * len(batch.y), "skipped": 1}
         else:
+            everything = torch.arange(len(batch.y), device=batch.y.device)
             losses = plus_losses(logits1, logits2, batch.y, everything, 0.0, loss_on_probs=self.loss_on_probs)
         self.descend(0, losses.loss1)
         self.descend(1, losses.loss2)
-        weight = torch.zeros(len(batch.y), device=batch.y.device)
-        weight[losses.kept1] += 0.5
-        weight[losses.kept2] += 0.5
-        loss = (losses.loss1.detach() + losses.loss2.detach()) / 2
-        return {"loss": loss, "index": batch.index[weighed], "weight": weight[weighed], **counts}
+        return log | {"loss": (losses.loss1.detach() + losses.loss2.detach()) / 2}

@@ -1,0 +1,119 @@
+"""MentorNet DD: parity of the forward pass, burn-in, what reaches its parameters; learning it on a toy; the shipped file."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from toy import blobs, mlp, run, task
+
+from raystudy import mentor
+from raystudy.method import Batch
+from raystudy.methods.mentornet_dd import FILE, MentorNetDD, mentor_logits, with_burn_in
+from raystudy.ops import nearest_rank
+
+
+def exact(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-9 * max(float(b.abs().max()), 1e-30))
+
+
+def test_forward_pass_and_burn_in_parity(parity) -> None:
+    z = {key: torch.from_numpy(value) for key, value in parity("mentornet").items()}
+    net = {key.removeprefix("net_"): value for key, value in z.items() if key.startswith("net_")}
+    assert set(net) - {"logit", "v"} == set(mentor.initial(torch.Generator())), "names and their number"
+    burn_in = int(z["burn_in_epoch"])
+    for s, features in enumerate(z["features"]):
+        losses, diff, e = features[:, 0], features[:, 1], features[:, 3].long()
+        logits = mentor_logits(net, losses, diff, e)
+        exact(logits, z["net_logit"][s])
+        exact(logits.sigmoid(), z["net_v"][s])
+        exact(mentor_logits(net, losses, diff, e[0]), z["net_logit"][s])  # one percent for all
+        exact(with_burn_in(logits.sigmoid(), int(e[0]), burn_in), z["burn_v"][s])
+        fixed = min(int(e[0]), burn_in)
+        assert fixed == int(z["burn_fixed_epochs"][s])
+        v = mentor_logits(net, losses, diff, torch.tensor(fixed)).sigmoid()
+        exact(with_burn_in(v, fixed, burn_in), z["burn_fixed_v"][s])
+
+
+def test_parameters_have_the_published_shapes(parity) -> None:
+    z, net = parity("mentornet"), mentor.initial(torch.Generator())
+    assert {name: tuple(p.shape) for name, p in net.items()} == {name: z[f"net_{name}"].shape for name in net}
+    assert sum(p.numel() for name, p in net.items() if name != "epoch_embedding") == 257
+
+
+def test_shipped_file_prefers_small_losses() -> None:
+    with np.load(FILE, allow_pickle=False) as stored:
+        net = {name: torch.from_numpy(stored[name]) for name in stored.files}
+    e = net.pop("trained_at")
+    assert int(e) == mentor.TRAINED_AT
+    losses = torch.tensor([0.05, 0.3, 3.0, 5.0])
+    for m in (1.0, 2.0, 3.0):
+        v = mentor_logits(net, losses, losses - m, e).sigmoid()
+        assert (v[:2] > 0.8).all()
+        assert (v[2:] < 0.4).all()
+
+
+def test_learns_a_threshold() -> None:
+    torch.manual_seed(0)
+    losses = 4 * torch.rand(2000)
+    diff, clean = losses - 2, (losses < 2).float()
+    net = mentor.fit(losses[:1500], diff[:1500], clean[:1500], steps=1000)
+    v = mentor_logits(net, losses[1500:], diff[1500:], torch.tensor(mentor.TRAINED_AT)).sigmoid()
+    assert ((v > 0.5).float() == clean[1500:]).float().mean() > 0.95
+    drawn = mentor.initial(torch.Generator().manual_seed(0))["epoch_embedding"]
+    assert torch.equal(net["epoch_embedding"], drawn)  # frozen
+    again = mentor.fit(losses[:1500], diff[:1500], clean[:1500], steps=10)
+    assert torch.equal(mentor.fit(losses[:1500], diff[:1500], clean[:1500], steps=10)["fc_w"], again["fc_w"])
+
+
+@pytest.mark.slow
+def test_shipped_file_is_what_its_documented_command_makes(tmp_path, monkeypatch, capsys) -> None:
+    """Up to rounding that differs between machines: the same decisions on the losses of a student not seen."""
+    monkeypatch.setattr(mentor, "FILE", tmp_path / "made.npz")
+    mentor.main()
+    losses, clean = mentor.record(seed=9)
+    diff = losses - nearest_rank(losses, 0.9)
+    for file in (FILE, tmp_path / "made.npz"):
+        with np.load(file, allow_pickle=False) as stored:
+            net = {name: torch.from_numpy(stored[name]) for name in stored.files}
+        v = mentor_logits(net, losses, diff, net.pop("trained_at")).sigmoid()
+        assert ((v > 0.5) == clean).float().mean() > 0.93
+
+
+def test_one_step_uses_the_net_as_constants() -> None:
+    toy = blobs(n=32, batch_size=32)
+    torch.manual_seed(0)
+    method = MentorNetDD(task(toy.train, net=lambda: mlp(8, 4, norm=False)), late_dropout=0.0)
+    net = mlp(8, 4, norm=False)
+    net.load_state_dict(method.nets[0].state_dict())
+    mentor_before = {k: v.clone() for k, v in method.state_dict().items() if k.startswith("mentor_")}
+    assert len(mentor_before) == 10
+    log = method.step(Batch(torch.arange(32), toy.train.x, toy.train.y), 5)
+    losses = F.cross_entropy(net(toy.train.x), toy.train.y, reduction="none")
+    with np.load(FILE, allow_pickle=False) as stored:
+        shipped = {name: torch.from_numpy(stored[name]) for name in stored.files}
+    v = mentor_logits(shipped, losses, losses - nearest_rank(losses, 0.7), torch.tensor(18)).sigmoid().detach()
+    torch.testing.assert_close(log["weight"], v)
+    (v * losses).mean().backward()
+    for a, b in zip(method.nets[0].parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(a.detach(), b.detach() - 0.05 * b.grad)
+    assert all(torch.equal(method.state_dict()[k], v) for k, v in mentor_before.items())
+    assert not [name for name, _ in method.named_parameters() if "mentor" in name]
+
+
+def test_phases_follow_the_budget() -> None:
+    toy = blobs(n=64, batch_size=64)
+    torch.manual_seed(0)
+    method = MentorNetDD(task(toy.train, epochs=20))
+    told = ["weight" in run(method, toy.train, range(t, t + 1))[0][0] for t in range(6)]
+    assert told == [False] * 4 + [True] * 2  # 0, 5, 10, 15 | 20, 25 percent
+    assert method.settled() == 0.18
+
+
+def test_tells_clean_from_flipped_labels() -> None:
+    toy = blobs(n=400, rate=0.4)
+    torch.manual_seed(0)
+    method = MentorNetDD(task(toy.train, epochs=12), keep=0.65)
+    logs = run(method, toy.train, range(10))[-1]
+    index, weight = torch.cat([log["index"] for log in logs]), torch.cat([log["weight"] for log in logs])
+    is_clean = (toy.train.y == toy.clean)[index]
+    assert weight[is_clean].mean() > weight[~is_clean].mean() + 0.3
