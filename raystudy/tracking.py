@@ -43,7 +43,7 @@ CHOICES = "sqlite:///FILE.db, http(s)://HOST:PORT, or postgresql|mysql|mssql://.
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 ENDS = frozenset(STATUS.values())  # a trial's run has one of these when all of it is in
 ANY = 3  # mlflow.entities.ViewType.ALL: deleted ones, too
-PAUSE = 2.0  # seconds between two looks at the ledger; longer if looking takes more than a tenth of that
+PAUSE = 2.0  # seconds between two looks at the ledger; longer if looking takes more than a twentieth of that
 # Our own retries go on for the whole study; MLflow's could hold up its end for minutes, and create a run twice.
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -658,7 +658,7 @@ def follow(study_dir: Path, uri: str) -> int:
             projection = projection or Projection(study_dir, uri)
             began = time.monotonic()
             projection.sync(running=not ended)
-            wait, problem = min(30.0, max(PAUSE, 10 * (time.monotonic() - began))), False
+            wait, problem = min(30.0, max(PAUSE, 20 * (time.monotonic() - began))), False
         except Exception as e:
             wait, problem = min(60.0, max(PAUSE, 2 * wait)), True
             print(time.strftime("%Y-%m-%d %H:%M:%S"), _one_line(e), file=sys.stderr, flush=True)
