@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ray import tune
+from ray import tune  # noqa: E402
 
 TARGETS = {"random": 0.8, "tpe": 0.5}
 MEMORY_GIB, RESTART_SECONDS = 1.0, 10.0
@@ -119,7 +119,7 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
     uri = tracking.absolute("sqlite:///mlflow.db")
     follower = tracking.start(folder, uri) if kind == "tpe" else None
     began = time.monotonic()
-    raystudy.execute.execute("scale", searches, resources, Console(file=open(os.devnull, "w")))
+    raystudy.execute.execute("scale", searches, resources, Console(quiet=True))
     seconds = time.monotonic() - began
     ledger.close()
     if follower:
@@ -127,7 +127,8 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     synced = time.monotonic() - began - seconds
     ledger, searches, restart = start()
-    assert all(s.finished() for s in searches) and sum(len(s.history.trials) for s in searches) == trials
+    if not all(s.finished() for s in searches) or sum(len(s.history.trials) for s in searches) != trials:
+        sys.exit(f"the study did not end with its {trials} trials")
     ledger.close()
     return {"seconds": seconds, "memory": memory, "restart": restart, "behind": synced}
 
