@@ -56,7 +56,7 @@ def test_digits():
     share = d.y_test.bincount() / both
     assert ((share - 450 / 1797).abs() < 1 / both).all()  # stratified to within one image
     assert d.digest == "86398000c089c31e"  # pinned: the split never changes
-    assert d.y_given is None
+    assert d.label_sets == {}
     assert load("digits") is d
     assert present("digits")
     flat = d.x_train.double() / 255
@@ -148,7 +148,7 @@ def test_a_users_file(arrays, save):
     assert (d.name, d.n_classes, d.classes, d.pad, d.flip) == ("mine.npz", 3, ("0", "1", "2"), 1, False)
     assert (d.x_train[:, 0].numpy() == arrays["x_train"]).all()
     assert (d.y_train.numpy() == arrays["y_train"]).all()
-    assert d.y_given is None
+    assert d.label_sets == {}
     assert present(spec)
     assert not present(spec + "x")
 
@@ -200,6 +200,11 @@ def test_noisy_labels_that_came_with_the_data(arrays, save):
     assert with_labels.digest == without.digest  # the images and the clean labels
     with pytest.raises(InputError, match="came with no noisy labels"):
         given_labels(without, Noise("given", 0))
+    named = load(save(arrays | {"y_noisy": noisy, "y_noisy_worse": np.roll(noisy, 1)}, "named.npz"))
+    assert {name: set_.tolist() for name, set_ in named.label_sets.items()} == {
+        "given": noisy.tolist(),
+        "worse": np.roll(noisy, 1).tolist(),
+    }
     drawn = given_labels(without, Noise("pair", 0.5, seed=1))
     assert (drawn != without.y_train.numpy()).sum() == 6
 
