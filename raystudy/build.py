@@ -13,6 +13,7 @@ import optuna
 
 import raystudy
 from raystudy import networks, space, training
+from raystudy.data import corruption, datasets
 from raystudy.data.noise import Noise
 from raystudy.errors import InputError
 from raystudy.ledger import Ledger
@@ -53,6 +54,12 @@ class Builder:
                     raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {len(data.y_val)}")
                 networks.build(study.network, data.size[0], data.size[1], data.n_classes)
         self.commit, self.versions = commit(), versions()
+
+    def store_masks(self, folder: Path) -> None:
+        """Writes the mask of every condition into the study's folder, where it is not there yet."""
+        for cell in {c.data_key: c for c in self.study.cells()}.values():
+            data = datasets.load(cell.dataset, self.data_root)
+            corruption.store(folder / "masks" / f"{cell.data_key}.npz", data, cell.noise, self.data_root)
 
     def spec(self, cell: Cell, point: Point, seed: int) -> TrialSpec:
         data = self.data[cell.dataset, cell.noise]

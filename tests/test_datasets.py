@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from raystudy.data.datasets import DATASETS, channel_stats, given_labels, load, present
+from raystudy.data.corruption import corrupted
+from raystudy.data.datasets import DATASETS, channel_stats, load, present
 from raystudy.data.noise import Noise, effective_rate
 from raystudy.errors import InputError
 
@@ -194,18 +195,18 @@ def test_noisy_labels_that_came_with_the_data(arrays, save):
     noisy = arrays["y_train"].copy()
     noisy[[0, 5, 7]] = (noisy[[0, 5, 7]] + 1) % 3
     with_labels, without = load(save(arrays | {"y_noisy": noisy})), load(save(arrays, "b.npz"))
-    given = given_labels(with_labels, Noise("given", 0))
+    given = corrupted(with_labels, Noise("given", 0)).given
     assert (given == noisy).all()
     assert effective_rate(with_labels.y_train, given) == 0.25
     assert with_labels.digest == without.digest  # the images and the clean labels
     with pytest.raises(InputError, match="came with no noisy labels"):
-        given_labels(without, Noise("given", 0))
+        corrupted(without, Noise("given", 0))
     named = load(save(arrays | {"y_noisy": noisy, "y_noisy_worse": np.roll(noisy, 1)}, "named.npz"))
     assert {name: set_.tolist() for name, set_ in named.label_sets.items()} == {
         "given": noisy.tolist(),
         "worse": np.roll(noisy, 1).tolist(),
     }
-    drawn = given_labels(without, Noise("pair", 0.5, seed=1))
+    drawn = corrupted(without, Noise("pair", 0.5, seed=1)).given
     assert (drawn != without.y_train.numpy()).sum() == 6
 
 

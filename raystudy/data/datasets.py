@@ -19,7 +19,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raystudy.data.noise import Noise, corrupt, digest, generator
+from raystudy.data.noise import digest, generator
 from raystudy.errors import InputError, unknown
 
 Array = NDArray[Any]
@@ -103,15 +103,6 @@ def present(name: str, root: Path | str = "data") -> bool:
     if name not in DATASETS:
         raise unknown("data set", name, [*DATASETS, "npz:PATH"])
     return all((Path(root).expanduser() / file).is_file() for file in DATASETS[name].files)
-
-
-def given_labels(data: Dataset, noise: Noise) -> NDArray[np.int64]:
-    """The labels [N] a method is trained on: drawn from the noise model, or those that came with the data."""
-    if noise.kind != "given":
-        return corrupt(data.y_train.numpy(), noise, data.n_classes)
-    if "given" not in data.label_sets:
-        raise InputError(f"data set {data.name!r} came with no noisy labels; 'given' needs an npz: file with y_noisy")
-    return data.label_sets["given"].numpy().copy()
 
 
 def channel_stats(x: Array | Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
