@@ -125,7 +125,7 @@ def _stored(data: Dataset, setting: Noise, root: Path) -> Corrupted:
         if again.images != mask.images:
             raise InputError(f"mask {path}: the images of {mask.noise.label} cannot be made again as they were")
         x_train, x_test = again.x_train, again.x_test
-    seed = mask.noise.seed + setting.seed
+    seed = mask.seed + setting.seed
     return Corrupted(x_train, x_test, mask.given, mask.clean, mask.matrix, mask.noise, mask.images, seed)
 
 
@@ -244,7 +244,7 @@ def _random_pixels(data: Dataset, setting: Noise, _: Path) -> Corrupted:
         part = x[at : at + block]
         orders = rng.permuted(np.tile(np.arange(height * width, dtype=np.int32), (len(part), 1)), axis=1)
         mine = np.flatnonzero(chosen[at : at + block])
-        flat = part[mine].reshape(len(mine), channels, -1)
+        flat = part[mine].reshape(len(mine), channels, height * width)
         part[mine] = np.take_along_axis(flat, orders[mine, None], 2).reshape(part[mine].shape)
     return _changed(data, setting, data.y_train.numpy(), data.y_train.numpy(), torch.from_numpy(x), data.x_test)
 
@@ -286,7 +286,7 @@ BUILDERS: dict[str, Callable[[Dataset, Noise, Path], Corrupted]] = {
 def mask(data: Dataset, setting: Noise, root: Path | str = "data") -> Mask:
     """What is stored of a condition, see ``masks``."""
     c = corrupted(data, setting, root)
-    return Mask(c.noise, data.name, data.digest, c.images, c.given, c.clean, c.matrix)
+    return Mask(c.noise, data.name, data.digest, c.images, c.given, c.clean, c.matrix, c.split_seed)
 
 
 def store(path: Path, data: Dataset, setting: Noise, root: Path | str = "data") -> None:

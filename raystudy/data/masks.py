@@ -4,7 +4,7 @@
 
     format       raystudy-mask-1
     spec         the noise as JSON: kind, rate, variant, seed, count
-    seed         of the noise, once more as a number
+    seed         of the validation split: the noise seed, for a mask made from a mask plus that of the new study
     dataset      name of the data set
     data         digest of its images and clean labels
     images       digest of the images where the noise changed them, else empty
@@ -42,6 +42,7 @@ class Mask:
     given: Labels  # [N]
     clean: Labels  # [N], NONE for an image of no class
     matrix: Matrix  # [K, K]
+    seed: int  # of the validation split
 
     @property
     def indices(self) -> Labels:
@@ -53,7 +54,12 @@ class Mask:
         """16 hex characters over everything in the mask."""
         texts = (FORMAT, _spec(self.noise), self.dataset, self.data, self.images)
         return digest(
-            *(np.frombuffer(t.encode(), np.uint8) for t in texts), self.given, self.clean, self.indices, self.matrix
+            *(np.frombuffer(t.encode(), np.uint8) for t in texts),
+            self.given,
+            self.clean,
+            self.indices,
+            self.matrix,
+            np.int64(self.seed),
         )
 
 
@@ -70,7 +76,7 @@ def save(mask: Mask, path: Path) -> None:
             file,
             format=FORMAT,
             spec=_spec(mask.noise),
-            seed=np.int64(mask.noise.seed),
+            seed=np.int64(mask.seed),
             dataset=mask.dataset,
             data=mask.data,
             images=mask.images,
@@ -105,12 +111,13 @@ def load(path: Path) -> Mask:
             given=_labels(told["given"]),
             clean=_labels(told["clean"]),
             matrix=told["matrix"],
+            seed=int(told["seed"]),
         )
     except InputError as e:
         raise InputError(f"mask {path}: {e}") from None
     except (TypeError, ValueError):
         raise InputError(f"mask {path} is damaged: its fields are not what they must be") from None
-    if mask.digest != str(told["digest"]) or mask.noise.seed != int(told["seed"]):
+    if mask.digest != str(told["digest"]):
         raise InputError(
             f"mask {path} is damaged: its contents do not have the digest {told['digest']} it was saved with"
         )
