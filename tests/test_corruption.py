@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.stats import truncnorm
 
+from raystudy import space
 from raystudy.data import datasets, instance, masks
 from raystudy.data.corruption import BUILDERS, corrupted, fitted, mask, read_matrix, store
 from raystudy.data.datasets import Dataset, build
@@ -30,7 +31,7 @@ def toy(k: int = 10, channels: int = 3, size: int = 8, seed: int = 0, name: str 
     x = rng.integers(0, 128, (N, channels, size, size)) + (y * 127 // k)[:, None, None, None]
     pixels = x.astype(np.uint8)
     worse = corrupt(y, Noise("pair", 0.4, seed=5), k)
-    sets = {"given": corrupt(y, Noise("symmetric", 0.3, seed=5), k), "worse": worse, "noisy": worse}
+    sets = {"web": worse, "given": corrupt(y, Noise("symmetric", 0.3, seed=5), k), "worse": worse, "noisy": worse}
     names = tuple(map(str, range(k)))
     return build(name, (pixels, y), (pixels[:50], y[:50]), names, pad=0, flip=False, label_sets=sets)
 
@@ -73,6 +74,7 @@ SETTINGS = {
     "human:worse:0.1": (0.1, EXACT),
     "given": (0.27, DRAWN),
     "given:worse:0.25": (0.25, EXACT),
+    "web:red:0.4": (0.4, EXACT),
     "random_pixels:0.5": (0.0, 0.0),
     "shuffled_pixels": (0.0, 0.0),
     "file:mask.npz": (0.3, EXACT),
@@ -100,12 +102,13 @@ PINS = {
     "human:worse:0.1": "41ec84b40575b679",
     "given": "8900072583d3d8d6",
     "given:worse:0.25": "88298fddd8bb34a6",
+    "web:red:0.4": "1b24cf4b5b2b8ca7",
     "random_pixels:0.5": "79c37c73866a1e8f",
     "shuffled_pixels": "c8127d1d8c1e940d",
     "file:mask.npz": "f211d9292495842f",
 }
 IMAGES = ("openset", "random_pixels", "shuffled_pixels")
-UNDRAWN = ("human:worse", "given", "file:mask.npz")
+UNDRAWN = ("human:worse", "given", "web:red:0.4", "file:mask.npz")
 
 
 def made(text: str, seed: int = 7, data: Dataset | None = None):
@@ -187,7 +190,8 @@ def test_a_condition_is_the_same_when_read_back_from_its_label(text, at_home):
     assert Noise(**setting.to_dict()) == setting
 
 
-NESTED = [t.rpartition(":")[0] for t in SETTINGS if NOISES[t.partition(":")[0]].dial and t[-1].isdigit()]
+ROWS = {t: NOISES[t.partition(":")[0]] for t in SETTINGS}
+NESTED = [t.rpartition(":")[0] for t, row in ROWS.items() if row.dial and not row.levels and t[-1].isdigit()]
 
 
 @pytest.mark.parametrize("text", NESTED)
@@ -204,7 +208,9 @@ def test_with_one_seed_a_lower_rate_is_part_of_a_higher_one(text, at_home):
     assert (high.x_train != data.x_train).flatten(1).any(1).sum() > moved.sum() or not moved.any()
 
 
-@pytest.mark.parametrize("kind", sorted(kind for kind, row in NOISES.items() if row.dial and row.default != 0.0))
+@pytest.mark.parametrize(
+    "kind", sorted(kind for kind, row in NOISES.items() if row.dial and row.default != 0.0 and not row.levels)
+)
 def test_rate_zero_is_clean_data(kind, at_home):
     variant = {"matrix": "t.csv", "openset": "npz:other.npz", "asymmetric": "mnist"}.get(kind, "")
     data = toy(100 if kind == "asym_superclass" else 10)
@@ -243,7 +249,7 @@ def test_labels_that_came_with_the_data():
     assert corrupted(data, Noise("human", natural, "worse")).effective_rate == natural
     for setting, told in (
         (Noise("human", 0.5, "worse"), r"'human:worse:0.5': 0.4 of the labels 'worse' of 'toy' are wrong"),
-        (Noise("given", 0, "better"), r"no noisy labels 'better'; it has: given, worse, noisy; .* y_noisy_better"),
+        (Noise("given", 0, "better"), r"no noisy labels 'better'; it has: web, given, worse, noisy; .* y_noisy_better"),
         (Noise("human", 0, "aggre"), r"'human:aggre' is a label set of CIFAR-N, for cifar10"),
     ):
         with pytest.raises(InputError, match=told) as caught:
@@ -251,6 +257,19 @@ def test_labels_that_came_with_the_data():
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="'given' needs an npz: file with y_noisy"):
         corrupted(replace(data, label_sets={}), Noise("given", 0))
+
+
+def test_published_points_of_human_labels_are_looked_up_at_their_published_rate():
+    assert Noise("human", 0, "worse").level == 0.4021
+    assert Noise("human", 0.1, "worse").level == 0.1
+    near = space.load("coteaching").paper("cifar10", Noise("human", 0, "worse"))
+    far = space.load("coteaching").paper("cifar10", Noise("human", 0, "aggre"))
+    assert near != far
+
+
+def test_web_labels_need_their_data_set():
+    with pytest.raises(InputError, match="'digits' came with no noisy labels; 'web' needs one of the cnwl_ data sets"):
+        corrupted(datasets.load("digits"), Noise("web", 0.2, "red"))
 
 
 def test_flip_probabilities_are_the_truncated_normal_of_the_paper():

@@ -265,7 +265,7 @@ def noises(draw):
     kind = draw(st.sampled_from(sorted(NOISES)))
     row = NOISES[kind]
     default = ["/a/b c+0.1.npz", "/x:y.csv"] if row.free else list(row.variants[bool(row.needs) and 0 :]) or [""]
-    rate = draw(st.floats(0, 0.75)) if row.dial else 0.0
+    rate = draw(st.sampled_from(row.levels) if row.levels else st.floats(0, 0.75)) if row.dial else 0.0
     count = draw(st.sampled_from(COUNTS)) if row.counted else ""
     return Noise(kind, rate, draw(st.sampled_from(VARIANTS.get(kind, default))), draw(st.integers(0, 2**31)), count)
 
@@ -346,6 +346,8 @@ def test_counted_matrices():
         ("matrix", "names no FILE"),
         ("matrix:0.2", "names no FILE"),
         ("matrix:t.csv:1.2", "outside [0, 1]"),
+        ("web:red:0.25", "has no level 0.25; it was published at 0, 0.05, 0.1"),
+        ("web:red", "names no rate"),
         ("file", "names no FILE"),
         ("file:m.npz:0.2", "takes no rate"),
         ("openset:0.4", "names no DATASET"),

@@ -62,6 +62,10 @@ def corrupted(data: Dataset, setting: Noise, root: Path | str = "data") -> Corru
                 f"write asymmetric:cifar10:RATE for a copy of one of them, or matrix:FILE for your own"
             )
         setting = replace(setting, variant=CLASS_MAP_OF[data.name])
+    if setting.kind in LOOKING and not isinstance(data.x_train, Tensor):
+        raise InputError(
+            f"noise {setting.kind!r} looks at images, so they must be in memory; {data.name!r} is streamed"
+        )
     if setting.kind in BUILDERS:
         return BUILDERS[setting.kind](data, setting, Path(root))
     given = noise.corrupt(data.y_train.numpy(), setting, data.n_classes)
@@ -103,6 +107,13 @@ def _came(data: Dataset, setting: Noise, _: Path) -> Corrupted:
             f"noise {setting.label!r}: {natural:.4g} of the labels {name!r} of {data.name!r} are wrong, and noise can be "
             f"diluted only; choose a rate up to that, or none"
         ) from None
+
+
+def _web(data: Dataset, setting: Noise, _: Path) -> Corrupted:
+    """Controlled noisy web labels: the data set was loaded with the images of this level, their labels came with it."""
+    if "web" not in data.label_sets:
+        raise InputError(f"data set {data.name!r} came with no noisy labels; 'web' needs one of the cnwl_ data sets")
+    return _labelled(data, setting, data.label_sets["web"].numpy().copy())
 
 
 def _stored(data: Dataset, setting: Noise, root: Path) -> Corrupted:
@@ -271,6 +282,7 @@ def _changed(data: Dataset, setting: Noise, given: Labels, clean: Labels, x_trai
 BUILDERS: dict[str, Callable[[Dataset, Noise, Path], Corrupted]] = {
     "given": _came,
     "human": _came,
+    "web": _web,
     "file": _stored,
     "matrix": _from_matrix,
     "instance": _instance,
@@ -278,6 +290,7 @@ BUILDERS: dict[str, Callable[[Dataset, Noise, Path], Corrupted]] = {
     "random_pixels": _random_pixels,
     "shuffled_pixels": _shuffled_pixels,
 }
+LOOKING = ("instance", "openset", "random_pixels", "shuffled_pixels")  # kinds that read or change images
 
 
 # --- masks --------------------------------------------------------------------------------------------------------

@@ -47,6 +47,9 @@ class Noise:
         kind = NOISES[self.kind]
         if not 0 <= self.rate <= 1:
             raise InputError(f"noise rate {self.rate:g} of {self.kind!r} is outside [0, 1]; write 50 % as 0.5")
+        if kind.levels and self.rate not in kind.levels:
+            levels = ", ".join(f"{level:g}" for level in kind.levels)
+            raise InputError(f"noise {self.kind!r} has no level {self.rate:g}; it was published at {levels}")
         if not kind.dial and self.rate != 0:
             raise InputError(f"noise {self.kind!r} takes no rate; write {kind.usage}")
         if not self.variant and kind.needs:
@@ -73,6 +76,11 @@ class Noise:
             raise InputError(f"noise seed {self.seed} is negative; use 0 or a positive whole number")
         if not self.variant and kind.variants:
             object.__setattr__(self, "variant", kind.variants[0])
+
+    @property
+    def level(self) -> float:
+        """The rate as it is comparable with others: of human labels as they came, the share of wrong ones as published."""
+        return HUMAN[self.variant] if self.kind == "human" and not self.rate else self.rate
 
     @property
     def label(self) -> str:
@@ -108,6 +116,7 @@ class Kind:
     counted: bool = False  # whether there is a choice of count mode
     default: float | None = None  # the rate where none is written; None: one has to be
     dial: bool = True  # whether a rate may be written
+    levels: tuple[float, ...] = ()  # the only rates there are, of noise that came with the data at several rates
 
 
 # --- matrices -----------------------------------------------------------------------------------------------------
@@ -193,7 +202,9 @@ def superclass_matrix(n_classes: int, rate: float) -> Matrix:
 
 # --- kinds --------------------------------------------------------------------------------------------------------
 
-HUMAN = ("aggre", "worse", "random1", "random2", "random3", "noisy")  # of CIFAR-10N; noisy of CIFAR-100N
+# Human label sets and their share of wrong labels (Wei et al. 2022): of CIFAR-10N, and noisy of CIFAR-100N.
+HUMAN = {"aggre": 0.0901, "worse": 0.4021, "random1": 0.1723, "random2": 0.1812, "random3": 0.1764, "noisy": 0.4020}
+WEB_LEVELS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
 NOISES: dict[str, Kind] = {
     "symmetric": Kind(
@@ -257,7 +268,7 @@ NOISES: dict[str, Kind] = {
     "human": Kind(
         f"human:{'|'.join(HUMAN)}[:RATE,...]",
         "the human labels of CIFAR-10N or CIFAR-100N; a rate dilutes them to so many wrong labels",
-        variants=HUMAN,
+        variants=tuple(HUMAN),
         needs="label set",
         default=0.0,
     ),
@@ -266,6 +277,12 @@ NOISES: dict[str, Kind] = {
         "the noisy labels that came with the data set; a rate dilutes them to so many wrong labels",
         free=True,
         default=0.0,
+    ),
+    "web": Kind(
+        "web:red|blue:LEVEL,...",
+        "controlled noisy web labels (Jiang et al. 2020): red, images found on the web; blue, flipped labels of the same images",
+        variants=("red", "blue"),
+        levels=WEB_LEVELS,
     ),
     "random_pixels": Kind(
         "random_pixels[:RATE,...]",
