@@ -17,7 +17,8 @@ from raystudy.data.corruption import BUILDERS, corrupted, fitted, mask, read_mat
 from raystudy.data.datasets import Dataset, build
 from raystudy.data.noise import NOISES, SUPERCLASSES, Noise, corrupt, digest, generator, parse, transition_matrix
 from raystudy.errors import InputError
-from raystudy.training import prepare
+from raystudy.study import TrialSpec
+from raystudy.training import Run, prepare
 
 N = 2000
 SHARED = Path(os.environ.get("RAYSTUDY_SHARED") or Path(__file__).parents[2] / "shared")
@@ -357,6 +358,37 @@ def test_foreign_images_count_as_wrong_in_training_and_never_as_clean_validation
     assert cell.effective_rate == pytest.approx(0.5, abs=0.001)
     clean = prepare("digits", at_home, Noise("openset", 0.0, f"npz:{at_home / 'other.npz'}", 1), 0.2)
     assert clean.noise_digest != cell.noise_digest
+
+
+def test_the_clean_validation_score_leaves_foreign_images_out(at_home):
+    setting = Noise("openset", 0.5, f"npz:{at_home / 'other.npz'}", 1)
+    cell = prepare("digits", at_home, setting, 0.2)
+    spec = TrialSpec(
+        method="ce",
+        version=1,
+        point={},
+        dataset="digits",
+        data_digest=cell.data_digest,
+        noise=setting.to_dict(),
+        noise_digest=cell.noise_digest,
+        network="mlp",
+        recipe=space.recipe_for("shared", "ce", "digits", "mlp").to_dict(),
+        epochs=1,
+        seed=0,
+        val_fraction=0.2,
+        clean_val=40,
+    )
+    run = Run(spec, cell)
+    record = run.epoch()
+    shown = (cell.truth.val_clean >= 0).nonzero()[:40, 0]
+    assert len(shown) == 40
+    assert int(shown[-1]) > 40  # some in between were left out
+    with torch.no_grad():
+        predicted = run.method.probs(run.train_set.normalised(cell.x_held[shown])).argmax(1)
+    right = (predicted == cell.truth.val_clean[shown]).float().mean()
+    assert record["val/clean_acc"] == pytest.approx(float(right), abs=1e-5)
+    assert record["label/corrected"] == 0  # there is no right label to find
+    assert (cell.truth.clean[run._wrong] == -1).all()
 
 
 def test_the_digest_of_a_condition_covers_its_images():
