@@ -12,12 +12,13 @@ import torch
 from scipy.stats import truncnorm
 
 from raystudy import space
+from raystudy.build import Builder
 from raystudy.data import datasets, instance, masks
-from raystudy.data.corruption import BUILDERS, corrupted, fitted, mask, read_matrix, store
+from raystudy.data.corruption import BUILDERS, corrupted, fitted, mask, read_matrix
 from raystudy.data.datasets import Dataset, build
 from raystudy.data.noise import NOISES, SUPERCLASSES, Noise, corrupt, digest, generator, parse, transition_matrix
 from raystudy.errors import InputError
-from raystudy.study import TrialSpec
+from raystudy.study import Study, TrialSpec
 from raystudy.training import Run, prepare
 
 N = 2000
@@ -481,7 +482,7 @@ def test_every_mask_is_read_back_as_the_same_condition(text, at_home, tmp_path):
     (setting,) = parse(text, 7)
     c = corrupted(data, setting)
     path = tmp_path / "masks" / "m.npz"
-    store(path, data, setting)
+    masks.save(mask(data, setting), path)
     with np.load(path, allow_pickle=False) as z:
         assert str(z["format"]) == "raystudy-mask-1"
         assert (z["given"] == c.given).all()
@@ -499,7 +500,7 @@ def test_every_mask_is_read_back_as_the_same_condition(text, at_home, tmp_path):
 
 def test_a_cell_from_a_mask_is_the_cell_it_came_from(at_home, tmp_path):
     digits = datasets.load("digits")
-    store(tmp_path / "m.npz", digits, Noise("symmetric", 0.5, seed=3))
+    masks.save(mask(digits, Noise("symmetric", 0.5, seed=3)), tmp_path / "m.npz")
     first = prepare("digits", tmp_path, Noise("symmetric", 0.5, seed=3), 0.1)
     again = prepare("digits", tmp_path, Noise("file", 0, str(tmp_path / "m.npz")), 0.1)
     assert (again.noise_digest, again.effective_rate) == (first.noise_digest, first.effective_rate)
@@ -508,16 +509,26 @@ def test_a_cell_from_a_mask_is_the_cell_it_came_from(at_home, tmp_path):
     assert split.effective_rate == first.effective_rate
 
 
-def test_a_mask_is_written_once_and_again_only_when_damaged(tmp_path):
-    data, path = toy(), tmp_path / "m.npz"
-    store(path, data, Noise("pair", 0.3))
-    first = path.stat().st_mtime_ns, path.stat().st_ino
-    store(path, data, Noise("pair", 0.3))
-    assert (path.stat().st_mtime_ns, path.stat().st_ino) == first
-    whole = masks.load(path).digest
-    path.write_bytes(path.read_bytes()[:500])
-    store(path, data, Noise("pair", 0.3))
-    assert masks.load(path).digest == whole
+def test_a_study_keeps_its_masks_and_will_not_go_on_with_other_labels(tmp_path):
+    np.save(tmp_path / "t.npy", transition_matrix(Noise("pair", 1.0), 10))
+    noises = (Noise("pair", 0.3, seed=2), *parse(f"matrix:{tmp_path / 't.npy'}:0.3"))
+    study = Study("s", ("ce", "mixup"), ("digits",), noises, trials=1, replicates=0, epochs=1, network="mlp")
+    folder = tmp_path / "masks"
+    Builder(study, tmp_path).store_masks(tmp_path)
+    first = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.iterdir()}
+    assert sorted(path.name[:11] for path in first) == ["digits_matr", "digits_pair"]
+    pair = folder / "digits_pair-0.3-seed2.npz"
+    whole = masks.load(pair).digest
+    pair.write_bytes(pair.read_bytes()[:500])
+    Builder(study, tmp_path).store_masks(tmp_path)
+    assert masks.load(pair).digest == whole  # a damaged one is written again, and no other
+    again = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.iterdir()}
+    assert {path for path in first if again[path] != first[path]} == {pair}
+    np.save(tmp_path / "t.npy", transition_matrix(Noise("symmetric", 1.0), 10))
+    prepare.cache_clear()
+    with pytest.raises(InputError, match="is not what study 's' was begun with") as caught:
+        Builder(study, tmp_path).store_masks(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def changed(path, **arrays):
@@ -546,7 +557,7 @@ def changed(path, **arrays):
 )
 def test_a_damaged_mask_is_one_line(tmp_path, damage, told):
     path = tmp_path / "m.npz"
-    store(path, toy(), Noise("pair", 0.3))
+    masks.save(mask(toy(), Noise("pair", 0.3)), path)
     damage(path)
     with pytest.raises(InputError) as caught:
         corrupted(toy(), Noise("file", 0, str(path)))
@@ -556,7 +567,7 @@ def test_a_damaged_mask_is_one_line(tmp_path, damage, told):
 
 def test_a_mask_of_other_data_is_one_line(tmp_path):
     path = tmp_path / "m.npz"
-    store(path, toy(), Noise("pair", 0.3))
+    masks.save(mask(toy(), Noise("pair", 0.3)), path)
     for data, told in (
         (datasets.load("digits"), "of data set 'toy' with 2000 labels and 10 classes; 'digits' has 1347 and 10"),
         (toy(20), "'toy' has 2000 and 20"),

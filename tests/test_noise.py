@@ -403,6 +403,8 @@ def test_labels_slugs_and_dicts():
     assert Noise("given", 0).label == Noise("given", 0).slug == "given"
     assert Noise("human", 0, "worse").label == "human:worse"
     assert Noise("human", 0.1, "worse").slug == "human-worse-0.1"
+    assert Noise("file", 0, "/a/m.npz").slug == "file-m-dbda1c"
+    assert Noise("file", 0, "/b/m.npz").slug != Noise("file", 0, "/a/m.npz").slug
     assert Noise("pair", 0.123456789).label == "pair:0.123456789"
     assert Noise("given", 0, count="exact_global") == Noise("given", 0)  # records of the first version
     assert parse(noise.label, seed=4) == [noise]

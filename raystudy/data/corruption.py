@@ -45,9 +45,8 @@ class Corrupted:
         return noise.effective_rate(self.clean, self.given)
 
     def digest(self, val: Tensor) -> str:
-        """Of the given labels, the validation positions and, where they were changed, the images."""
-        changed = [np.frombuffer(self.images.encode(), np.uint8)] if self.images else []
-        return digest(self.given, val, *changed)
+        """Tells the condition from others, with its validation positions; see ``noise.condition_digest``."""
+        return noise.condition_digest(self.given, val, self.images)
 
 
 def corrupted(data: Dataset, setting: Noise, root: Path | str = "data") -> Corrupted:
@@ -300,13 +299,3 @@ def mask(data: Dataset, setting: Noise, root: Path | str = "data") -> Mask:
     """What is stored of a condition, see ``masks``."""
     c = corrupted(data, setting, root)
     return Mask(c.noise, data.name, data.digest, c.images, c.given, c.clean, c.matrix, c.split_seed)
-
-
-def store(path: Path, data: Dataset, setting: Noise, root: Path | str = "data") -> None:
-    """Writes the mask of a condition where there is none of this data that can be read."""
-    try:
-        if masks.load(path).data == data.digest:
-            return
-    except InputError:
-        pass  # none yet, or a damaged one, which is as good as none
-    masks.save(mask(data, setting, root), path)

@@ -91,10 +91,13 @@ class Noise:
 
     @property
     def slug(self) -> str:
-        """The label for names; an unusual count mode stands last: ``pair-0.45-bernoulli``. Paths in it are left as they are."""
+        """The label for names; an unusual count mode stands last: ``pair-0.45-bernoulli``; of a path, the file and a short hash."""
         rate = "" if self.rate == NOISES[self.kind].default else number(self.rate)
         count = "" if self.count == COUNTS[0] else self.count
-        return "-".join(part for part in (self.kind, self.variant, rate, count) if part).replace(":", "-")
+        variant = self.variant
+        if "/" in variant:
+            variant = f"{Path(variant).stem}-{hashlib.sha256(variant.encode()).hexdigest()[:6]}"
+        return "-".join(part for part in (self.kind, variant, rate, count) if part).replace(":", "-")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, for a record; ``Noise(**d)`` is the way back."""
@@ -465,6 +468,11 @@ def realised_matrix(clean: NDArray[np.integer], given: NDArray[np.integer], n_cl
     empty = np.flatnonzero(counts.sum(1) == 0)
     counts[empty, empty] = 1
     return counts / counts.sum(1, keepdims=True)
+
+
+def condition_digest(given: Labels, val: Any, images: str) -> str:
+    """What tells one condition of a data set from another: given labels, validation positions and, where changed, the images."""
+    return digest(given, val, *([np.frombuffer(images.encode(), np.uint8)] if images else []))
 
 
 def digest(*arrays: Any) -> str:
