@@ -98,6 +98,7 @@ class CellSearch:
         )
         self.paper_point, self.oracle, self.source = space.paper(cell.dataset, cell.noise)
         self.target = study.trials if space.dimensions else 1
+        self.epochs = study.epochs_of(cell)
         self.started: set[str] = set()
         self.workers: dict[str, str] = {}  # trial key -> where it runs
         self._settled: dict[str, int] = {}
@@ -109,9 +110,9 @@ class CellSearch:
         lower = study.objective.endswith("loss")
         self.optuna = optuna.create_study(study_name=cell.key, direction="minimize" if lower else "maximize")
 
-        first = math.ceil(max(space.settled(self.paper_point), 1 / REDUCTION**2) * study.epochs)
+        first = math.ceil(max(space.settled(self.paper_point), 1 / REDUCTION**2) * self.epochs)
         levels = [first * REDUCTION**k for k in range(20)]
-        self.rungs = [r for r in levels if r < study.epochs] if study.scheduler == "asha" else []
+        self.rungs = [r for r in levels if r < self.epochs] if study.scheduler == "asha" else []
 
         for trial in list(history.trials.values()):  # decisions that a crash left undone
             if trial.state == "running":
@@ -239,11 +240,11 @@ class CellSearch:
     def remaining(self) -> int:
         """Epochs that are left, if no further trial is pruned."""
         trials = list(self.history.trials.values())
-        open_ = sum(self.study.epochs - t.epochs for t in trials if t.state == "running")
+        open_ = sum(self.epochs - t.epochs for t in trials if t.state == "running")
         search = 0 if self._exhausted else max(0, self.target - len(self.searched()))
         distinct = 2 if self.target > 1 else 1
         planned = any(t.origin == "replicate" for t in trials) or self.study.replicates == 0
-        return open_ + self.study.epochs * (search + (0 if planned else self.study.replicates * distinct))
+        return open_ + self.epochs * (search + (0 if planned else self.study.replicates * distinct))
 
     def report(
         self, key: str, start: int, records: list[dict[str, Any]], diverged: bool, failure: str, worker: str = ""
@@ -279,7 +280,7 @@ class CellSearch:
 
     def _judge(self, trial: TrialHistory) -> None:
         """Ends a trial that is complete, or that its newest rung says to stop."""
-        if trial.epochs >= self.study.epochs:
+        if trial.epochs >= self.epochs:
             self.end(trial.key, "complete")
         elif trial.origin != "replicate" and trial.epochs in self.rungs and (reason := self._pruned(trial)):
             self.end(trial.key, "pruned", reason)
@@ -287,7 +288,7 @@ class CellSearch:
     def _settles(self, trial: TrialHistory) -> int:
         """Epochs a trial needs for its warm-up and ramps."""
         if trial.key not in self._settled:
-            self._settled[trial.key] = math.ceil(self.space.settled(trial.point) * self.study.epochs)
+            self._settled[trial.key] = math.ceil(self.space.settled(trial.point) * self.epochs)
         return self._settled[trial.key]
 
     def _pruned(self, trial: TrialHistory) -> str:
