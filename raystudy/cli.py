@@ -11,7 +11,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from raystudy import __version__, sweep
+from raystudy import __version__, studyfile, sweep
 from raystudy.errors import InputError, unknown
 from raystudy.study import study_dir
 from raystudy.terminal import guarded, terminal
@@ -40,8 +40,8 @@ def train(args: argparse.Namespace) -> int:
     noises = parse(args.noise, seed=args.noise_seed)
     if len(noises) != 1:
         raise InputError(f"train runs one noise level, not {len(noises)}: {args.noise}")
-    args.dataset = sweep.located(args.dataset)
-    network, epochs = sweep.default_setting(args.dataset, args.data_root)
+    args.dataset = studyfile.located(args.dataset)
+    network, epochs = studyfile.default_setting(args.dataset, args.data_root)
     network, epochs = args.network or network, args.epochs if args.epochs is not None else epochs
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}; it must be at least 1")

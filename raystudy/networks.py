@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raystudy.data import smoke
 from raystudy.errors import InputError
 
 
@@ -130,10 +131,13 @@ def build(name: str, in_channels: int, size: int, n_classes: int, dropout: float
     """A freshly initialised network for images [B, in_channels, size, size].
 
     Weights come from torch's default generator. Raises InputError, one line, for an unknown name, a dropout rate
-    outside [0, 1) or one the network has no place for, and for images it cannot take.
+    outside [0, 1) or one the network has no place for, and for images it cannot take. ``smoke:NAME`` is an MLP that
+    stands in for a network where a study is run in miniature.
     """
     if not 0 <= dropout < 1:
         raise InputError(f"dropout {dropout:g} is outside [0, 1)")
+    if name.startswith(smoke.PREFIX):
+        return mlp(in_channels, size, n_classes, dropout)
     if name in NETWORKS:
         return NETWORKS[name](in_channels, size, n_classes, dropout)
 

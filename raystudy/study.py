@@ -277,8 +277,9 @@ class Study:
 
 def _block(told: Mapping[str, Any]) -> Block:
     """A block as ``to_dict`` wrote it. Raises TypeError or KeyError for anything else."""
-    values = {**told, "noises": tuple(Noise(**n) for n in told["noises"])}
-    return Block(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values: dict[str, Any] = {**told, "noises": tuple(Noise(**n) for n in told["noises"])}
+    values |= {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+    return Block(**values)
 
 
 MOST_EPOCHS = 10**6
