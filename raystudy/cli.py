@@ -296,7 +296,11 @@ def parser() -> argparse.ArgumentParser:
     )
     c.add_argument("--network", metavar="NAME", help="network (default: by data set)")
     c.add_argument(
-        "--recipe", default="shared", choices=sweep.RECIPES, help="shared or the paper's own (default: shared)"
+        "--recipe",
+        default="shared",
+        choices=sweep.RECIPES,
+        metavar="NAME",
+        help="shared, the paper's own, or that of another method's paper (default: shared)",
     )
     c.add_argument("--epochs", type=int, metavar="N", help="epochs (default: by data set)")
     c.add_argument(

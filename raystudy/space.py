@@ -244,10 +244,12 @@ def _paper(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], wh
 
 
 def recipe_for(kind: str, method: str, dataset: str, network: str, folder: Path = FOLDER) -> Recipe:
-    """The recipe of a cell: ``shared`` (one per data set and network, ``recipes.toml``) or ``paper`` (the method's own)."""
+    """The recipe of a cell: ``shared`` (one per data set and network, ``recipes.toml``), ``paper`` (the method's own) or the paper's of
+    the method that ``kind`` names."""
     dataset, network = dataset.removeprefix(PREFIX), network.removeprefix(PREFIX)
-    if kind == "paper":
-        values, where = load(method, folder).recipe, f"{method}.toml"
+    if kind != "shared":
+        owner = method if kind == "paper" else kind
+        values, where = load(owner, folder).recipe, f"{owner}.toml"
     else:
         where = "recipes.toml"
         told = _table(folder / where)

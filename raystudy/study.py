@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+import search_spaces
 from raystudy.data.noise import Noise
 from raystudy.errors import InputError, unknown
 
@@ -286,7 +287,12 @@ MOST_EPOCHS = 10**6
 OBJECTIVES = ("val/acc", "val/loss")
 SAMPLERS = ("tpe", "random", "qmc", "gp")
 SCHEDULERS = ("asha", "none")
-RECIPES = ("shared", "paper")
+# One recipe for all methods, each method's own paper's, or one paper's for all methods (by the name of its method).
+RECIPES = (
+    "shared",
+    "paper",
+    *sorted(p.stem for p in Path(search_spaces.__path__[0]).glob("*.toml") if p.stem != "recipes"),
+)
 
 
 def study_dir(storage: Path, name: str) -> Path:

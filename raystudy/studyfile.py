@@ -98,7 +98,7 @@ def _typed(told: Mapping[str, Any], kinds: Mapping[str, type], where: str) -> No
         kind = kinds[key]
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise InputError(f"{where}: {key} must be {TOLD[kind]}, not {value!r}")
-        if kind is list and key != "grid" and not all(isinstance(v, str) for v in value):
+        if kind is list and key != "grid" and any(not isinstance(v, str) for v in told[key]):
             raise InputError(f"{where}: {key} must be a list of texts, not {value!r}")
 
 
@@ -108,7 +108,7 @@ def load(study: str, root: Path, noise_seed: int | None = None) -> Study:
     told = read(path)
     try:
         seed = told.get("noise_seed", 0) if noise_seed is None else noise_seed
-        top: dict[str, Any] = {key: told[key] for key in GRID if key in told}
+        top = {key: told[key] for key in GRID if key in told}
         blocks: list[Block] = []
         for own in told.get("grid", [{}]):
             block = top | own
@@ -124,8 +124,10 @@ def blocks_of(
 ) -> list[Block]:
     """One block, or one a data set where the network or the epochs are left to be chosen by data set."""
     from raystudy.data import datasets
-    from raystudy.point import method_class  # imports torch, too
+    from raystudy.methods import METHODS  # imports torch, too
+    from raystudy.point import method_class
 
+    methods = sorted(METHODS) if methods == ["all"] else methods
     for method in methods:
         method_class(method)
     sets = [located(d) for d in sets]

@@ -93,7 +93,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--recipe",
         choices=RECIPES,
-        help="shared: one recipe for all methods; paper: each method's own (default: shared)",
+        metavar="NAME",
+        help="shared: one recipe for all methods; paper: each method's own; or a method, whose paper's recipe all have (default: shared)",
     )
     g.add_argument(
         "--epochs",
@@ -275,9 +276,7 @@ def dry_run(builder: "Builder", console: Console) -> None:
 
     study = builder.study
     search = f"{study.sampler} + {study.scheduler} on {study.objective}"
-    line(
-        f"study {study.name}: {study.network}, {study.epochs} epochs, recipe {study.recipe}, {search}"
-    )
+    line(f"study {study.name}: {study.network}, {study.epochs} epochs, recipe {study.recipe}, {search}")
     for cell in study.cells():
         space = builder.spaces[cell.method]
         paper, oracle, source = space.paper(cell.dataset, cell.noise)
