@@ -13,7 +13,7 @@ from rich.table import Table
 
 from raystudy import __version__, studyfile, sweep
 from raystudy.errors import InputError, unknown
-from raystudy.study import study_dir
+from raystudy.study import NAME, study_dir
 from raystudy.terminal import guarded, terminal
 
 URI_HELP = "MLflow store or server (default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db)"
@@ -223,6 +223,23 @@ def ui(args: argparse.Namespace) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *(w for pair in options.items() for w in pair)])
 
 
+def plan(args: argparse.Namespace) -> int:
+    """What a study will take, before it is run."""
+    console = terminal()
+    from raystudy import plan as planning
+
+    storage = args.storage.expanduser().absolute()
+    if len(args.methods) == 1 and not args.study and args.methods[0] not in sweep.RECIPES:
+        if NAME.fullmatch(args.methods[0]) and (storage / args.methods[0] / "study.toml").exists():
+            args.study = str(storage / args.methods[0] / "study.toml")
+        else:
+            args.study = args.methods[0]
+        args.methods = []
+    study, resources = sweep.request(args)
+    planning.show(planning.made(study, storage, resources, args, console), console)
+    return 0
+
+
 def _study_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("study", metavar="STUDY", help="name of the study")
     c.add_argument(
@@ -266,6 +283,19 @@ def parser() -> argparse.ArgumentParser:
         return c
 
     c = add("sweep", sweep.sweep, "search and compare methods over noise levels", sweep.EPILOG)
+    sweep.add_arguments(c)
+
+    c = add(
+        "plan",
+        plan,
+        "what a study will take: cells, trials, epochs, device-hours and money",
+        """\
+        examples:
+          raystudy plan dividemix-table1 --gpus-per-trial 0.5 --data-root ~/data
+          raystudy plan my-study.toml --prices my-prices.toml --machine my-server
+          raystudy plan dividemix --noise symmetric:0.2,0.5 --trials 20
+        """,
+    )
     sweep.add_arguments(c)
 
     c = add(

@@ -110,9 +110,7 @@ class CellSearch:
         lower = study.objective.endswith("loss")
         self.optuna = optuna.create_study(study_name=cell.key, direction="minimize" if lower else "maximize")
 
-        first = math.ceil(max(space.settled(self.paper_point), 1 / REDUCTION**2) * self.epochs)
-        levels = [first * REDUCTION**k for k in range(20)]
-        self.rungs = [r for r in levels if r < self.epochs] if study.scheduler == "asha" else []
+        self.rungs = rungs(study, cell, space, self.paper_point)
 
         for trial in list(history.trials.values()):  # decisions that a crash left undone
             if trial.state == "running":
@@ -312,6 +310,14 @@ class CellSearch:
             return ""
         values = f"{self.study.objective} {sign * mine:.4g} against {sign * cutoff:.4g}"
         return f"epoch {rung}: {values}, the best third of {len(others)} earlier trials"
+
+
+def rungs(study: Study, cell: Cell, space: Space, paper_point: Point) -> list[int]:
+    """The epochs at which trials of a cell may be stopped: from its warm-up or a ninth of the budget on, each three times the last."""
+    if study.scheduler != "asha":
+        return []
+    first = math.ceil(max(space.settled(paper_point), 1 / REDUCTION**2) * study.epochs_of(cell))
+    return [r for k in range(20) if (r := first * REDUCTION**k) < study.epochs_of(cell)]
 
 
 def checkpoint_path(study_dir: Path, key: str) -> Path:

@@ -103,8 +103,13 @@ def _typed(told: Mapping[str, Any], kinds: Mapping[str, type], where: str) -> No
 
 
 def load(study: str, root: Path, noise_seed: int | None = None) -> Study:
-    """The study of a file or a shipped name, as the file says it. Raises InputError, one line with the file, for anything wrong."""
+    """The study of a file or a shipped name, as the file says it; the ``study.toml`` of a study that
+    was run is read, too. Raises InputError, one line with the file, for anything wrong."""
     path = find(study)
+    if path.name == "study.toml" and path.exists() and "noises" in path.read_text(encoding="utf-8", errors="replace"):
+        if noise_seed is not None:
+            raise InputError(f"--noise-seed cannot be given with {path}: it is a study whose noise is resolved")
+        return Study.from_toml(path)  # as the folder of a study has it
     told = read(path)
     try:
         seed = told.get("noise_seed", 0) if noise_seed is None else noise_seed

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from raystudy import studyfile
+from raystudy.budget import PRICES, Budget, price, seconds
 from raystudy.data.noise import parse
 from raystudy.errors import InputError
 from raystudy.ledger import Ledger
@@ -195,6 +196,34 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help="how often a running trial is checkpointed (default: 10)",
     )
     g.add_argument("--dry-run", action="store_true", help="print what would be run, and stop")
+    g = p.add_argument_group("what it may take (docs/studies.md)")
+    g.add_argument(
+        "--time-budget",
+        metavar="TIME",
+        help="stop cleanly after this long, e.g. 30m or 2h; the same command goes on for as long again",
+    )
+    g.add_argument(
+        "--max-cost",
+        type=float,
+        metavar="MONEY",
+        help="stop cleanly when this run has cost so much by the price table; the same command goes on",
+    )
+    g.add_argument(
+        "--confirm-above",
+        type=float,
+        metavar="HOURS",
+        help="ask before a sweep that is planned to take more device-hours (see raystudy plan); without a terminal: refuse it",
+    )
+    g.add_argument("--yes", action="store_true", help="do not ask")
+    g.add_argument("--prices", type=Path, default=PRICES, metavar="FILE", help="a price table of your own")
+    g.add_argument("--machine", metavar="NAME", help="a machine of the price table (default: the table's)")
+    g.add_argument(
+        "--probe-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how long a plan may measure what no ledger tells; 0: not at all (default: 60)",
+    )
 
 
 def default_name(methods: Sequence[str], dataset: str) -> str:
@@ -292,8 +321,15 @@ def dry_run(builder: "Builder", console: Console) -> None:
         line(f"space of {method}: {ranges or 'nothing to search'}")
 
 
-def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str | None, console: Console) -> int:
-    """Runs a study to its end, or goes on with it. Returns the exit code: 0 finished, 130 interrupted."""
+def run(
+    study: Study,
+    storage: Path,
+    resources: "Resources",
+    tracking_uri: str | None,
+    console: Console,
+    budget: Budget | None = None,
+) -> int:
+    """Runs a study to its end, or goes on with it. Returns the exit code: 0 finished, 130 interrupted or its budget used up."""
     from raystudy import tracking
     from raystudy.build import Builder
     from raystudy.execute import capacity, execute
@@ -321,7 +357,7 @@ def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str |
                 console.print(note, style="yellow", soft_wrap=True)
             follower = tracking.start(folder, uri) if uri else None
             try:
-                execute(study.name, searches, resources, console)
+                execute(study.name, searches, resources, console, budget)
             finally:
                 ledger.close()  # so that the follower's last pass sees a study that is not running
                 if follower:
@@ -331,7 +367,8 @@ def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str |
     finally:
         ledger.close()
     if left := sum(not s.finished() for s in searches):
-        note = f"stopped with {left} of {len(searches)} cells unfinished; the same command goes on from here"
+        why = f"{budget.reason}; " if budget and budget.reason else ""
+        note = f"{why}stopped with {left} of {len(searches)} cells unfinished; the same command goes on from here"
         console.print(note, style="yellow", soft_wrap=True)
         return 130
     finish(folder, tracking_uri, console)
@@ -363,12 +400,25 @@ def finish(folder: Path, tracking_uri: str | None, console: Console) -> None:
 def sweep(args: argparse.Namespace) -> int:
     """Runs a parsed command line."""
     study, resources = request(args)
+    limit = None
+    if args.time_budget is not None or args.max_cost is not None:
+        if args.max_cost is not None and not args.max_cost > 0:
+            raise InputError(f"--max-cost is {args.max_cost:g}; it must be above 0")
+        most = math.inf if args.time_budget is None else seconds(args.time_budget, "--time-budget")
+        charge = price(args.prices, args.machine, resources.cpus, resources.gpus)
+        limit = Budget(most, args.max_cost or math.inf, charge)
     if args.dry_run:
         from raystudy.build import Builder
 
         dry_run(Builder(study, resources.data_root), terminal())
         return 0
-    return run(study, args.storage.expanduser().absolute(), resources, args.tracking_uri, terminal())
+    storage, console = args.storage.expanduser().absolute(), terminal()
+    if args.confirm_above is not None and not args.yes:
+        from raystudy import plan
+
+        if not plan.confirmed(plan.made(study, storage, resources, args, console), args.confirm_above, console):
+            return 1
+    return run(study, storage, resources, args.tracking_uri, console, limit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
