@@ -283,6 +283,14 @@ def test_stand_ins_have_the_classes_and_are_pinned(name: str) -> None:
         datasets.present("smoke:cifar11", ROOT)
 
 
+def test_labels_that_come_with_the_data_are_stood_in_for() -> None:
+    data = datasets.load("smoke:cifar10", ROOT)
+    labels = datasets.given_labels(data, Noise("given", 0.0))
+    assert (labels != data.y_train.numpy()).mean() == pytest.approx(0.2, abs=0.01)
+    assert (labels == datasets.given_labels(data, Noise("given", 0.0))).all()
+    assert (labels != datasets.given_labels(data, Noise("given", 0.0, seed=1))).any()
+
+
 def test_a_miniature_has_the_points_and_recipe_of_the_study() -> None:
     from raystudy import space
 

@@ -117,6 +117,8 @@ def present(name: str, root: Path | str = "data") -> bool:
 
 def given_labels(data: Dataset, noise: Noise) -> NDArray[np.int64]:
     """The labels [N] a method is trained on: drawn from the noise model, or those that came with the data."""
+    if data.name.startswith(smoke.PREFIX):
+        noise = smoke.noise(noise)
     if noise.kind != "given":
         return corrupt(data.y_train.numpy(), noise, data.n_classes)
     if data.y_given is None:

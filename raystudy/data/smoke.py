@@ -4,20 +4,32 @@ A data set's stand-in has its number of classes. Ten classes are a part of sciki
 class's pattern with noise on it. It does not depend on what lies on the disk, so a study in miniature is the same everywhere.
 """
 
+import zlib
+
 import numpy as np
 
-from raystudy.data.noise import generator
+from raystudy.data.noise import Noise, generator
 
 PREFIX = "smoke:"
 SIZE = 8  # pixels
 PER_CLASS = 8  # training images of a class, where there are many classes
 TRAIN, TEST = 480, 160  # images at least
+CAME_WITH_THE_DATA = ("given", "human", "web")
 STREAM = 0x736D6F6B
 
 
 def network(name: str) -> str:
     """The stand-in of a network; networks that are small enough stand for themselves."""
     return name if name in ("mlp",) or name.startswith(PREFIX) else PREFIX + name
+
+
+def noise(setting: Noise) -> Noise:
+    """What is drawn where a stand-in has no labels of its own: flips at the rate (20 % where none is told), others for each variant."""
+    if setting.kind not in CAME_WITH_THE_DATA:
+        return setting
+    seed = setting.seed + zlib.crc32(f"{setting.kind}:{setting.variant}".encode())
+    rate = setting.rate if setting.kind == "web" else setting.rate or 0.2
+    return Noise("symmetric", rate, "exclusive", seed)
 
 
 def patterns(n_classes: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
