@@ -319,8 +319,10 @@ def facts(dataset: str, root: Path) -> tuple[tuple[int, int, int], int, int, int
     """Shape [C, H, W], classes, training and test images of a data set; it is loaded only where no table tells."""
     from raystudy.data import datasets
 
-    if info := datasets.DATASETS.get(dataset):
-        return info.shape, info.n_classes, info.train, info.test
+    name, _, options = dataset.partition("?")
+    if info := datasets.DATASETS.get(name):
+        size = int(dict(o.partition("=")[::2] for o in options.split("&")).get("size", info.shape[-1]))
+        return (info.shape[0], size, size), info.n_classes, info.train, info.test
     data = datasets.load(dataset, root)
     return (data.channels, data.size, data.size), data.n_classes, len(data.y_train), len(data.y_test)
 

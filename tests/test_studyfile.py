@@ -10,7 +10,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystudy import studyfile, sweep
+from raystudy import studyfile, sweep, training
 from raystudy.build import Builder
 from raystudy.data import datasets
 from raystudy.data.noise import NOISES, Noise
@@ -284,11 +284,9 @@ def test_stand_ins_have_the_classes_and_are_pinned(name: str) -> None:
 
 
 def test_labels_that_come_with_the_data_are_stood_in_for() -> None:
-    data = datasets.load("smoke:cifar10", ROOT)
-    labels = datasets.given_labels(data, Noise("given", 0.0))
-    assert (labels != data.y_train.numpy()).mean() == pytest.approx(0.2, abs=0.01)
-    assert (labels == datasets.given_labels(data, Noise("given", 0.0))).all()
-    assert (labels != datasets.given_labels(data, Noise("given", 0.0, seed=1))).any()
+    data = [training.prepare("smoke:cifar10", ROOT, Noise("given", 0.0, seed=s), 0.1) for s in (0, 1)]
+    assert data[0].effective_rate == pytest.approx(0.2, abs=0.01)
+    assert data[0].noise_digest != data[1].noise_digest
 
 
 def test_a_miniature_has_the_points_and_recipe_of_the_study() -> None:

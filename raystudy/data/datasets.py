@@ -182,7 +182,7 @@ def read_digits(root: Path) -> Dataset:
 def read_smoke(spec: str, root: Path) -> Dataset:
     """``smoke:NAME``: the stand-in of a data set, with as many classes. Only a user's own file is read to count them."""
     name = spec.removeprefix(smoke.PREFIX)
-    info = DATASETS.get(name)
+    info = DATASETS.get(name.partition("?")[0])
     n_classes = info.n_classes if info else load(name, root).n_classes
     if n_classes == 10:
         digits = _cached("digits", root)

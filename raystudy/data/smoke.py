@@ -14,7 +14,7 @@ PREFIX = "smoke:"
 SIZE = 8  # pixels
 PER_CLASS = 8  # training images of a class, where there are many classes
 TRAIN, TEST = 480, 160  # images at least
-CAME_WITH_THE_DATA = ("given", "human", "web")
+CAME_WITH_THE_DATA = ("given", "human", "web", "openset")
 STREAM = 0x736D6F6B
 
 
