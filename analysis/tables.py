@@ -23,7 +23,7 @@ def percent(s: Score) -> str:
 def level(cell: Cell, study: Study) -> str:
     """Noise, short: ``symmetric 0.2``; the variant only where it is not the default, the data set only where there are several."""
     noise = cell.noise.label.replace(":inclusive", "").replace(":", " ")
-    noise += f" seed {cell.noise.seed}" if cell.noise.seed else ""
+    noise += cell.suffix
     return noise if len(study.datasets) == 1 else f"{cell.dataset} {noise}"
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from raystudy import __version__, sweep
+from raystudy import __version__, studyfile, sweep
 from raystudy.errors import InputError, unknown
-from raystudy.study import study_dir
+from raystudy.study import NAME, study_dir
 from raystudy.terminal import guarded, terminal
 
 URI_HELP = "MLflow store or server (default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db)"
@@ -40,8 +40,8 @@ def train(args: argparse.Namespace) -> int:
     noises = parse(args.noise, seed=args.noise_seed)
     if len(noises) != 1:
         raise InputError(f"train runs one noise level, not {len(noises)}: {args.noise}")
-    args.dataset = sweep.located(args.dataset)
-    network, epochs = sweep.default_setting(args.dataset, args.data_root)
+    args.dataset = studyfile.located(args.dataset)
+    network, epochs = studyfile.default_setting(args.dataset, args.data_root)
     network, epochs = args.network or network, args.epochs if args.epochs is not None else epochs
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}; it must be at least 1")
@@ -223,6 +223,23 @@ def ui(args: argparse.Namespace) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *(w for pair in options.items() for w in pair)])
 
 
+def plan(args: argparse.Namespace) -> int:
+    """What a study will take, before it is run."""
+    console = terminal()
+    from raystudy import plan as planning
+
+    storage = args.storage.expanduser().absolute()
+    if len(args.methods) == 1 and not args.study and args.methods[0] not in sweep.RECIPES:
+        if NAME.fullmatch(args.methods[0]) and (storage / args.methods[0] / "study.toml").exists():
+            args.study = str(storage / args.methods[0] / "study.toml")
+        else:
+            args.study = args.methods[0]
+        args.methods = []
+    study, resources = sweep.request(args)
+    planning.show(planning.made(study, storage, resources, args, console), console)
+    return 0
+
+
 def _study_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("study", metavar="STUDY", help="name of the study")
     c.add_argument(
@@ -269,6 +286,19 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_arguments(c)
 
     c = add(
+        "plan",
+        plan,
+        "what a study will take: cells, trials, epochs, device-hours and money",
+        """\
+        examples:
+          raystudy plan dividemix-table1 --gpus-per-trial 0.5 --data-root ~/data
+          raystudy plan my-study.toml --prices my-prices.toml --machine my-server
+          raystudy plan dividemix --noise symmetric:0.2,0.5 --trials 20
+        """,
+    )
+    sweep.add_arguments(c)
+
+    c = add(
         "train",
         train,
         "one training of one method, without Ray",
@@ -296,7 +326,11 @@ def parser() -> argparse.ArgumentParser:
     )
     c.add_argument("--network", metavar="NAME", help="network (default: by data set)")
     c.add_argument(
-        "--recipe", default="shared", choices=sweep.RECIPES, help="shared or the paper's own (default: shared)"
+        "--recipe",
+        default="shared",
+        choices=sweep.RECIPES,
+        metavar="NAME",
+        help="shared, the paper's own, or that of another method's paper (default: shared)",
     )
     c.add_argument("--epochs", type=int, metavar="N", help="epochs (default: by data set)")
     c.add_argument(

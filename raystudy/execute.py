@@ -18,6 +18,7 @@ import torch
 from ray import tune
 from rich.console import Console
 
+from raystudy.budget import Budget
 from raystudy.errors import InputError
 from raystudy.ledger import TrialHistory
 from raystudy.progress import Progress
@@ -47,7 +48,25 @@ def capacity(resources: Resources) -> float:
     return min(max(1.0, math.floor(slots)), resources.max_concurrent or math.inf)
 
 
-def execute(name: str, searches: list[CellSearch], resources: Resources, console: Console) -> None:
+class _Stopper(tune.Stopper):
+    """Ends the experiment when the budget is used up: running trials are left as a Ctrl-C would leave them."""
+
+    def __init__(self, budget: Budget, searcher: StudySearch) -> None:
+        self.budget, self.searcher = budget, searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.budget.spent(len(self.searcher.live))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def execute(
+    name: str, searches: list[CellSearch], resources: Resources, console: Console, budget: Budget | None = None
+) -> None:
     """One Ray Tune experiment for all cells."""
     slots = capacity(resources)
     os.environ |= {
@@ -106,6 +125,7 @@ def execute(name: str, searches: list[CellSearch], resources: Resources, console
                     name=name,
                     storage_path=scratch,
                     verbose=0,
+                    stop=_Stopper(budget, searcher) if budget else None,
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
                     checkpoint_config=tune.CheckpointConfig(
                         checkpoint_at_end=False

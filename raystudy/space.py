@@ -17,6 +17,7 @@ from torch import nn
 
 import search_spaces
 from raystudy.data.noise import Noise
+from raystudy.data.smoke import PREFIX
 from raystudy.errors import InputError, unknown
 from raystudy.method import Task
 from raystudy.point import RECIPE_FIELDS, Point, checked, checked_recipe, hyperparameters, method_class, split
@@ -133,6 +134,7 @@ class Space:
         Nearest: rows of this data set before others, rows of this noise kind before others, then the rate; the first listed wins ties.
         Without any row it is the method's defaults.
         """
+        dataset = dataset.removeprefix(PREFIX)  # a study in miniature has the points of the study
         if not self.papers:
             return self.complete({}), (), "the method's defaults"
 
@@ -242,9 +244,12 @@ def _paper(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], wh
 
 
 def recipe_for(kind: str, method: str, dataset: str, network: str, folder: Path = FOLDER) -> Recipe:
-    """The recipe of a cell: ``shared`` (one per data set and network, ``recipes.toml``) or ``paper`` (the method's own)."""
-    if kind == "paper":
-        values, where = load(method, folder).recipe, f"{method}.toml"
+    """The recipe of a cell: ``shared`` (one per data set and network, ``recipes.toml``), ``paper`` (the method's own) or the paper's of
+    the method that ``kind`` names."""
+    dataset, network = dataset.removeprefix(PREFIX), network.removeprefix(PREFIX)
+    if kind != "shared":
+        owner = method if kind == "paper" else kind
+        values, where = load(owner, folder).recipe, f"{owner}.toml"
     else:
         where = "recipes.toml"
         told = _table(folder / where)
