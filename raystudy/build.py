@@ -83,6 +83,7 @@ class Builder:
             "recipe": self.recipes[cell.method, cell.dataset].to_dict(),
             "epochs": self.study.epochs,
             "objective": self.study.objective,
+            "space": {d.name: d.to_dict() for d in self.spaces[cell.method].dimensions},
             "versions": self.versions,
             "commit": self.commit,
         }
