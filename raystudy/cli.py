@@ -181,7 +181,7 @@ def status(args: argparse.Namespace) -> int:
     from raystudy.ledger import is_running
 
     folder = _study_folder(args)
-    study, histories = load.study(folder)
+    study, histories = load.study(folder, only=tables.READ)
     console.print(tables.status(study, histories))
     console.print(tables.leaderboard(study, histories))
     console.print("a sweep is running" if is_running(folder) else "no sweep is running")
