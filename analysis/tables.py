@@ -14,6 +14,7 @@ from raystudy.study import OBJECTIVES, Cell, Study
 
 READ = (*OBJECTIVES, TEST, CLEAN_VAL, "cost/seconds")  # the metrics that the tables here look at
 
+
 def percent(s: Score) -> str:
     """``95.1 ± 0.3`` in percent; without a deviation where there is only one training; a dash for nothing."""
     if math.isnan(s.mean):

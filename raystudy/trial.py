@@ -21,9 +21,9 @@ class TrialActor(tune.Trainable):
     """Runs one trial at a time.
 
     The config names the trial (``spec``), how many epochs the driver already holds (``recorded``), where rungs lie (``rungs``), the
-    checkpoint file and how often it is written, and the file for the arrays of a finished trial. One ``step`` is one epoch, or as many as fit in half a second without passing a rung,
-    so that trials are judged at equal epochs. A checkpoint carries its records: what it knows and the driver does not is told again, what
-    the driver knows beyond it is trained again, identically.
+    checkpoint file and how often it is written, and the file for what a finished trial leaves (``arrays``). One ``step`` is one epoch,
+    or as many as fit in half a second without passing a rung, so that trials are judged at equal epochs. A checkpoint carries its
+    records: what it knows and the driver does not is told again, what the driver knows beyond it is trained again, identically.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
