@@ -4,6 +4,7 @@ A method has one colour and one marker everywhere: they follow from its place am
 Sizes are those of a printed page (7 inches wide), no letter below 6.5 points.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -11,9 +12,13 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from analysis.load import Arrays
@@ -89,8 +94,6 @@ def _first_column(ax: Axes) -> bool:
 
 def _legend(figure: Figure, methods: Sequence[str], line: bool = True) -> None:
     """One legend below all panels, the methods in the order given."""
-    from matplotlib.lines import Line2D
-
     handles = [
         Line2D([], [], label=m, **({**style(m), "markersize": 4} | ({} if line else {"linestyle": "none"})))
         for m in methods
@@ -105,6 +108,16 @@ def _legend(figure: Figure, methods: Sequence[str], line: bool = True) -> None:
 def _every(n: int, most: int = 30) -> int:
     """Mark so many of n points that markers do not run together."""
     return max(1, math.ceil(n / most))
+
+
+def render(figure: Figure) -> tuple[bytes, bytes]:
+    """A figure as PNG and PDF."""
+    png, pdf = io.BytesIO(), io.BytesIO()
+    with rc_context(RC):
+        figure.savefig(png, format="png")
+        figure.set_layout_engine("none")  # stays where it is; laying out again takes half of the time
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    return png.getvalue(), pdf.getvalue()
 
 
 # -- results
@@ -182,6 +195,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[TrialHistory]]], metrics: 
                 ax.set_title(level)
             if i == len(rows) - 1:
                 ax.set_xlabel("epoch")
+                ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             if j == 0:
                 ax.set_ylabel(metrics[row])
     _legend(figure, list(dict.fromkeys(k[2] for k in found)))
@@ -206,7 +220,7 @@ def ranks(r: Ranking) -> Figure:
 
     axis = 0.5
     ax.plot([left, right], [axis, axis], color="black", linewidth=1)
-    ticks = [t for t in range(1, k + 1) if k <= 12 or t % 2 == 1]
+    ticks = range(1, k + 1, math.ceil(k / 10))
     for tick in ticks:
         ax.plot([at(tick)] * 2, [axis - 0.05, axis], color="black", linewidth=1)
         ax.text(at(tick), axis - 0.07, str(tick), ha="center", va="bottom", fontsize=7)
@@ -297,9 +311,6 @@ def losses(panels: Mapping[str, Arrays]) -> Figure | None:
             ax.set_ylabel("density (log)")
         if title in list(panels)[-4:]:
             ax.set_xlabel("loss in nats")
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     handles = [
         Patch(color=CLEAN, alpha=0.6, label="right label"),
         Patch(color=WRONG, alpha=0.6, label="wrong label"),
@@ -478,8 +489,6 @@ def surface(s: Surface) -> Figure:
         ax.set_title(a.name)
     for ax in axes[-min(len(axes), 4 if len(s.axes) != 5 else 3) :]:
         ax.set_xlabel("noise rate")
-    from matplotlib.lines import Line2D
-
     handles = [
         Line2D([], [], color=look["color"], marker=look["marker"], label="chosen, and recommended between"),
         Line2D([], [], color="black", marker="x", linestyle="none", label="published"),
@@ -512,18 +521,16 @@ def cost(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], label: 
 
 def _log_axis(ax: Axes, values: Sequence[float]) -> None:
     """A logarithmic x axis with few plain labels, also where all values lie within one decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     low, high = min(values), max(values)
     ax.set_xscale("log")
     ax.set_xlim(low / 1.35, high * 1.35)
     subs = (1.0,) if high / low > 20 else (1.0, 3.0) if high / low > 3 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
     ax.xaxis.set_major_locator(LogLocator(subs=subs))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
+    ax.xaxis.set_major_formatter(FuncFormatter(_short))
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _short(v: float) -> str:
+def _short(v: float, _: object = None) -> str:
     """``250k`` for 250,000."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if v >= size:
@@ -551,6 +558,8 @@ def budgets(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], l
             ax.plot(x, y, **look, linewidth=1.2, drawstyle="steps-post", markevery=_every(len(x), 8))
         if log:
             _log_axis(ax, [*starts, *ends])
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.set_title(title)
         ax.set_xlabel(label)
         if _first_column(ax):

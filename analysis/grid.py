@@ -65,6 +65,14 @@ class Group(NamedTuple):
         means = {m: spread(score(o.tuned, MAIN).mean for o in self.of(m)).mean for m in found}
         return sorted(found, key=lambda m: -np.nan_to_num(means[m]))
 
+    def top(self, most: int, baseline: str = "ce") -> tuple[list[str], str]:
+        """The best methods and the baseline, and a sentence for figures that leave the others out."""
+        methods = self.methods()
+        if len(methods) <= most:
+            return methods, ""
+        kept = methods[:most] + [m for m in methods[most:] if m == baseline]
+        return kept, f" Shown: {len(kept)} of {len(methods)} methods, the best and {baseline}; all are in the tables."
+
     def some(self, most: int) -> dict[str, dict[str, Outcome]]:
         """At most so many levels, evenly spread, the first and the last among them; their titles for panels."""
         names = list(self.levels)

@@ -6,11 +6,13 @@
 <out>/figures/NAME.png|pdf
 """
 
-import io
 import math
+import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,10 @@ class Builder:
         self.outcomes = [o for g in self.groups for row in g.levels.values() for o in row.values()]
         self.rules = [r for r in RULES if r != "clean_val" or self.study.clean_val]
         self.files: list[Path] = []
+        # Drawing takes nearly all of the time of a report, so it is left to other processes; a clean server forks them.
+        workers = min(8, os.cpu_count() or 1)
+        self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"))
+        self.drawing: list[tuple[str, Figure, Future[tuple[bytes, bytes]]]] = []
         self._arrays: dict[str, load.Arrays | None] = {}
 
     def label(self, rule: str) -> str:
@@ -88,22 +94,31 @@ class Builder:
     ) -> Picture:
         if figure is None:
             return Picture(name, title, absent, None)
-        png, pdf = io.BytesIO(), io.BytesIO()
-        figure.savefig(png, format="png")
-        figure.set_layout_engine("none")  # stays where it is; laying out again takes half of the time
-        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
-        self.write(f"figures/{name}.png", png.getvalue())
-        self.write(f"figures/{name}.pdf", pdf.getvalue())
-        return Picture(name, title, text, png.getvalue())
+        self.drawing.append((name, figure, self.pool.submit(figures.render, figure)))
+        return Picture(name, title, text, b"")
+
+    def drawn(self) -> dict[str, bytes]:
+        """Writes the figures as they become ready. Their PNG by name, for the page."""
+        out = {}
+        for name, figure, future in self.drawing:
+            try:
+                png, pdf = future.result()
+            except BrokenProcessPool:  # a script without a main guard cannot have worker processes
+                png, pdf = figures.render(figure)
+            self.write(f"figures/{name}.png", png)
+            self.write(f"figures/{name}.pdf", pdf)
+            out[name] = png
+        return out
 
     # -- sections ------------------------------------------------------------------------------------------------------------
 
     def results(self) -> Iterator[Item]:
         for g in self.groups:
             none = Score(math.nan, math.nan, 0)
-            told = {m: [score(r[m].tuned, MAIN) if m in r else none for r in g.levels.values()] for m in g.methods()}
+            top, kept = g.top(TOP)
+            told = {m: [score(r[m].tuned, MAIN) if m in r else none for r in g.levels.values()] for m in top}
             figure = figures.rates(g.rates(), told, MAIN)
-            yield self.picture(f"rates-{g.name}", f"Accuracy against noise rate, {g.title}", words.RATES, figure)
+            yield self.picture(f"rates-{g.name}", f"Accuracy against noise rate, {g.title}", words.RATES + kept, figure)
             for rule in self.rules:
                 yield self.leaderboard(g, rule)
 
@@ -247,9 +262,9 @@ class Builder:
 
     def training(self) -> Iterator[Item]:
         for g in self.groups:
-            some = g.some(FEW)
-            panels = {level: {m: row[m].tuned for m in g.methods() if m in row} for level, row in some.items()}
-            kept = "" if len(some) == len(g.levels) else f" Shown: {len(some)} of {len(g.levels)} noise levels."
+            some, (top, kept) = g.some(FEW), g.top(TOP)
+            panels = {level: {m: row[m].tuned for m in top if m in row} for level, row in some.items()}
+            kept += "" if len(some) == len(g.levels) else f" Shown: {len(some)} of {len(g.levels)} noise levels."
             metrics = {"test/acc": "test accuracy in %", "label/memorised": "memorised in %"}
             metrics |= {"label/corrected": "corrected in %"}
             title = f"Test accuracy and memorisation over epochs, {g.title}"
@@ -267,8 +282,7 @@ class Builder:
 
     def per_sample(self, g: Group, some: Mapping[str, Mapping[str, Outcome]]) -> Iterator[Item]:
         transitions: dict[str, NDArray] = {}
-        top = g.methods()[:TOP]
-        kept = "" if len(top) == len(g.methods()) else f" Shown: the best {TOP} methods of {len(g.methods())}."
+        top, kept = g.top(TOP)
         for level, row in some.items():
             found = {m: a for m in top if m in row and (a := self.arrays(row[m].tuned))}
             name = f"{g.name}-{slug(level.removeprefix('noise '))}"
@@ -305,7 +319,7 @@ class Builder:
                     rows += [[level, m, name, num(v, 3)] for name, v in told.items()]
             if rows:
                 yield Sheet(f"importance-{g.name}", title, ["noise", "method", "hyperparameter", "importance"], rows)
-            for m in g.methods():
+            for m in g.top(TOP)[0]:
                 yield from self.parallel(g, m)
         yield from self.surfaces()
 
@@ -330,11 +344,13 @@ class Builder:
     def surfaces(self) -> Iterator[Item]:
         rows: list[Row] = []
         found = surfaces.surfaces(self.histories)
+        drawn = {(o.cell.dataset, m) for g in self.groups for m in g.top(TOP)[0] for o in g.of(m)}
         for s in found:
             title = f"{s.method}, {s.dataset}, {s.noise}"
             name = f"surface-{s.method}-{slug(s.dataset)}-{s.noise.replace(':', '-')}"
-            figure = figures.surface(s)
-            yield self.picture(slug(name), f"Best hyperparameters over noise rates, {title}", words.SURFACE, figure)
+            if (s.dataset, s.method) in drawn:
+                heading = f"Best hyperparameters over noise rates, {title}"
+                yield self.picture(slug(name), heading, words.SURFACE, figures.surface(s))
             for t in surfaces.leave_one_out(s):
                 near = Value(f"{100 * t.near:.1f}" + ("" if t.distance <= surfaces.FAR else " (far)"), 100 * t.near)
                 known = not math.isnan(t.predicted)
@@ -363,7 +379,7 @@ class Builder:
 
     def cost(self) -> Iterator[Item]:
         for g in self.groups:
-            some = g.some(MANY)
+            some, (top, kept) = g.some(MANY), g.top(TOP)
             panels = {
                 level: {
                     m: (mean(spent(t, "passes") for t in o.tuned), *score(o.tuned, MAIN)[:2]) for m, o in row.items()
@@ -374,10 +390,10 @@ class Builder:
             yield self.picture(f"cost-{g.name}", f"Cost against accuracy, {g.title}", words.COST, figure)
             for kind, label in zip(COSTS, ("trials", "sample passes", "seconds"), strict=True):
                 steps = {n: {m: progress(o.history, kind) for m, o in row.items()} for n, row in g.levels.items()}
-                shown = {n: {m: progress(o.history, kind) for m, o in row.items()} for n, row in some.items()}
+                shown = {n: {m: progress(row[m].history, kind) for m in top if m in row} for n, row in some.items()}
                 figure = figures.budgets(shown, label, kind != "trials")
                 title = f"Equal budget by {label}, {g.title}"
-                yield self.picture(f"budget-{kind}-{g.name}", title, words.BUDGET, figure)
+                yield self.picture(f"budget-{kind}-{g.name}", title, words.BUDGET + kept, figure)
                 yield self.budget(g, kind, label, steps)
         rows: list[Row] = []
         for o in self.outcomes:
@@ -462,11 +478,21 @@ class Builder:
             self.cost,
             self.provenance,
         )
-        with rc_context(figures.RC):
+        with rc_context(figures.RC), self.pool:
             sections = [
                 Section(name, name.capitalize(), lead + begun * (name == "results"), list(make()))
                 for (name, lead), make in zip(words.LEADS.items(), parts, strict=True)
             ]
+            pictures = self.drawn()
+        sections = [
+            s._replace(
+                content=[
+                    c._replace(png=pictures[c.name]) if isinstance(c, Picture) and c.name in pictures else c
+                    for c in s.content
+                ]
+            )
+            for s in sections
+        ]
         few = len(study.methods) < 6
         title = f"{study.name}: {', '.join(study.methods) if few else f'{len(study.methods)} methods'}"
         sheets = [c for s in sections for c in s.content if isinstance(c, Sheet)]
