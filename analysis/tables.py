@@ -8,9 +8,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.select import RULES, Score, chosen, paper, replicates, score
+from analysis.select import CLEAN_VAL, RULES, TEST, Score, chosen, paper, replicates, score
 from raystudy.ledger import CellHistory
-from raystudy.study import Cell, Study
+from raystudy.study import OBJECTIVES, Cell, Study
+
+READ = (*OBJECTIVES, TEST, CLEAN_VAL, "cost/seconds")  # the metrics that the tables here look at
 
 
 def percent(s: Score) -> str:

@@ -113,6 +113,7 @@ class Builder:
             "recipe": self.recipes[cell].to_dict(),
             "epochs": self.study.epochs_of(cell),
             "objective": self.study.objective,
+            "space": {d.name: d.to_dict() for d in self.spaces[cell.method].dimensions},
             "versions": self.versions,
             "commit": self.commit,
         }

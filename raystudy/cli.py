@@ -5,6 +5,7 @@ import os
 import sys
 import textwrap
 import time
+import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -181,10 +182,24 @@ def status(args: argparse.Namespace) -> int:
     from raystudy.ledger import is_running
 
     folder = _study_folder(args)
-    study, histories = load.study(folder)
+    study, histories = load.study(folder, only=tables.READ)
     console.print(tables.status(study, histories))
     console.print(tables.leaderboard(study, histories))
     console.print("a sweep is running" if is_running(folder) else "no sweep is running")
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """Writes a study's report."""
+    folder = _study_folder(args)
+    console = terminal()
+    from analysis import report
+
+    with console.status(f"writing the report of {args.study}"):
+        files = report.build(folder, args.out.expanduser() if args.out else folder / "report")
+    console.print(f"{args.study}: {len(files)} files, {files[0]}", markup=False, highlight=False, soft_wrap=True)
+    if args.open:
+        webbrowser.open(files[0].absolute().as_uri())
     return 0
 
 
@@ -368,6 +383,15 @@ def parser() -> argparse.ArgumentParser:
         "example:\n  raystudy status dividemix-digits\n",
     )
     _study_options(c)
+    c = add(
+        "report",
+        report,
+        "write a study's report: one HTML page, tables (CSV, Markdown, LaTeX) and figures (PNG, PDF)",
+        "examples:\n  raystudy report dividemix-digits --open\n  raystudy report dividemix-digits --out ~/paper/report\n",
+    )
+    _study_options(c)
+    c.add_argument("--out", type=Path, metavar="DIR", help="where to (default: the folder report/ of the study)")
+    c.add_argument("--open", action="store_true", help="open the page in a browser")
     c = add(
         "sync",
         sync,

@@ -7,7 +7,7 @@ settings). Names are the keyword arguments of the method's constructor; a point 
 import math
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,10 @@ class Dimension:
             raise InputError(
                 f"{where}: {self.name}={value!r} lies outside [{self.low:g}, {self.high:g}]{' and is not 0' if self.or_zero else ''}"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is not a default, for a record."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
     def describe(self) -> str:
         """The range for people."""

@@ -305,3 +305,8 @@ def study_dir(storage: Path, name: str) -> Path:
     if not NAME.fullmatch(name):
         raise bad_name(name)
     return storage / name
+
+
+def arrays_path(folder: Path, key: str) -> Path:
+    """Where a finished trial leaves its histograms and matrices (``training.Run.arrays``): a by-product that may be absent."""
+    return folder / "arrays" / f"{key}.npz"
