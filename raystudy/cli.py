@@ -221,7 +221,7 @@ def merge(args: argparse.Namespace) -> int:
 def export(args: argparse.Namespace) -> int:
     """Writes a study for other programs."""
     console = terminal()
-    from analysis import export as e
+    from raystudy import export as e
 
     folder = _study_folder(args)
     for file, what in e.export(folder, args.out or folder / "export").items():

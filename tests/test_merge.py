@@ -70,7 +70,7 @@ def machine(draw: Callable[..., Any]) -> list[Any]:
 
 
 @given(a=machine(), b=machine(), c=machine())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_neither_order_nor_repetition_matters_and_nothing_is_lost(a: list[Any], b: list[Any], c: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         here = Path(scratch)
