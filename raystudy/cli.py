@@ -240,6 +240,7 @@ def simulate(args: argparse.Namespace) -> int:
     out = args.out or folder / "simulate.csv"
     s.write(rows, out)
     console.print(s.table(rows, told))
+    console.print(s.verdict(rows), markup=False, highlight=False, soft_wrap=True)
     console.print(f"{len(rows)} searches in {out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 

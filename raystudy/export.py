@@ -25,6 +25,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from analysis import load
@@ -172,13 +174,12 @@ def distributions(found: Space | None, points: list[dict[str, Any]]) -> dict[str
     for point in points:
         for name, value in point.items():
             values.setdefault(name, []).append(value)
-    known: dict[str, tuple[Dimension, bool]] = {}
-    for d in found.dimensions if found else ():
-        known |= {d.name: (d, False)} | ({d.switch: (d, True)} if d.or_zero else {})
+    known = {d.name: d for d in found.dimensions} if found else {}
+    switches = {d.switch for d in known.values() if d.or_zero}
     out: dict[str, BaseDistribution] = {}
     for name, seen in values.items():
-        d, switch = known.get(name, (None, False))
-        if switch:
+        d = known.get(name)
+        if name in switches:
             out[name] = CategoricalDistribution([False, True])
         elif (d and d.choices) or any(isinstance(v, str | bool) or v is None for v in seen):
             out[name] = CategoricalDistribution(list(dict.fromkeys([*(map(_plain, d.choices) if d else ()), *seen])))
@@ -196,8 +197,8 @@ def to_optuna(study: Study, histories: Histories, file: Path) -> int:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     count = 0
     try:
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
-        direction = "minimize" if study.objective.endswith("loss") else "maximize"
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(file)))
+        direction = StudyDirection.MINIMIZE if study.objective.endswith("loss") else StudyDirection.MAXIMIZE
         for cell, history in histories.items():
             told = optuna.create_study(storage=storage, study_name=f"{study.name} {cell.key}", direction=direction)
             with warnings.catch_warnings():

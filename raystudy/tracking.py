@@ -197,6 +197,7 @@ class Run:
     fresh: bool = True  # has no params yet
     tuned: bool = False  # is tagged as one of the trainings behind its cell's tuned numbers
     deleted: bool = False  # by hand, in the UI: left alone
+    place: tuple[str, str] | None = None  # number and parent's id, of a trial's run that was found
 
 
 @dataclass
@@ -353,8 +354,10 @@ class Projection:
                 continue
             known = cell.runs.get(key)
             if info.start_time == begun[key] and (known is None or known.deleted):
-                fresh, tuned = not data.params, bool(data.tags.get(TUNED))
-                cell.runs[key] = Run(info.run_id, info.status, epochs.get(key, 0), data.metrics, fresh, tuned, deleted)
+                run = Run(info.run_id, info.status, epochs.get(key, 0), data.metrics, not data.params)
+                run.tuned, run.deleted = bool(data.tags.get(TUNED)), deleted
+                run.place = data.tags.get("raystudy.number", ""), data.tags.get("mlflow.parentRunId", "")
+                cell.runs[key] = run
             elif not deleted:
                 self.client.delete_run(info.run_id)
         cell.parent = cell.runs.pop("", None)
@@ -405,6 +408,8 @@ class Projection:
             self.client.log_batch(cell.parent.id, params=params)
             cell.parent.fresh = False
             done.changes += 1
+        for trial in history.trials.values():
+            self._place(cell, cell.parent, trial, done)
         # A cell that is done stays FINISHED when the study is run again, until there is news of it.
         idle = not news and not unfinished and cell.parent.status == "FINISHED"
         for trial in news:
@@ -443,6 +448,22 @@ class Projection:
         done.values += len(metrics)
         status = STATUS.get(trial.state, "RUNNING" if cell.running else "KILLED")
         self._set_status(run, status, trial.ended or (trial.times[-1] if trial.epochs else trial.started), done)
+
+    def _place(self, cell: CellState, parent: Run, trial: TrialHistory, done: Synced) -> None:
+        """Brings a run that was found to where its trial is now: a merge numbers trials anew, and may give the cell a new run."""
+        run = cell.runs.get(trial.key)
+        if run is None or run.place is None or run.deleted:
+            return
+        if run.place != (str(trial.number), parent.id):
+            tags = {
+                "raystudy.number": str(trial.number),
+                "mlflow.parentRunId": parent.id,
+                "mlflow.runName": _trial_name(trial),
+            }
+            for name, value in tags.items():
+                self.client.set_tag(run.id, name, value)
+            done.changes += 1
+        run.place = None
 
     def _create(self, name: str, begun: int, tags: dict[str, str], done: Synced) -> Run:
         run = self.client.create_run(self.experiment, begun, tags, name)
@@ -541,8 +562,9 @@ class Projection:
             folders += [(f, f.name) for f in _study_folders(self.dir)] if run is first else []
             if (digest := _digest([f for f, _ in folders])) not in ("", run.data.tags.get("raystudy.files", "")):
                 for folder, below in folders:
-                    if folder.is_dir():
-                        self.client.log_artifacts(run.info.run_id, str(folder), below or None)
+                    for file in _files(folder):
+                        place = Path(below) / file.relative_to(folder).parent
+                        self.client.log_artifact(run.info.run_id, str(file), str(place) if place.parts else None)
                 self.client.set_tag(run.info.run_id, "raystudy.files", digest)
                 done.changes += 1
         if _study_folders(self.dir):
@@ -775,7 +797,8 @@ def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
 
     Raises InputError, one line, if the store does not answer.
     """
-    file, found = sqlite_file(uri), {}
+    found: dict[str, dict[str, str]] = {}
+    file = sqlite_file(uri)
     if file and not file.exists():
         return found
     try:
