@@ -261,7 +261,7 @@ class Projection:
                     except InputError as e:
                         self.cells.pop(path.stem, None)
                         broken = broken or e
-                if self.cells:
+                if self.cells and (done.changes or self.tags is None):
                     self._save_views(done)
                 files = self.cursor.files if running else _files_state(self.dir)
                 if files != self.cursor.files:
