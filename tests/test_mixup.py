@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from toy import blobs, run, task
+from test_dropout import net as dropping
+from toy import accuracy, blobs, run, task
 
 from raystudy.losses import soft_cross_entropy
 from raystudy.method import Batch
@@ -68,6 +69,20 @@ def test_no_mixing_with_probability_zero_and_in_the_tail() -> None:
     one_epoch(mixup, toy.train, 1)  # the first half mixes
     one_epoch(ce, toy.train, 1)
     assert not states_equal(mixup, ce)
+
+
+def test_dropout_is_asked_of_the_network_and_only_where_it_is_wanted() -> None:
+    toy = blobs(n=320)
+    rates = [
+        [m.p for m in Mixup(task(toy.train, net=dropping), dropout=p).modules() if isinstance(m, torch.nn.Dropout)]
+        for p in (0.0, 0.3)
+    ]
+    assert rates == [[], [0.3, 0.3]]
+    Mixup(task(toy.train))  # a network that takes no dropout is never asked for it
+    torch.manual_seed(0)
+    method = Mixup(task(toy.train, net=dropping), dropout=0.3)
+    run(method, toy.train, range(10))
+    assert accuracy(method, toy) > 0.8
 
 
 class Recorder(torch.nn.Module):

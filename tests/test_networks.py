@@ -143,7 +143,10 @@ def test_one_channel_is_shown_to_torchvision_three_times():
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("preact_resnet", 3, 32, 10), "did you mean 'preact_resnet18'? choose from: cnn9, convnet, convnet_small, mlp"),
+        (
+            ("preact_resnet", 3, 32, 10),
+            "did you mean 'preact_resnet18'? choose from: cnn9, convnet, convnet_small, mlp",
+        ),
         (("resnet81", 3, 32, 10), "did you mean 'resnet18'"),
         (("zzz", 3, 32, 10), "or a torchvision classifier such as resnet18"),
         (("fcn_resnet50", 3, 32, 10), "unknown network"),  # segmentation
