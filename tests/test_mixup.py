@@ -72,7 +72,7 @@ def test_no_mixing_with_probability_zero_and_in_the_tail() -> None:
 
 
 def test_dropout_is_asked_of_the_network_and_only_where_it_is_wanted() -> None:
-    toy = blobs(n=320)
+    toy = blobs(n=320, rate=0.2)
     rates = [
         [m.p for m in Mixup(task(toy.train, net=dropping), dropout=p).modules() if isinstance(m, torch.nn.Dropout)]
         for p in (0.0, 0.3)
@@ -82,7 +82,7 @@ def test_dropout_is_asked_of_the_network_and_only_where_it_is_wanted() -> None:
     torch.manual_seed(0)
     method = Mixup(task(toy.train, net=dropping), dropout=0.3)
     run(method, toy.train, range(10))
-    assert accuracy(method, toy) > 0.8
+    assert accuracy(method, toy) > 0.7
 
 
 class Recorder(torch.nn.Module):
