@@ -51,6 +51,7 @@ def test_targets_parity(z) -> None:
 def test_mixing_parity(z) -> None:
     inputs = torch.cat([z["inputs_x1"], z["inputs_x2"], z["inputs_u1"], z["inputs_u2"]])
     targets = torch.cat([z["targets_x"], z["targets_x"], z["targets_u"], z["targets_u"]])
+    assert len(targets) == 2 * int(z["batch_labeled"]) + 2 * int(z["batch_unlabeled"])
     assert float(z["lam"]) == max(float(z["lam_raw"]), 1 - float(z["lam_raw"]))
     mixed_inputs, mixed_targets = mix(inputs, targets, float(z["lam"]), z["perm"])
     close(mixed_inputs, z["mixed_inputs"])

@@ -22,6 +22,8 @@ def test_parity(parity) -> None:
     torch.testing.assert_close(x, z["x_mixed"], rtol=1e-9, atol=1e-9)
     assert torch.equal(z["labels"], z["labels_a"])
     assert torch.equal(z["labels"][z["perm"]], z["labels_b"])
+    right = q.gather(1, z["logits"].argmax(1, keepdim=True)).sum()  # the original's training accuracy, in images
+    torch.testing.assert_close(right, z["soft_correct"].double(), rtol=1e-9, atol=1e-9)
     logits = z["logits"].requires_grad_()
     loss = soft_cross_entropy(logits, q)
     loss.backward()
