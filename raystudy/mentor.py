@@ -5,6 +5,7 @@ This reads the truth, of data that are not studied; so it stands outside the wal
 
 import argparse
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,10 @@ def store(path: Path, uri: str, params: dict[str, str], told: dict[str, float]) 
             file = tracking.sqlite_file(uri)
             place = (file.parent / "mlartifacts" / EXPERIMENT).as_uri() if file else None
             experiment = mlflow.get_experiment(mlflow.create_experiment(EXPERIMENT, place))
-        with mlflow.start_run(experiment_id=experiment.experiment_id, run_name=path.stem):
+        with (
+            mlflow.start_run(experiment_id=experiment.experiment_id, run_name=path.stem),
+            warnings.catch_warnings(action="ignore"),  # it would infer a signature from type hints, though one is given
+        ):
             mlflow.log_params(params)
             mlflow.log_metrics(told)
             column = DataType.double
