@@ -109,6 +109,13 @@ def _writable(file: Path) -> None:
         raise InputError(f"--checkpoint {file}: the folder {file.parent} is not there or cannot be written")
 
 
+def train_mentor(args: argparse.Namespace) -> int:
+    """A MentorNet for mentornet_dd, learned from a source study."""
+    from raystudy import mentor
+
+    return mentor.train_mentor(args)
+
+
 def methods(args: argparse.Namespace) -> int:
     """The methods, each with its hyperparameters."""
     console = terminal()
@@ -412,6 +419,48 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="go on from this file if it is there, and keep it up to date"
     )
+
+    c = add(
+        "train-mentor",
+        train_mentor,
+        "learn a MentorNet from a source study whose labels are known",
+        """\
+        examples:
+          raystudy train-mentor --dataset cifar10 --noise symmetric:0.2 --out mentor-cifar10.npz
+          raystudy train mentornet_dd --set mentor=$PWD/mentor-cifar10.npz
+        """,
+    )
+    c.add_argument(
+        "--out", type=Path, default=Path("mentor.npz"), metavar="FILE", help="where it goes (default: mentor.npz)"
+    )
+    c.add_argument("--dataset", default="digits", metavar="NAME", help="source data set, or npz:PATH (default: digits)")
+    c.add_argument(
+        "--noise",
+        default="symmetric:0.2",
+        metavar="KIND[:VARIANT]:RATE",
+        help="its label noise (default: symmetric:0.2)",
+    )
+    c.add_argument(
+        "--students", type=int, default=4, metavar="N", help="students whose losses are recorded (default: 4)"
+    )
+    c.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the first student and its flips (default: 0)"
+    )
+    c.add_argument("--epochs", type=int, metavar="N", help="epochs that 18 %% are trained of (default: by data set)")
+    c.add_argument("--network", metavar="NAME", help="the students' network (default: by data set)")
+    c.add_argument(
+        "--percentile",
+        type=float,
+        default=0.9,
+        metavar="P",
+        help="of a student's losses that diff starts from (default: 0.9)",
+    )
+    c.add_argument(
+        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)"
+    )
+    c.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads (default: 1)")
+    c.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
+    c.add_argument("--no-tracking", action="store_true", help="keep it out of MLflow")
 
     c = add(
         "methods",
