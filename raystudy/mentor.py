@@ -179,7 +179,7 @@ def store(path: Path, uri: str, params: dict[str, str], told: dict[str, float]) 
 
 def train_mentor(args: argparse.Namespace) -> int:
     """Records students, fits a MentorNet, writes it and stores it in MLflow."""
-    from raystudy import space, sweep, tracking
+    from raystudy import space, studyfile, tracking
 
     console = terminal()
     for what, number, low in (
@@ -198,8 +198,8 @@ def train_mentor(args: argparse.Namespace) -> int:
     if uri:
         tracking.check(tracking.absolute(uri))
     torch.set_num_threads(args.threads)
-    dataset = sweep.located(args.dataset)
-    network, epochs = sweep.default_setting(dataset, args.data_root)
+    dataset = studyfile.located(args.dataset)
+    network, epochs = studyfile.default_setting(dataset, args.data_root)
     network, epochs = args.network or network, args.epochs or epochs
     recipe = space.recipe_for("shared", "ce", dataset, network)
     if len(parse(args.noise)) != 1:
