@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import search_spaces
 from raystudy.errors import InputError, unknown
 
-PRICES = Path(search_spaces.__path__[0]) / "prices.toml"
+PRICES = Path(__file__).with_name("prices.toml")
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in UNITS))
 
