@@ -298,7 +298,7 @@ def dry_run(builder: "Builder", console: Console) -> None:
 
 def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str | None, console: Console) -> int:
     """Runs a study to its end, or goes on with it. Returns the exit code: 0 finished, 130 interrupted."""
-    from raystudy import tracking
+    from raystudy import show, tracking
     from raystudy.build import Builder
     from raystudy.execute import capacity, execute
 
@@ -323,6 +323,7 @@ def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str |
             if few < FEW_UPDATES:
                 note = f"note: {few} updates a network is little; methods that mix samples need {FEW_UPDATES} or more: raise --epochs"
                 console.print(note, style="yellow", soft_wrap=True)
+            show.beside(folder, builder.data, resources.data_root, study.val_fraction)
             follower = tracking.start(folder, uri) if uri else None
             try:
                 execute(study.name, searches, resources, console)
