@@ -34,15 +34,17 @@ NAMED = 25  # classes up to which each is named on an axis and each entry of a m
 TILE, LINE = 1.05, 0.17  # inches: of an image of the contact sheet, of a line of text below it
 RIGHT, WRONG, QUIET = "#2a6f97", "#c1121f", "#8d99ae"
 IMAGES = 60
+STREAM_SHEET = 0x73686F77
 VAL_FRACTION = 0.1  # of the split that data is prepared with; pictures show both sides of it
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the pictures are drawn from: the whole training set under noise, on the CPU."""
+    """What the pictures are drawn from: the labels of the whole training set under noise, and some of its images."""
 
     title: str
-    x: NDArray[np.uint8]  # [N, C, H, W]
+    chosen: NDArray[np.int64]  # [n] positions of the images of the contact sheet, drawn at random
+    x: NDArray[np.uint8]  # [n, C, H, W] those images
     given: NDArray[np.int64]  # [N]
     clean: NDArray[np.int64] | None  # [N]; -1: the image shows none of the classes. None: nobody knows
     classes: tuple[str, ...]
@@ -67,9 +69,11 @@ class Condition:
         return None if self.clean is None else float((self.clean != self.given).mean())
 
 
-def condition(cell: CellData, setting: Noise, classes: tuple[str, ...]) -> Condition:
-    """Of prepared data; training and validation images alike."""
-    m = len(cell.y_val)
+def condition(cell: CellData, setting: Noise, classes: tuple[str, ...], images: int = IMAGES) -> Condition:
+    """Of prepared data, training and validation images alike; up to ``images`` for the contact sheet."""
+    n, m = len(cell.y), len(cell.y_val)
+    chosen = np.sort(noise.generator(STREAM_SHEET, setting.seed).permutation(n + m)[:images])
+    places = torch.from_numpy(chosen)
     known = cell.effective_rate is not None
     try:
         expected: Matrix | None = noise.transition_matrix(setting, cell.n_classes)
@@ -77,7 +81,8 @@ def condition(cell: CellData, setting: Noise, classes: tuple[str, ...]) -> Condi
         expected = None
     return Condition(
         title=f"{cell.name}, {setting.label}, noise seed {setting.seed}",
-        x=torch.cat([cell.x, cell.x_held[:m]]).cpu().numpy(),
+        chosen=chosen,
+        x=torch.cat([cell.x[places[places < n]], cell.x_held[places[places >= n] - n]]).cpu().numpy(),
         given=torch.cat([cell.y, cell.y_val]).cpu().numpy(),
         clean=torch.cat([cell.truth.clean, cell.truth.val_clean]).cpu().numpy() if known else None,
         classes=classes,
@@ -86,14 +91,14 @@ def condition(cell: CellData, setting: Noise, classes: tuple[str, ...]) -> Condi
     )
 
 
-def pictures(shown: Condition, out: Path, images: int = IMAGES) -> list[Path]:
+def pictures(shown: Condition, out: Path) -> list[Path]:
     """Writes ``sheet``, ``matrix``, ``rates`` and ``counts`` (.png), ``summary.json`` and ``classes.csv`` into ``out``.
 
     Where the truth is unknown there are no rates, and a matrix only if the noise model has one. Each file appears whole or not
     at all. Returns the files.
     """
     out.mkdir(parents=True, exist_ok=True)
-    drawn = {"sheet": sheet(shown, images), "counts": counts(shown)}
+    drawn = {"sheet": sheet(shown), "counts": counts(shown)}
     if shown.expected is not None or shown.realised is not None:
         drawn["matrix"] = matrices(shown)
     if shown.clean is not None:
@@ -178,10 +183,9 @@ def _short(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: (most - 1) // 2]}…{name[-(most // 2) :]}"
 
 
-def sheet(shown: Condition, images: int) -> "Figure":
-    """Images drawn at random, each with its given label and, where it is another, the true one; wrong ones framed in red."""
-    n = min(images, len(shown.given))
-    chosen = np.sort(noise.generator(0).permutation(len(shown.given))[:n])
+def sheet(shown: Condition) -> "Figure":
+    """Images with their given labels; wrong ones framed in red, with the true label below."""
+    n = len(shown.chosen)
     columns = min(n, max(1, math.ceil(math.sqrt(1.6 * n))))
     lines = math.ceil(n / columns)
     step = TILE + 2 * LINE + 0.12
@@ -192,9 +196,9 @@ def sheet(shown: Condition, images: int) -> "Figure":
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     wrong = 0
-    for place, i in enumerate(chosen):
+    for place, i in enumerate(shown.chosen):
         left, top = 0.12 + place % columns * (TILE + 0.12), 0.5 + place // columns * step
-        image = shown.x[i].transpose(1, 2, 0)
+        image = shown.x[place].transpose(1, 2, 0)
         axes.imshow(
             image[..., 0] if image.shape[2] == 1 else image,
             cmap="gray",
@@ -366,8 +370,8 @@ def command(args: argparse.Namespace) -> int:
         raise InputError(f"data show draws one noise level, not {len(settings)}: {args.noise}")
     dataset = sweep.located(args.dataset)
     cell = prepare(dataset, args.data_root, settings[0], VAL_FRACTION)
-    shown = condition(cell, settings[0], datasets.load(dataset, args.data_root).classes)
-    files = pictures(shown, args.out, args.images)
+    shown = condition(cell, settings[0], datasets.load(dataset, args.data_root).classes, args.images)
+    files = pictures(shown, args.out)
     effective = "unknown" if shown.effective is None else f"{shown.effective:.1%}"
     nominal = "" if shown.nominal is None else f"nominal rate {shown.nominal:g}, "
     console.print(
