@@ -45,11 +45,7 @@ def train(args: argparse.Namespace) -> int:
     network, epochs = args.network or network, args.epochs if args.epochs is not None else epochs
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}; it must be at least 1")
-    here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    here += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    device = args.device or ("cuda" if "cuda" in here else "cpu")
-    if device not in here:
-        raise unknown("device here", device, here)
+    device = training.device_here(args.device)
     paper, oracle, source = loaded.paper(args.dataset, noises[0])
     data = training.prepare(args.dataset, args.data_root, noises[0], args.val_fraction, device)
     spec = training.TrialSpec(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
-from raystudy import ops, space
+from raystudy import networks, ops, space
 from raystudy.data import datasets
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import Matrix, Noise, generator, parse
@@ -27,7 +27,7 @@ from raystudy.metrics import Truth
 from raystudy.point import method_class
 from raystudy.study import TrialSpec
 from raystudy.terminal import terminal
-from raystudy.training import CellData, Run, prepare
+from raystudy.training import CellData, Run, device_here, prepare
 
 Probs = NDArray[np.float64]  # [N, K]
 Labels = NDArray[np.int64]  # [N]
@@ -300,17 +300,18 @@ def command(args: argparse.Namespace) -> int:
     network, epochs = args.network or network, args.epochs if args.epochs is not None else max(1, epochs // 3)
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}; it must be at least 1")
-    if args.out.is_dir():
+    if not args.out.name or args.out.is_dir():
         raise InputError(
             f"--out {args.out} is a folder; it takes the beginning of file names, such as {args.out / 'noise'}"
         )
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here(args.device)
     setting, known = labels_as_given(dataset, args.data_root, args.noise, args.noise_seed, device)
     held = prepare(dataset, args.data_root, setting, INNER, device)
     known = known and held.effective_rate is not None
     cell = whole(held)
     if args.folds > len(cell.y) // 2:
         raise InputError(f"--folds is {args.folds}; data set {dataset!r} has {len(cell.y)} training images")
+    networks.build(network, cell.size[0], cell.size[1], cell.n_classes)
     spec = TrialSpec(
         method="ce",
         version=method_class("ce").version,
