@@ -198,7 +198,7 @@ def rate_of(matrix: Matrix, given: Labels) -> float:
 
     frequencies = np.bincount(given, minlength=len(matrix)) / len(given)
     prior = nnls(matrix.T, frequencies)[0]
-    return float(1 - prior @ matrix.diagonal() / prior.sum())
+    return max(0.0, float(1 - prior @ matrix.diagonal() / prior.sum()))  # not -0
 
 
 def bootstrap(told: Predictions, estimator: Estimator, draws: int, seed: int) -> Estimate:
