@@ -13,7 +13,9 @@ import optuna
 
 import raystudy
 from raystudy import networks, space, training
-from raystudy.data.noise import Noise
+from raystudy.data import corruption, datasets, masks
+from raystudy.data.loader import split_validation
+from raystudy.data.noise import Noise, condition_digest
 from raystudy.errors import InputError
 from raystudy.ledger import Ledger
 from raystudy.point import Point, method_class
@@ -53,6 +55,28 @@ class Builder:
                     raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {len(data.y_val)}")
                 networks.build(study.network, data.size[0], data.size[1], data.n_classes)
         self.commit, self.versions = commit(), versions()
+
+    def store_masks(self, folder: Path) -> None:
+        """Writes the mask of every condition into the study's folder, where there is none that can be read.
+
+        Raises InputError where there is one and it is not what is to be trained on: images or a file that noise is read from
+        have changed since the study began.
+        """
+        for cell in {c.data_key: c for c in self.study.cells()}.values():
+            path, now = folder / "masks" / f"{cell.data_key}.npz", self.data[cell.dataset, cell.noise]
+            try:
+                mask = masks.load(path)
+            except InputError:  # none yet, or a damaged one, which is as good as none
+                data = datasets.load(cell.dataset, self.data_root)
+                masks.save(corruption.mask(data, cell.noise, self.data_root), path)
+                continue
+            _, val = split_validation(len(mask.given), self.study.val_fraction, mask.seed)
+            begun = (mask.data, condition_digest(mask.given, val, mask.images))
+            if begun != (now.data_digest, now.noise_digest):
+                raise InputError(
+                    f"{cell.condition} is not what study {self.study.name!r} was begun with (mask {path}): its images, or a file "
+                    "that its noise is read from, have changed; put them back or choose another --name"
+                )
 
     def spec(self, cell: Cell, point: Point, seed: int) -> TrialSpec:
         data = self.data[cell.dataset, cell.noise]

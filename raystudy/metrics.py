@@ -11,7 +11,7 @@ from torch import Tensor
 class Truth:
     """What a real user does not have: the clean labels of the training images, and so which given labels are wrong."""
 
-    clean: Tensor  # [n] int64
+    clean: Tensor  # [n] int64; -1 for an image that shows none of the classes: no label of it is right
     wrong: Tensor  # [n] bool: given != clean
     val_clean: Tensor  # [m] int64, clean labels of the validation images
 

@@ -100,6 +100,8 @@ class CellSearch:
         self.target = study.trials if space.dimensions else 1
         self.started: set[str] = set()
         self.workers: dict[str, str] = {}  # trial key -> where it runs
+        self.running = {t.key: t for t in history.trials.values() if t.state == "running"}  # not ended
+        self._searched = [t for t in history.trials.values() if t.origin != "replicate"]
         self._settled: dict[str, int] = {}
         self._exhausted = False
         self._seed = _draw(study.seed, cell.key)
@@ -113,22 +115,29 @@ class CellSearch:
         levels = [first * REDUCTION**k for k in range(20)]
         self.rungs = [r for r in levels if r < study.epochs] if study.scheduler == "asha" else []
 
-        for trial in list(history.trials.values()):  # decisions that a crash left undone
-            if trial.state == "running":
-                self._judge(trial)
+        for trial in list(self.running.values()):  # decisions that a crash left undone
+            self._judge(trial)
         self.advance()
 
     # -- what is tried ---------------------------------------------------------------------------------------------------------
 
     def searched(self) -> list[TrialHistory]:
         """The paper point and the proposals, by number."""
-        return [t for t in self.history.trials.values() if t.origin != "replicate"]
+        return self._searched
+
+    def _open(self, *events: Event) -> None:
+        """Writes new trials to the ledger."""
+        self.ledger.append(self.cell.key, *events)
+        for trial in (self.history.trials[event["key"]] for event in events):
+            self.running[trial.key] = trial
+            if trial.origin != "replicate":
+                self._searched.append(trial)
 
     def advance(self) -> None:
         """Opens the next batch if the last one has ended; after the search, plans replicates. Writes what is new to the ledger."""
         while True:
             trials = self.searched()
-            if any(t.state == "running" for t in trials):
+            if any(t.origin != "replicate" for t in self.running.values()):
                 self._present(trials)
                 return
             if len(trials) >= self.target or self._exhausted:
@@ -166,7 +175,7 @@ class CellSearch:
             known.add(event["key"])
             self._asked[number] = asked
             new.append(event)
-        self.ledger.append(self.cell.key, *new)
+        self._open(*new)
 
     def _event(self, number: int, origin: str, point: Point, seed: int) -> Event:
         event = {
@@ -195,7 +204,7 @@ class CellSearch:
                 event = self._event(0, "replicate", point, self.study.seed + 1 + r)
                 if event["key"] not in self.history.trials:
                     new.append(event | {"number": next(numbers)})
-        self.ledger.append(self.cell.key, *new)
+        self._open(*new)
 
     # -- Optuna, a projection --------------------------------------------------------------------------------------------------
 
@@ -229,20 +238,19 @@ class CellSearch:
 
     def waiting(self) -> Iterator[TrialHistory]:
         """Unfinished trials that have not been handed out, those with records (from before a restart) first."""
-        trials = [t for t in self.history.trials.values() if t.state == "running" and t.key not in self.started]
+        trials = [t for t in self.running.values() if t.key not in self.started]
         return iter(sorted(trials, key=lambda t: (t.epochs == 0, t.number)))
 
     def finished(self) -> bool:
         """Whether nothing is left to run."""
-        return all(t.state != "running" for t in self.history.trials.values())
+        return not self.running
 
     def remaining(self) -> int:
         """Epochs that are left, if no further trial is pruned."""
-        trials = list(self.history.trials.values())
-        open_ = sum(self.study.epochs - t.epochs for t in trials if t.state == "running")
+        open_ = sum(self.study.epochs - t.epochs for t in list(self.running.values()))  # a copy: progress is a thread
         search = 0 if self._exhausted else max(0, self.target - len(self.searched()))
         distinct = 2 if self.target > 1 else 1
-        planned = any(t.origin == "replicate" for t in trials) or self.study.replicates == 0
+        planned = len(self.history.trials) > len(self._searched) or self.study.replicates == 0
         return open_ + self.study.epochs * (search + (0 if planned else self.study.replicates * distinct))
 
     def report(
@@ -272,6 +280,7 @@ class CellSearch:
         self.ledger.append(
             self.cell.key, {"event": "end", "key": key, "state": state, "reason": reason, "worker": worker}
         )
+        self.running.pop(key, None)
         checkpoint = checkpoint_path(self.ledger.dir, key)
         for file in (checkpoint, checkpoint.with_name(checkpoint.name + ".prev")):
             file.unlink(missing_ok=True)

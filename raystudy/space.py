@@ -137,7 +137,7 @@ class Space:
             return self.complete({}), (), "the method's defaults"
 
         def distance(row: Paper) -> tuple[bool, bool, float]:
-            return (row.dataset != dataset, row.noise != noise.kind, round(abs(row.rate - noise.rate), 9))
+            return (row.dataset != dataset, row.noise != noise.kind, round(abs(row.rate - noise.level), 9))
 
         row = min(self.papers, key=distance)
         return self.complete(row.point), row.oracle, row.source

@@ -41,8 +41,13 @@ class Cell:
     @property
     def key(self) -> str:
         """Names the cell and its ledger file."""
+        return f"{slug(self.method)}_{self.data_key}"
+
+    @property
+    def data_key(self) -> str:
+        """Names what cells of different methods share, and the file of its mask."""
         seed = f"-seed{self.noise.seed}" if self.noise.seed else ""
-        return f"{slug(self.method)}_{slug(self.dataset)}_{self.noise.slug}{seed}"
+        return f"{slug(self.dataset)}_{slug(self.noise.slug)}{seed}"
 
     @property
     def condition(self) -> str:

@@ -55,7 +55,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--noise",
         action="append",
         metavar="KIND[:VARIANT]:RATE,...",
-        help="label noise and its levels: symmetric[:inclusive|exclusive]:RATES, pair:RATES, or given (labels that came with the data); "
+        help="label noise and its levels: symmetric, pair, asymmetric, instance, openset, human, given, file, ... (docs/noise.md); "
         "may be repeated (default: symmetric:0.2,0.5,0.8)",
     )
     g.add_argument(
@@ -317,6 +317,7 @@ def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str |
             study = replace(study, batch=max(1, math.ceil(capacity(resources) / max(1, searched))))
         _write(told, study.to_toml())
         searches = builder.searches(study, ledger)
+        builder.store_masks(folder)
         follower = None
         if not all(s.finished() for s in searches):
             few = min(builder.updates(c) for c in study.cells())

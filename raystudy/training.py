@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from raystudy import networks
-from raystudy.data import datasets, noise
+from raystudy.data import datasets
+from raystudy.data.corruption import corrupted
 from raystudy.data.loader import OnDevice, split_validation
-from raystudy.data.noise import Noise
+from raystudy.data.noise import NONE, Noise
 from raystudy.errors import InputError, unknown
 from raystudy.method import Log, Task
 from raystudy.metrics import Truth, labels, scalars, selection
@@ -64,9 +65,9 @@ def prepare(dataset: str, root: Path, setting: Noise, val_fraction: float, devic
     The split is drawn with the noise seed, so that all methods of a cell share it. Cached: an actor keeps the data between trials.
     """
     data = datasets.load(dataset, root)
-    clean = data.y_train
-    given = torch.from_numpy(datasets.given_labels(data, setting))
-    train, val = (torch.as_tensor(i) for i in split_validation(len(clean), val_fraction, setting.seed))
+    noisy = corrupted(data, setting, root)
+    given, clean = torch.from_numpy(noisy.given), torch.from_numpy(noisy.clean)
+    train, val = (torch.as_tensor(i) for i in split_validation(len(clean), val_fraction, noisy.split_seed))
     if len(train) < 2 or len(val) < 1:
         raise InputError(
             f"data set {dataset!r} has {len(clean)} training images: too few to hold out {val_fraction:.0%} for validation"
@@ -75,13 +76,13 @@ def prepare(dataset: str, root: Path, setting: Noise, val_fraction: float, devic
     return CellData(
         name=data.name,
         data_digest=data.digest,
-        noise_digest=noise.digest(given.numpy(), val.numpy()),
-        effective_rate=noise.effective_rate(clean.numpy(), given.numpy()),
+        noise_digest=noisy.digest(val),
+        effective_rate=noisy.effective_rate,
         size=tuple(data.x_train.shape[1:]),  # type: ignore[arg-type]
         n_classes=data.n_classes,
-        x=data.x_train[train].to(device),
+        x=noisy.x_train[train].to(device),
         y=y.to(device),
-        x_held=torch.cat([data.x_train[val], data.x_test]).to(device),
+        x_held=torch.cat([noisy.x_train[val], noisy.x_test]).to(device),
         y_val=given[val].to(device),
         y_test=data.y_test.to(device),
         mean=data.mean,
@@ -215,7 +216,8 @@ class Run:
             "test/acc": (predicted[m : m + k] == data.y_test).float().mean(),
         }
         if n := self.spec.clean_val:
-            out["val/clean_acc"] = (predicted[: min(n, m)] == truth.val_clean[:n]).float().mean()
+            shown = (truth.val_clean != NONE).nonzero()[:n, 0]  # a clean validation set has no foreign images in it
+            out["val/clean_acc"] = (predicted[shown] == truth.val_clean[shown]).float().mean()
         if len(self._wrong):
             out |= labels(predicted[m + k :], data.y[self._wrong], truth.clean[self._wrong])
         if weight is not None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from raystudy.data.datasets import DATASETS, channel_stats, given_labels, load, present
+from raystudy.data.corruption import corrupted
+from raystudy.data.datasets import DATASETS, channel_stats, load, present
 from raystudy.data.noise import Noise, effective_rate
 from raystudy.errors import InputError
 
@@ -56,7 +57,7 @@ def test_digits():
     share = d.y_test.bincount() / both
     assert ((share - 450 / 1797).abs() < 1 / both).all()  # stratified to within one image
     assert d.digest == "86398000c089c31e"  # pinned: the split never changes
-    assert d.y_given is None
+    assert d.label_sets == {}
     assert load("digits") is d
     assert present("digits")
     flat = d.x_train.double() / 255
@@ -148,7 +149,7 @@ def test_a_users_file(arrays, save):
     assert (d.name, d.n_classes, d.classes, d.pad, d.flip) == ("mine.npz", 3, ("0", "1", "2"), 1, False)
     assert (d.x_train[:, 0].numpy() == arrays["x_train"]).all()
     assert (d.y_train.numpy() == arrays["y_train"]).all()
-    assert d.y_given is None
+    assert d.label_sets == {}
     assert present(spec)
     assert not present(spec + "x")
 
@@ -194,13 +195,18 @@ def test_noisy_labels_that_came_with_the_data(arrays, save):
     noisy = arrays["y_train"].copy()
     noisy[[0, 5, 7]] = (noisy[[0, 5, 7]] + 1) % 3
     with_labels, without = load(save(arrays | {"y_noisy": noisy})), load(save(arrays, "b.npz"))
-    given = given_labels(with_labels, Noise("given", 0))
+    given = corrupted(with_labels, Noise("given", 0)).given
     assert (given == noisy).all()
     assert effective_rate(with_labels.y_train, given) == 0.25
     assert with_labels.digest == without.digest  # the images and the clean labels
     with pytest.raises(InputError, match="came with no noisy labels"):
-        given_labels(without, Noise("given", 0))
-    drawn = given_labels(without, Noise("pair", 0.5, seed=1))
+        corrupted(without, Noise("given", 0))
+    named = load(save(arrays | {"y_noisy": noisy, "y_noisy_worse": np.roll(noisy, 1)}, "named.npz"))
+    assert {name: set_.tolist() for name, set_ in named.label_sets.items()} == {
+        "given": noisy.tolist(),
+        "worse": np.roll(noisy, 1).tolist(),
+    }
+    drawn = corrupted(without, Noise("pair", 0.5, seed=1)).given
     assert (drawn != without.y_train.numpy()).sum() == 6
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from raystudy.data import masks
 from raystudy.ledger import cells, replay
 
 pytestmark = pytest.mark.slow
@@ -158,6 +159,12 @@ def test_a_study_from_nothing_to_the_leaderboard(undisturbed: tuple[Path, str]) 
     assert origins["paper"] == 1
     assert origins["search"] == 3
     assert origins["replicate"] in (1, 2)  # chosen and paper point may be the same
+    headers = {
+        json.loads(path.read_text().splitlines()[0])["digests"]["data"] for path in cells(folder / "studies" / "s")
+    }
+    stored = [masks.load(path) for path in sorted((folder / "studies" / "s" / "masks").iterdir())]
+    assert len(stored) == len({path.stem.partition("_")[2] for path in cells(folder / "studies" / "s")})
+    assert {mask.data for mask in stored} == headers
     check_mlflow(folder)
 
 

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raystudy.data.noise import Noise, corrupt, digest, generator
+from raystudy.data.noise import digest, generator
 from raystudy.errors import InputError, unknown
 
 Array = NDArray[Any]
@@ -34,7 +34,7 @@ class Dataset:
     y_train: Tensor  # [N] int64, clean
     x_test: Tensor  # [M, C, H, H] uint8
     y_test: Tensor  # [M] int64, clean
-    y_given: Tensor | None  # [N] int64, noisy labels that came with the data
+    label_sets: Mapping[str, Tensor]  # name -> [N] int64: noisy labels that came with the data
     n_classes: int
     classes: tuple[str, ...]
     pad: int  # zero padding of the random crop, in pixels
@@ -105,15 +105,6 @@ def present(name: str, root: Path | str = "data") -> bool:
     return all((Path(root).expanduser() / file).is_file() for file in DATASETS[name].files)
 
 
-def given_labels(data: Dataset, noise: Noise) -> NDArray[np.int64]:
-    """The labels [N] a method is trained on: drawn from the noise model, or those that came with the data."""
-    if noise.kind != "given":
-        return corrupt(data.y_train.numpy(), noise, data.n_classes)
-    if data.y_given is None:
-        raise InputError(f"data set {data.name!r} came with no noisy labels; 'given' needs an npz: file with y_noisy")
-    return data.y_given.numpy().copy()
-
-
 def channel_stats(x: Array | Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 images [N, C, H, W], in units of [0, 1].
 
@@ -137,15 +128,15 @@ def build(
     pad: int,
     flip: bool,
     stats: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
-    y_given: Array | None = None,
+    label_sets: Mapping[str, Array] | None = None,
 ) -> Dataset:
-    """A Dataset from checked arrays: images uint8 [N, C, H, W], labels whole numbers [N]."""
+    """A Dataset from checked arrays: images uint8 [N, C, H, W], labels whole numbers [N], noisy label sets by name [N]."""
     x_train, x_test = (torch.from_numpy(np.ascontiguousarray(x)) for x in (train[0], test[0]))
     y_train, y_test = (torch.from_numpy(np.asarray(y, dtype=np.int64)) for y in (train[1], test[1]))
-    given = None if y_given is None else torch.from_numpy(np.asarray(y_given, dtype=np.int64))
+    sets = {label: torch.from_numpy(np.asarray(y, dtype=np.int64)) for label, y in (label_sets or {}).items()}
     mean, std = stats or channel_stats(train[0])
     key = digest(*(t.numpy() for t in (x_train, y_train, x_test, y_test)))
-    return Dataset(name, x_train, y_train, x_test, y_test, given, len(classes), classes, pad, flip, mean, std, key)
+    return Dataset(name, x_train, y_train, x_test, y_test, sets, len(classes), classes, pad, flip, mean, std, key)
 
 
 # --- the embedded set ---------------------------------------------------------------------------------------------
@@ -282,7 +273,9 @@ NEEDED = ("x_train", "y_train", "x_test", "y_test")
 
 
 def read_npz(path: Path) -> Dataset:
-    """A user's ``.npz``: x_train, y_train, x_test, y_test and optionally y_noisy (noisy labels of the training images).
+    """A user's ``.npz``: x_train, y_train, x_test, y_test and optionally noisy labels of the training images.
+
+    ``y_noisy`` is the label set "given", ``y_noisy_NAME`` (any number of them) the label set NAME.
 
     Images are uint8, or floats in [0, 1]; [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3 (the last dimension
     is the channels if it is 1 or 3, else the second), and square. Labels are whole numbers 0..K-1 in one dimension, K
@@ -309,11 +302,16 @@ def read_npz(path: Path) -> Dataset:
     if n_classes < 2:
         raise InputError(f"{path}: y_train holds one class only; at least two are needed")
     y_test = _labels(path, "y_test", arrays["y_test"], len(x_test), n_classes)
-    y_given = _labels(path, "y_noisy", arrays["y_noisy"], len(x_train), n_classes) if "y_noisy" in arrays else None
+    label_sets = {
+        name.removeprefix("y_noisy").removeprefix("_") or "given": _labels(path, name, y, len(x_train), n_classes)
+        for name, y in arrays.items()
+        if name.startswith("y_noisy")
+    }
     channels, size = x_train.shape[1:3]
     pad = 4 if size >= 32 else 2 if size >= 16 else 1
     classes = tuple(str(c) for c in range(n_classes))
-    return build(path.name, (x_train, y_train), (x_test, y_test), classes, pad=pad, flip=channels == 3, y_given=y_given)
+    train, test = (x_train, y_train), (x_test, y_test)
+    return build(path.name, train, test, classes, pad=pad, flip=channels == 3, label_sets=label_sets)
 
 
 def _open_npz(path: Path) -> dict[str, Array]:
@@ -336,9 +334,7 @@ def _open_npz(path: Path) -> dict[str, Array]:
                 f"the file has: {', '.join(file.files) or '(nothing)'}"
             )
         arrays = {}
-        for name in (*NEEDED, "y_noisy"):
-            if name not in file.files:
-                continue
+        for name in [*NEEDED, *(f for f in file.files if f == "y_noisy" or f.startswith("y_noisy_"))]:
             try:
                 arrays[name] = file[name]
             except Exception as error:

@@ -1,0 +1,121 @@
+"""Noise that depends on the image: pure functions (images, labels, rate, seed) -> given labels. NumPy and scipy only.
+
+Both kinds flip image i with a probability q_i of its own and then ask a linear score of the image which wrong class it
+becomes. They differ in the score: ``pdn_scores`` on raw pixels, ``feature_scores`` on a few fixed features.
+
+What decides a flip is the same on every platform as far as that can be had. Random weights are rounded to whole
+multiples of 2^-20, so products with pixels are whole numbers that float64 holds exactly in whatever order a BLAS sums
+them; where that is not so, sums are elementwise in a fixed order. What is left is the last bit of exp and of the normal
+quantile, which decides one label in about 10^15.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from raystudy.data.noise import Labels, generator
+
+Pixels = NDArray[np.uint8]
+Array = NDArray[np.float64]
+Scores = Callable[[Pixels, Labels, int, int], Iterator[tuple[Labels, Array]]]
+
+STREAM = 0x696E7374
+STREAM_FEATURES = 0x66656174
+SPREAD = 0.1  # standard deviation of the flip probabilities, as published
+UNIT = 2.0**20  # weights are whole multiples of 1 / UNIT: exact up to images of 5 million values
+CHUNK = 1 << 22  # values of images that stand in memory as float64 at once: 32 MB
+FEATURES = 16
+GRID = 8  # features look at the means of at most 8 x 8 blocks
+
+
+def flip_probabilities(n: int, rate: float, seed: int) -> Array:
+    """q [n]: one flip probability per image, normal(rate, 0.1) truncated to [0, 1] (Xia et al. 2020, algorithm 2).
+
+    By inversion of draws that do not depend on the rate, so each q grows with the rate. Truncation moves the mean where
+    the rate is near an end: 0.129 at rate 0.1, 0.205 at 0.2, the rate itself (to 0.001) from 0.3 to 0.7. Rate 0 is no noise.
+    """
+    if rate == 0:
+        return np.zeros(n)
+    low, high = ndtr((0 - rate) / SPREAD), ndtr((1 - rate) / SPREAD)
+    u = generator(STREAM, seed).random(n)
+    return np.clip(rate + SPREAD * ndtri(low + u * (high - low)), 0, 1)
+
+
+def pdn_scores(x: Pixels, labels: Labels, n_classes: int, seed: int) -> Iterator[tuple[Labels, Array]]:
+    """Scores x_i W[y_i] of part-dependent noise, as (indices [m], scores [m, K]) chunk by chunk.
+
+    W [K, S, K] is standard normal, one S x K projection per class, drawn class by class, so that no more than one stands in
+    memory. Pixels are the raw 0..255 that the published code feeds: scores then lie thousands apart, so
+    that the softmax is one-hot and each image has one wrong class.
+    """
+    flat = x.reshape(len(x), -1)
+    for c in range(n_classes):
+        members = np.flatnonzero(labels == c)
+        if not len(members):
+            continue
+        weight = np.rint(generator(STREAM, seed, 1 + c).standard_normal((flat.shape[1], n_classes)) * UNIT)
+        size = max(1, CHUNK // flat.shape[1])
+        for at in range(0, len(members), size):
+            mine = members[at : at + size]
+            yield mine, flat[mine].astype(np.float64) @ weight / UNIT
+
+
+def features(x: Pixels) -> Array:
+    """Sixteen features [n, 16] of images [n, C, H, W], each of mean 0 and standard deviation 1 over the set.
+
+    Sums over at most 8 x 8 blocks of an image, projected by one fixed normal matrix: the same map for every seed, rate and
+    data set of a shape.
+    """
+    n, channels, height, width = x.shape
+    rows, columns = (np.linspace(0, s, min(GRID, s) + 1).astype(int)[:-1] for s in (height, width))
+    blocks = np.empty((n, channels * len(rows) * len(columns)))
+    size = max(1, CHUNK // x[0].size)
+    for at in range(0, n, size):
+        sums = np.add.reduceat(x[at : at + size].astype(np.int64), rows, axis=2)
+        blocks[at : at + size] = np.add.reduceat(sums, columns, axis=3).reshape(len(sums), -1)
+    weight = np.rint(generator(STREAM_FEATURES).standard_normal((blocks.shape[1], FEATURES)) * 2**10)
+    values = blocks @ weight / 2**10
+    # Sums of floats differ in their last bits between machines; six digits do not.
+    mean, std = ([float(f"{v:.6g}") for v in moment] for moment in (values.mean(0), values.std(0)))
+    return (values - mean) / np.where(np.array(std) > 0, std, 1.0)
+
+
+def feature_scores(x: Pixels, labels: Labels, n_classes: int, seed: int) -> Iterator[tuple[Labels, Array]]:
+    """Scores of the sixteen features, as (indices [m], scores [m, K]) class by class; W [K, 16, K] normal, of variance 1/4.
+
+    Scores have a standard deviation of 2, so that a wrong class is likely, not certain, and like images go to like classes.
+    """
+    z = features(x)
+    for c in range(n_classes):
+        members = np.flatnonzero(labels == c)
+        weight = generator(STREAM_FEATURES, seed, 1 + c).standard_normal((FEATURES, n_classes)) / 2
+        scores = np.zeros((len(members), n_classes))
+        for f in range(FEATURES):  # in this order, which a matrix product would leave to the BLAS
+            scores += z[members, f, None] * weight[f]
+        yield members, scores
+
+
+SCORES: dict[str, Scores] = {"pdn": pdn_scores, "features": feature_scores}
+
+
+def flip(x: Pixels, labels: NDArray[np.integer], variant: str, rate: float, n_classes: int, seed: int) -> Labels:
+    """Given labels [N] from images uint8 [N, C, H, W] and clean labels [N]; variant is a key of SCORES.
+
+    Image i keeps its label with probability 1 - q_i, else its wrong class is drawn from the softmax of its scores over the
+    other classes (Xia et al. 2020, algorithm 2, with the scores of ``pdn``). Draws do not depend on the rate: flips are
+    nested over rates.
+    """
+    clean: Labels = np.asarray(labels, dtype=np.int64)
+    flipped = generator(STREAM, seed, 0, 1).random(len(clean)) < flip_probabilities(len(clean), rate, seed)
+    draw = generator(STREAM, seed, 0, 2).random(len(clean))
+    given = clean.copy()
+    for mine, scores in SCORES[variant](x, clean, n_classes, seed):
+        scores[np.arange(len(mine)), clean[mine]] = -np.inf
+        p = np.exp(scores - scores.max(1, keepdims=True))
+        cdf = p.cumsum(1)
+        cdf /= cdf[:, -1:]
+        wrong = (draw[mine, None] >= cdf).sum(1)
+        given[mine] = np.where(flipped[mine], wrong, clean[mine])
+    return given
