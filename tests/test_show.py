@@ -144,6 +144,7 @@ def test_mistakes_are_one_line_and_write_nothing(argv, words, tmp_path, monkeypa
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_a_study_draws_its_conditions_once(tmp_path):
     noises = [Noise("pair", 0.2), Noise("symmetric", 0.5, seed=1)]
     conditions = [("digits", n) for n in noises]
