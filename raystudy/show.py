@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raystudy.data import datasets, noise
+from raystudy.data import corruption, datasets, noise
 from raystudy.data.noise import Matrix, Noise
 from raystudy.errors import InputError
 from raystudy.study import slug
@@ -48,7 +48,7 @@ class Condition:
     given: NDArray[np.int64]  # [N]
     clean: NDArray[np.int64] | None  # [N]; -1: the image shows none of the classes. None: nobody knows
     classes: tuple[str, ...]
-    nominal: float | None  # the rate asked for; None where the noise has none
+    nominal: float | None  # the rate asked for; None where none was
     expected: Matrix | None  # [K, K] of the noise model; None where it has none
 
     @property
@@ -75,20 +75,29 @@ def condition(cell: CellData, setting: Noise, classes: tuple[str, ...], images: 
     chosen = np.sort(noise.generator(STREAM_SHEET, setting.seed).permutation(n + m)[:images])
     places = torch.from_numpy(chosen)
     known = cell.effective_rate is not None
-    try:
-        expected: Matrix | None = noise.transition_matrix(setting, cell.n_classes)
-    except InputError:  # the kind has none: human labels, noise that depends on the image
-        expected = None
     return Condition(
-        title=f"{cell.name}, {setting.label}, noise seed {setting.seed}",
+        title=_short(f"{cell.name}, {setting.label}, noise seed {setting.seed}", 90),
         chosen=chosen,
         x=torch.cat([cell.x[places[places < n]], cell.x_held[places[places >= n] - n]]).cpu().numpy(),
         given=torch.cat([cell.y, cell.y_val]).cpu().numpy(),
         clean=torch.cat([cell.truth.clean, cell.truth.val_clean]).cpu().numpy() if known else None,
         classes=classes,
-        nominal=setting.rate if expected is not None else None,
-        expected=expected,
+        nominal=None if setting.rate == noise.NOISES[setting.kind].default else setting.rate,
+        expected=_expected(cell, setting),
     )
+
+
+def _expected(cell: CellData, setting: Noise) -> Matrix | None:
+    """The transition matrix of the noise model; None for a kind that has none (human labels, noise that depends on the image)."""
+    if setting.kind == "matrix":
+        full = corruption.read_matrix(Path(setting.variant), cell.n_classes)
+        return (1 - setting.rate) * np.eye(cell.n_classes) + setting.rate * full
+    if setting.kind == "asymmetric" and not setting.variant:
+        setting = replace(setting, variant=noise.CLASS_MAP_OF[cell.name])
+    try:
+        return noise.transition_matrix(setting, cell.n_classes)
+    except InputError:
+        return None
 
 
 def pictures(shown: Condition, out: Path) -> list[Path]:

@@ -123,6 +123,32 @@ def test_a_condition_is_what_a_study_trains_on():
     assert shown.expected == pytest.approx(transition_matrix(setting, 10))
 
 
+def test_every_kind_of_noise(tmp_path):
+    """Nominal, expected and effective rate of kinds with a matrix, of matrices from a file, and of kinds that have none."""
+    np.save(tmp_path / "t.npy", pair_matrix(10, 0.5))
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (200, 8, 8), dtype=np.uint8), np.arange(200) % 10
+    np.savez(tmp_path / "other.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    for text, nominal, expected in (
+        ("symmetric:0.4", 0.4, 0.36),
+        ("asymmetric:0.4", 0.4, 0.2),
+        ("asym_block5:0.4", 0.4, 0.4),
+        (f"matrix:{tmp_path / 't.npy'}", None, 0.5),
+        (f"matrix:{tmp_path / 't.npy'}:0.5", 0.5, 0.25),
+        ("random_labels", None, 0.9),
+        ("instance:features:0.4", 0.4, None),
+        ("random_pixels", None, None),
+        (f"openset:npz:{tmp_path / 'other.npz'}:0.1", 0.1, None),
+    ):
+        setting = parse(text)[0]
+        shown = show.condition(prepare("digits", Path("data"), setting, 0.1), setting, tuple("0123456789"), 5)
+        told = show._expected_rate(shown)
+        assert shown.nominal == nominal, text
+        assert told == (None if expected is None else pytest.approx(expected, abs=0.01)), text
+        rate = (nominal or 0) if expected is None else expected
+        assert shown.effective == pytest.approx(rate, abs=0.03), text
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
