@@ -61,9 +61,10 @@ def test_known_matrices_are_found_again(name, estimator):
     found = estimate.ESTIMATORS[estimator](told.probs, told.given)
     assert found.sum(1) == pytest.approx(np.ones(4))
     assert (found >= 0).all()
-    assert estimate.error(found, matrix) < 0.03
+    few = estimator == "anchor-count"  # 64 images a class: a standard error of up to .06 an entry
+    assert estimate.error(found, matrix) < (0.12 if few else 0.03)
     rate = (clean != told.given).mean()
-    assert estimate.rate_of(found, told.given) == pytest.approx(rate, abs=0.02)
+    assert estimate.rate_of(found, told.given) == pytest.approx(rate, abs=0.08 if few else 0.02)
     assert rate <= estimate.at_most(told)[1]
 
 
@@ -85,16 +86,31 @@ def test_intervals_hold_the_truth_and_shrink_with_more_images():
     widths = []
     for n in (500, 8000):
         told, _ = simulated(matrix, n)
-        found = estimate.bootstrap(told, estimate.anchor_count, 60, seed=1)
+        found = estimate.bootstrap(told, estimate.confident, 60, seed=1)
         low, high = found.rate_interval
         assert low <= found.rate <= high
         assert low - 0.01 <= 1 - matrix.diagonal().mean() <= high + 0.01
         inside = (found.matrix_interval[0] - 0.02 <= matrix) & (matrix <= found.matrix_interval[1] + 0.02)
         assert inside.mean() > 0.85
         widths.append(high - low)
-        again = estimate.bootstrap(told, estimate.anchor_count, 60, seed=1)
+        again = estimate.bootstrap(told, estimate.confident, 60, seed=1)
         assert again.rate_interval == found.rate_interval
     assert widths[1] < 0.5 * widths[0]
+
+
+def test_a_poor_network_is_told_by_estimates_that_disagree():
+    """Half of the images predicted as of a neighbouring class, less surely: counts over all images take that for noise."""
+    told, _ = simulated(MATRICES["none"], 4000)
+    probs = told.probs * 0.97 + 0.01
+    blurred = np.arange(4000) % 2 == 0
+    probs[blurred] = 0.2 * probs[blurred] + 0.8 * np.roll(probs[blurred], 1, 1) * 0.9 + 0.02
+    poor = Predictions(probs / probs.sum(1, keepdims=True), told.given, told.fold)
+    one, other = (estimate.bootstrap(poor, e, 30, 0) for e in (estimate.confident, estimate.anchor_count))
+    assert one.rate > 0.3
+    assert other.rate < 0.05
+    assert not estimate._agree(one, other)
+    good = [estimate.bootstrap(told, e, 30, 0) for e in (estimate.confident, estimate.anchor_count)]
+    assert estimate._agree(*good)
 
 
 def test_one_class_may_be_missing_from_a_resample():
