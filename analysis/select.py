@@ -1,12 +1,13 @@
 """Selection rules: how the reported epoch and the reported hyperparameter point are picked from records, offline.
 
-A rule is a choice of epoch within one trial. The point of a cell is chosen by the noisy validation set alone (``chosen``); only the
-ORACLE may look at the test set, and it is called so wherever it is shown.
+A rule is a choice of epoch within one trial (``RULES``) or of a trial among those of a cell (``POINT_RULES``); the two are chosen
+separately. The point that a study reports is chosen by the noisy validation set alone (``chosen``); only the ORACLE may look at the
+test set, and it is called so wherever it is shown.
 """
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from raystudy.ledger import CellHistory, TrialHistory
@@ -44,19 +45,41 @@ def value(trial: TrialHistory, metric: str = VAL) -> float:
     return -worth if metric.endswith("loss") else worth
 
 
+def _worth(metric: str) -> Callable[[TrialHistory], float]:
+    return lambda t: value(t, metric)
+
+
+POINT_RULES: dict[str, Callable[[TrialHistory], float]] = {
+    "noisy_val": _worth(VAL),  # in a study that searched by val/loss: by that
+    "clean_val": _worth(CLEAN_VAL),
+    "oracle_test": _worth(TEST),
+}
+
+
 def paper(cell: CellHistory) -> TrialHistory | None:
     """Trial 0, the published point."""
     return next((t for t in cell.trials.values() if t.origin == "paper"), None)
 
 
+def searched(cell: CellHistory) -> list[TrialHistory]:
+    """The paper point and the proposals of the search, in their order."""
+    return [t for t in cell.trials.values() if t.origin != "replicate"]
+
+
+def best(trials: Iterable[TrialHistory], worth: Callable[[TrialHistory], float]) -> TrialHistory | None:
+    """The finished trial that is worth most; the earliest wins ties."""
+    done = [(worth(t), -t.number, t) for t in trials if t.state == "complete"]
+    known = [d for d in done if not math.isnan(d[0])]
+    return max(known, key=lambda d: d[:2])[2] if known else None
+
+
 def chosen(cell: CellHistory, metric: str = VAL) -> TrialHistory | None:
-    """The trial whose point the search chose: the best finished one by the noisy validation set; the earliest wins ties."""
-    done = [
-        t
-        for t in cell.trials.values()
-        if t.origin != "replicate" and t.state == "complete" and not math.isnan(value(t, metric))
-    ]
-    return max(done, key=lambda t: (value(t, metric), -t.number), default=None)
+    """The trial whose point the search chose: the best finished one by the noisy validation set."""
+    return best(searched(cell), _worth(metric))
+
+
+def _point_rule(cell: CellHistory, rule: str) -> Callable[[TrialHistory], float]:
+    return _worth(cell.header.get("objective", VAL)) if rule == "noisy_val" else POINT_RULES[rule]
 
 
 def replicates(cell: CellHistory, of: TrialHistory | None) -> list[TrialHistory]:
@@ -79,8 +102,66 @@ class Score(NamedTuple):
 
 def score(trials: Sequence[TrialHistory], rule: str) -> Score:
     """Test accuracy under a rule over replicates, each of which picks its epoch anew."""
-    values = [v for v in (RULES[rule](t) for t in trials) if not math.isnan(v)]
+    return spread([RULES[rule](t) for t in trials])
+
+
+def spread(values: Iterable[float]) -> Score:
+    """Mean and standard deviation of what is not NaN."""
+    values = [v for v in values if not math.isnan(v)]
     return Score(_mean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
+
+
+def select(cell: CellHistory, point_rule: str, epoch_rule: str) -> float:
+    """Test accuracy on the search's own seed: point by one rule among all finished trials of the search, epoch by another."""
+    found = best(searched(cell), _point_rule(cell, point_rule))
+    return RULES[epoch_rule](found) if found else math.nan
+
+
+def reselect(cell: CellHistory, point_rule: str, epoch_rule: str) -> Score:
+    """The whole selection redone by every replicate seed: its point among the points trained on that seed, then its epoch.
+
+    On a fresh seed the chosen and the published point are trained, so a replicate chooses between these two. Without
+    replicates it is the search's own seed alone.
+    """
+    seeds: dict[int, list[TrialHistory]] = {}
+    for t in cell.trials.values():
+        if t.origin == "replicate":
+            seeds.setdefault(t.seed, []).append(t)
+    picked = [best(trials, _point_rule(cell, point_rule)) for trials in seeds.values()]
+    values = [RULES[epoch_rule](t) for t in picked if t]
+    return spread(values or [select(cell, point_rule, epoch_rule)])
+
+
+def gap(trials: Sequence[TrialHistory]) -> Score:
+    """What honest selection of the epoch costs: ORACLE minus noisy_val within each training."""
+    return spread([RULES["oracle_test"](t) - RULES["noisy_val"](t) for t in trials])
+
+
+COSTS = ("trials", "passes", "seconds")
+
+
+def spent(trial: TrialHistory, cost: str) -> float:
+    """What a trial of the search took: 1, its sample passes through a network (``cost/passes``), or its seconds."""
+    return 1.0 if cost == "trials" else math.fsum(v for v in trial.curves.get(f"cost/{cost}", ()) if not math.isnan(v))
+
+
+def progress(cell: CellHistory, cost: str, rule: str = "noisy_val") -> list[tuple[float, float]]:
+    """How a search went: after each of its ended trials, in their order, what was spent in all, and the test accuracy of the point
+    it would have chosen then by noisy validation, under a rule for the epoch. NaN until one is complete; pruned trials cost, too.
+    """
+    worth, total, most, reached, out = _point_rule(cell, "noisy_val"), 0.0, -math.inf, math.nan, []
+    for t in searched(cell):
+        total += spent(t, cost)
+        if t.state == "complete" and worth(t) > most:
+            most, reached = worth(t), RULES[rule](t)
+        if t.state != "running":
+            out.append((total, reached))
+    return out
+
+
+def after(steps: Sequence[tuple[float, float]], budget: float) -> float:
+    """Where a search stood when it had spent a budget: the last step of ``progress`` within it; NaN before its first."""
+    return next((v for total, v in reversed(steps) if total <= budget * (1 + 1e-9)), math.nan)
 
 
 def cell_summary(cell: CellHistory) -> dict[str, float]:

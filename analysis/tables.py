@@ -8,9 +8,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.select import RULES, Score, chosen, paper, replicates, score
+from analysis.select import CLEAN_VAL, RULES, TEST, Score, chosen, paper, replicates, score
 from raystudy.ledger import CellHistory
-from raystudy.study import Cell, Study
+from raystudy.study import OBJECTIVES, Cell, Study
+
+READ = (*OBJECTIVES, TEST, CLEAN_VAL, "cost/seconds")  # the metrics that the tables here look at
 
 
 def percent(s: Score) -> str:
@@ -23,7 +25,7 @@ def percent(s: Score) -> str:
 def level(cell: Cell, study: Study) -> str:
     """Noise, short: ``symmetric 0.2``; the variant only where it is not the default, the data set only where there are several."""
     noise = cell.noise.label.replace(":inclusive", "").replace(":", " ")
-    noise += f" seed {cell.noise.seed}" if cell.noise.seed else ""
+    noise += cell.suffix
     return noise if len(study.datasets) == 1 else f"{cell.dataset} {noise}"
 
 

@@ -5,7 +5,7 @@ import importlib.metadata
 import math
 import platform
 import subprocess
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from raystudy.data.noise import Noise, condition_digest
 from raystudy.errors import InputError
 from raystudy.ledger import Ledger
 from raystudy.point import Point, method_class
+from raystudy.recipe import Recipe
 from raystudy.search import CellSearch
 from raystudy.study import Cell, Study, TrialSpec
 
@@ -40,11 +41,13 @@ class Builder:
     def __init__(self, study: Study, data_root: Path) -> None:
         self.study, self.data_root = study, data_root
         self.spaces = {m: space.load(m) for m in study.methods}
-        self.recipes = {
-            (m, d): space.recipe_for(study.recipe, m, d, study.network) for m in study.methods for d in study.datasets
-        }
+        self.recipes: dict[Cell, Recipe] = {}
         self.data: dict[tuple[str, Noise], Data] = {}
+        self.shapes: dict[str, tuple[int, int, int]] = {}  # channels, pixels, classes of a data set
+        recipe_for, built = lru_cache(maxsize=None)(space.recipe_for), set()
         for cell in study.cells():
+            network = study.network_of(cell)
+            self.recipes[cell] = recipe_for(study.recipe_of(cell), cell.method, cell.dataset, network)
             if (cell.dataset, cell.noise) not in self.data:
                 data = training.prepare(cell.dataset, data_root, cell.noise, study.val_fraction)
                 self.data[cell.dataset, cell.noise] = Data(
@@ -53,7 +56,10 @@ class Builder:
                 if study.clean_val > len(data.y_val):
                     held = f"{cell.dataset} holds out {len(data.y_val)} validation images"
                     raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {len(data.y_val)}")
-                networks.build(study.network, data.size[0], data.size[1], data.n_classes)
+                self.shapes[cell.dataset] = (data.size[0], data.size[1], data.n_classes)
+            if (cell.dataset, network) not in built:
+                networks.build(network, *self.shapes[cell.dataset])
+                built.add((cell.dataset, network))
         self.commit, self.versions = commit(), versions()
 
     def store_masks(self, folder: Path) -> None:
@@ -88,9 +94,9 @@ class Builder:
             data_digest=data.data_digest,
             noise=cell.noise.to_dict(),
             noise_digest=data.noise_digest,
-            network=self.study.network,
-            recipe=self.recipes[cell.method, cell.dataset].to_dict(),
-            epochs=self.study.epochs,
+            network=self.study.network_of(cell),
+            recipe=self.recipes[cell].to_dict(),
+            epochs=self.study.epochs_of(cell),
             seed=seed,
             val_fraction=self.study.val_fraction,
             clean_val=self.study.clean_val,
@@ -103,18 +109,19 @@ class Builder:
             "digests": {"data": data.data_digest, "noise": data.noise_digest},
             "effective_rate": data.effective_rate,
             "images": data.images,
-            "network": self.study.network,
-            "recipe": self.recipes[cell.method, cell.dataset].to_dict(),
-            "epochs": self.study.epochs,
+            "network": self.study.network_of(cell),
+            "recipe": self.recipes[cell].to_dict(),
+            "epochs": self.study.epochs_of(cell),
             "objective": self.study.objective,
+            "space": {d.name: d.to_dict() for d in self.spaces[cell.method].dimensions},
             "versions": self.versions,
             "commit": self.commit,
         }
 
     def updates(self, cell: Cell) -> int:
         """Updates of one network over a whole training, as plain cross-entropy counts them."""
-        images, recipe = self.data[cell.dataset, cell.noise].images, self.recipes[cell.method, cell.dataset]
-        return self.study.epochs * math.ceil(images / recipe.batch_size)
+        images, recipe = self.data[cell.dataset, cell.noise].images, self.recipes[cell]
+        return self.study.epochs_of(cell) * math.ceil(images / recipe.batch_size)
 
     def searches(self, study: Study, ledger: Ledger) -> list[CellSearch]:
         """The search of every cell, rebuilt from the ledger."""

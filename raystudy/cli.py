@@ -5,15 +5,16 @@ import os
 import sys
 import textwrap
 import time
+import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
-from raystudy import __version__, sweep
+from raystudy import __version__, studyfile, sweep
 from raystudy.errors import InputError, unknown
-from raystudy.study import study_dir
+from raystudy.study import NAME, study_dir
 from raystudy.terminal import guarded, terminal
 
 URI_HELP = "MLflow store or server (default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db)"
@@ -40,8 +41,8 @@ def train(args: argparse.Namespace) -> int:
     noises = parse(args.noise, seed=args.noise_seed)
     if len(noises) != 1:
         raise InputError(f"train runs one noise level, not {len(noises)}: {args.noise}")
-    args.dataset = sweep.located(args.dataset)
-    network, epochs = sweep.default_setting(args.dataset, args.data_root)
+    args.dataset = studyfile.located(args.dataset)
+    network, epochs = studyfile.default_setting(args.dataset, args.data_root)
     network, epochs = args.network or network, args.epochs if args.epochs is not None else epochs
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}; it must be at least 1")
@@ -102,6 +103,13 @@ def train(args: argparse.Namespace) -> int:
 def _writable(file: Path) -> None:
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
         raise InputError(f"--checkpoint {file}: the folder {file.parent} is not there or cannot be written")
+
+
+def train_mentor(args: argparse.Namespace) -> int:
+    """A MentorNet for mentornet_dd, learned from a source study."""
+    from raystudy import mentor
+
+    return mentor.train_mentor(args)
 
 
 def methods(args: argparse.Namespace) -> int:
@@ -191,10 +199,24 @@ def status(args: argparse.Namespace) -> int:
     from raystudy.ledger import is_running
 
     folder = _study_folder(args)
-    study, histories = load.study(folder)
+    study, histories = load.study(folder, only=tables.READ)
     console.print(tables.status(study, histories))
     console.print(tables.leaderboard(study, histories))
     console.print("a sweep is running" if is_running(folder) else "no sweep is running")
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """Writes a study's report."""
+    folder = _study_folder(args)
+    console = terminal()
+    from analysis import report
+
+    with console.status(f"writing the report of {args.study}"):
+        files = report.build(folder, args.out.expanduser() if args.out else folder / "report")
+    console.print(f"{args.study}: {len(files)} files, {files[0]}", markup=False, highlight=False, soft_wrap=True)
+    if args.open:
+        webbrowser.open(files[0].absolute().as_uri())
     return 0
 
 
@@ -213,28 +235,100 @@ def sync(args: argparse.Namespace) -> int:
     return 0
 
 
+def merge(args: argparse.Namespace) -> int:
+    """Unites the ledgers of two machines."""
+    console = terminal()
+    from raystudy import merge as m
+
+    storage = args.storage.expanduser().absolute()
+    first, second, into = m.resolve(args.first, args.second, args.into, storage)
+    done = m.merge(first, second, into, args.on_conflict)
+    for conflict in done.conflicts:
+        console.print(f"note: {conflict}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    told = f"{done.new} trials were new, of {done.further} the other copy was further along"
+    console.print(f"{first} + {second} -> {done.folder}: {told}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """Writes a study for other programs."""
+    console = terminal()
+    from raystudy import export as e
+
+    folder = _study_folder(args)
+    for file, what in e.export(folder, args.out or folder / "export").items():
+        console.print(f"{file}: {what}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def simulate(args: argparse.Namespace) -> int:
+    """Says which search would have found the winner soonest."""
+    console = terminal()
+    from raystudy import simulate as s
+
+    folder = _study_folder(args)
+    told = s.options(args.samplers, args.schedulers, args.repeats, args.epsilon)
+    rows = s.simulate(folder, told, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    out = args.out or folder / "simulate.csv"
+    s.write(rows, out)
+    console.print(s.table(rows, told))
+    console.print(s.verdict(rows), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(rows)} searches in {out}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
 def ui(args: argparse.Namespace) -> int:
     """Opens the MLflow UI on what was recorded."""
     console = terminal()
     from raystudy import tracking
 
-    uri = tracking.absolute(args.tracking_uri or tracking.default_uri())
+    given = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if args.study and not given:
+        given = tracking.store_of(study_dir(args.storage.expanduser().absolute(), args.study))
+    uri = tracking.absolute(given or tracking.default_uri())
     tracking.check(uri)
-    if uri.startswith(("http://", "https://")):
-        console.print(f"the MLflow server is already there: {uri}", highlight=False)
+    server = uri.startswith(("http://", "https://"))
+    base = uri if server else f"http://{args.host}:{args.port}"
+    found = tracking.studies(uri, args.study)
+    if args.study and not found:
+        raise unknown(f"study in MLflow at {uri} (`raystudy sync` brings it there)", args.study, tracking.studies(uri))
+    told = "is already there" if server else f"on {uri}: {base}   (Ctrl-C stops it)"
+    console.print(f"MLflow {told}", highlight=False, soft_wrap=True)
+    for name, links in found.items():
+        console.print(f"  {name}: {base}{links['study']}", markup=False, highlight=False, soft_wrap=True)
+        for view, link in links.items():
+            if view != "study" and (args.study or len(found) == 1):
+                console.print(f"    {view}: {base}{link}", markup=False, highlight=False, soft_wrap=True)
+    if args.open:
+        first = next(iter(found.values()), {"study": ""})
+        tracking.open_when_up(base, first["study"])
+    if server:
         return 0
-    base = f"http://{args.host}:{args.port}"
-    console.print(f"MLflow on {uri}: {base}   (Ctrl-C stops it)", highlight=False, soft_wrap=True)
-    for name, page in tracking.studies(uri).items():
-        console.print(f"  {name}: {base}{page}", markup=False, highlight=False, soft_wrap=True)
     os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     options = {"--backend-store-uri": uri, "--host": args.host, "--port": str(args.port), "--workers": "1"}
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *(w for pair in options.items() for w in pair)])
 
 
-def _study_options(c: argparse.ArgumentParser) -> None:
-    c.add_argument("study", metavar="STUDY", help="name of the study")
+def plan(args: argparse.Namespace) -> int:
+    """What a study will take, before it is run."""
+    console = terminal()
+    from raystudy import plan as planning
+
+    storage = args.storage.expanduser().absolute()
+    if len(args.methods) == 1 and not args.study and args.methods[0] not in sweep.RECIPES:
+        if NAME.fullmatch(args.methods[0]) and (storage / args.methods[0] / "study.toml").exists():
+            args.study = str(storage / args.methods[0] / "study.toml")
+        else:
+            args.study = args.methods[0]
+        args.methods = []
+    study, resources = sweep.request(args)
+    planning.show(planning.made(study, storage, resources, args, console), console)
+    return 0
+
+
+def _study_options(c: argparse.ArgumentParser, optional: bool = False) -> None:
+    c.add_argument("study", metavar="STUDY", nargs="?" if optional else None, help="name of the study")
     c.add_argument(
         "--storage",
         type=Path,
@@ -287,6 +381,19 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_arguments(c)
 
     c = add(
+        "plan",
+        plan,
+        "what a study will take: cells, trials, epochs, device-hours and money",
+        """\
+        examples:
+          raystudy plan dividemix-table1 --gpus-per-trial 0.5 --data-root ~/data
+          raystudy plan my-study.toml --prices my-prices.toml --machine my-server
+          raystudy plan dividemix --noise symmetric:0.2,0.5 --trials 20
+        """,
+    )
+    sweep.add_arguments(c)
+
+    c = add(
         "train",
         train,
         "one training of one method, without Ray",
@@ -314,7 +421,11 @@ def parser() -> argparse.ArgumentParser:
     )
     c.add_argument("--network", metavar="NAME", help="network (default: by data set)")
     c.add_argument(
-        "--recipe", default="shared", choices=sweep.RECIPES, help="shared or the paper's own (default: shared)"
+        "--recipe",
+        default="shared",
+        choices=sweep.RECIPES,
+        metavar="NAME",
+        help="shared, the paper's own, or that of another method's paper (default: shared)",
     )
     c.add_argument("--epochs", type=int, metavar="N", help="epochs (default: by data set)")
     c.add_argument(
@@ -326,6 +437,48 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="go on from this file if it is there, and keep it up to date"
     )
+
+    c = add(
+        "train-mentor",
+        train_mentor,
+        "learn a MentorNet from a source study whose labels are known",
+        """\
+        examples:
+          raystudy train-mentor --dataset cifar10 --noise symmetric:0.2 --out mentor-cifar10.npz
+          raystudy train mentornet_dd --set mentor=$PWD/mentor-cifar10.npz
+        """,
+    )
+    c.add_argument(
+        "--out", type=Path, default=Path("mentor.npz"), metavar="FILE", help="where it goes (default: mentor.npz)"
+    )
+    c.add_argument("--dataset", default="digits", metavar="NAME", help="source data set, or npz:PATH (default: digits)")
+    c.add_argument(
+        "--noise",
+        default="symmetric:0.2",
+        metavar="KIND[:VARIANT]:RATE",
+        help="its label noise (default: symmetric:0.2)",
+    )
+    c.add_argument(
+        "--students", type=int, default=4, metavar="N", help="students whose losses are recorded (default: 4)"
+    )
+    c.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the first student and its flips (default: 0)"
+    )
+    c.add_argument("--epochs", type=int, metavar="N", help="epochs that 18 %% are trained of (default: by data set)")
+    c.add_argument("--network", metavar="NAME", help="the students' network (default: by data set)")
+    c.add_argument(
+        "--percentile",
+        type=float,
+        default=0.9,
+        metavar="P",
+        help="of a student's losses that diff starts from (default: 0.9)",
+    )
+    c.add_argument(
+        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)"
+    )
+    c.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads (default: 1)")
+    c.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
+    c.add_argument("--no-tracking", action="store_true", help="keep it out of MLflow")
 
     c = add(
         "methods",
@@ -413,6 +566,15 @@ def parser() -> argparse.ArgumentParser:
     )
     _study_options(c)
     c = add(
+        "report",
+        report,
+        "write a study's report: one HTML page, tables (CSV, Markdown, LaTeX) and figures (PNG, PDF)",
+        "examples:\n  raystudy report dividemix-digits --open\n  raystudy report dividemix-digits --out ~/paper/report\n",
+    )
+    _study_options(c)
+    c.add_argument("--out", type=Path, metavar="DIR", help="where to (default: the folder report/ of the study)")
+    c.add_argument("--open", action="store_true", help="open the page in a browser")
+    c = add(
         "sync",
         sync,
         "bring MLflow up to a study's ledger",
@@ -420,10 +582,66 @@ def parser() -> argparse.ArgumentParser:
     )
     _study_options(c)
     c.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
-    c = add("ui", ui, "open the MLflow UI on what was recorded", "example:\n  raystudy ui --port 5001\n")
+    c = add(
+        "export",
+        export,
+        "write a study as tables, as an Optuna storage and as a tabular benchmark",
+        "examples:\n  raystudy export dividemix-digits\n  optuna-dashboard sqlite:///studies/dividemix-digits/export/optuna.db\n",
+    )
+    _study_options(c)
+    c.add_argument("--out", type=Path, metavar="DIR", help="where to (default: the folder export/ of the study)")
+    c = add(
+        "simulate",
+        simulate,
+        "replay a study's trials under other searches: which would have found the winner soonest",
+        "example:\n  raystudy simulate dividemix-digits --samplers tpe,random --schedulers asha,none --repeats 20\n",
+    )
+    _study_options(c)
+    c.add_argument("--samplers", default="tpe,random,qmc,gp", metavar="NAMES", help="default: tpe,random,qmc,gp")
+    c.add_argument("--schedulers", default="asha,none", metavar="NAMES", help="default: asha,none")
+    c.add_argument("--repeats", type=int, default=10, metavar="N", help="searches with fresh seeds each (default: 10)")
+    c.add_argument(
+        "--epsilon",
+        type=float,
+        default=0.005,
+        metavar="F",
+        help="a point this close to the best recorded one, in units of the objective, counts as found (default: 0.005)",
+    )
+    c.add_argument("--out", type=Path, metavar="FILE", help="CSV of all searches (default: simulate.csv of the study)")
+    c = add(
+        "merge",
+        merge,
+        "unite the ledgers of two machines",
+        "examples:\n  raystudy merge dividemix-digits /mnt/other/studies/dividemix-digits\n"
+        "  raystudy merge run-a run-b --into both\n",
+    )
+    c.add_argument("first", metavar="A", help="a study, or its folder")
+    c.add_argument("second", metavar="B", help="another, of the same settings")
+    c.add_argument("--into", metavar="NAME", help="a new study for the union (default: A takes B's trials in)")
+    c.add_argument(
+        "--storage",
+        type=Path,
+        default=Path("studies"),
+        metavar="DIR",
+        help="folder that holds studies (default: studies)",
+    )
+    c.add_argument(
+        "--on-conflict",
+        choices=("refuse", "keep"),
+        default="refuse",
+        help="where two copies of a trial tell different things: merge nothing, or keep the one further along (default: refuse)",
+    )
+    c = add(
+        "ui",
+        ui,
+        "open the MLflow UI on what was recorded",
+        "examples:\n  raystudy ui --port 5001\n  raystudy ui dividemix-digits --open\n",
+    )
+    _study_options(c, optional=True)
     c.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
     c.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (default: 127.0.0.1)")
     c.add_argument("--port", type=int, default=5000, metavar="N", help="port (default: 5000)")
+    c.add_argument("--open", action="store_true", help="open the browser, on the study if one is named")
     return p
 
 

@@ -18,10 +18,12 @@ import torch
 from ray import tune
 from rich.console import Console
 
+from raystudy.budget import Budget
 from raystudy.errors import InputError
 from raystudy.ledger import TrialHistory
 from raystudy.progress import Progress
 from raystudy.search import CellScheduler, CellSearch, StudySearch, checkpoint_path
+from raystudy.study import arrays_path
 from raystudy.trial import TrialActor
 
 RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
@@ -47,7 +49,25 @@ def capacity(resources: Resources) -> float:
     return min(max(1.0, math.floor(slots)), resources.max_concurrent or math.inf)
 
 
-def execute(name: str, searches: list[CellSearch], resources: Resources, console: Console) -> None:
+class _Stopper(tune.Stopper):
+    """Ends the experiment when the budget is used up: running trials are left as a Ctrl-C would leave them."""
+
+    def __init__(self, budget: Budget, searcher: StudySearch) -> None:
+        self.budget, self.searcher = budget, searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.budget.spent(len(self.searcher.live))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def execute(
+    name: str, searches: list[CellSearch], resources: Resources, console: Console, budget: Budget | None = None
+) -> None:
     """One Ray Tune experiment for all cells."""
     slots = capacity(resources)
     os.environ |= {
@@ -80,6 +100,7 @@ def execute(name: str, searches: list[CellSearch], resources: Resources, console
             "recorded": trial.epochs,
             "rungs": search.rungs if trial.origin != "replicate" else [],
             "checkpoint": str(checkpoint_path(search.ledger.dir, trial.key)),
+            "arrays": str(arrays_path(search.ledger.dir, trial.key)),
             "checkpoint_seconds": resources.checkpoint_every,
             "data_root": str(resources.data_root),
             "threads": max(1, int(resources.cpus)),
@@ -106,6 +127,7 @@ def execute(name: str, searches: list[CellSearch], resources: Resources, console
                     name=name,
                     storage_path=scratch,
                     verbose=0,
+                    stop=_Stopper(budget, searcher) if budget else None,
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
                     checkpoint_config=tune.CheckpointConfig(
                         checkpoint_at_end=False

@@ -17,10 +17,12 @@ import math
 import os
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
+
+import orjson
 
 from raystudy.errors import InputError
 
@@ -50,17 +52,21 @@ class TrialHistory:
         """How many epochs are recorded."""
         return len(self.times)
 
-    def add(self, metrics: Mapping[str, float | None], when: int) -> None:
-        n = len(self.times)
-        for name, value in metrics.items():
-            column = self.curves.get(name)
-            if column is None:
-                column = self.curves[name] = array("d", [math.nan]) * n
-            column.append(math.nan if value is None else value)
-        self.times.append(when)
+    def add(self, records: Sequence[Event], only: Collection[str] | None = None) -> None:
+        """Takes consecutive records, the next epoch first; of their metrics all, or ``only`` some."""
+        n, told = len(self.times), [r["metrics"] for r in records]
+        names = dict.fromkeys(name for metrics in told for name in metrics)
+        for name in names if only is None else [name for name in names if name in only]:
+            column = self.curves.setdefault(name, array("d"))
+            column.extend([math.nan] * (n - len(column)))
+            try:
+                column.extend([metrics[name] for metrics in told])
+            except (KeyError, TypeError):  # not measured in some of them
+                values = [metrics.get(name) for metrics in told]
+                column[n:] = array("d", [math.nan if v is None else v for v in values])
+        self.times.extend([r["time"] for r in records])
         for column in self.curves.values():
-            if len(column) == n:
-                column.append(math.nan)
+            column.extend([math.nan] * (len(self.times) - len(column)))
 
 
 @dataclass
@@ -78,7 +84,7 @@ class CellHistory:
             trial = self.trials[event["key"]]
             if event["epoch"] != trial.epochs or trial.state != "running":
                 return False
-            trial.add(event["metrics"], event["time"])
+            trial.add([event])
         elif kind == "trial":
             if event["key"] in self.trials:
                 return False
@@ -114,19 +120,32 @@ def events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
                 return
             offset += len(line)
             try:
-                event = json.loads(line)
+                event = orjson.loads(line)
                 event["event"], event["time"]
             except (ValueError, KeyError, TypeError):
                 raise InputError(f"{path}: broken ledger line before byte {offset}: {line[:60]!r}") from None
             yield event, offset
 
 
-def replay(path: Path) -> CellHistory:
-    """A cell's history from its file."""
-    cell = CellHistory(path.stem)
+def replay(path: Path, only: Collection[str] | None = None) -> CellHistory:
+    """A cell's history from its file; the curves of ``only`` some metrics where named.
+
+    The same as applying the events one by one, but records are folded in a column at a time: large studies have half a million.
+    """
+    cell, waiting = CellHistory(path.stem), dict[str, list[Event]]()
     try:
         for event, _ in events(path):
+            if event["event"] == "record":
+                key = event["key"]
+                trial, records = cell.trials[key], waiting.setdefault(key, [])
+                if event["epoch"] == trial.epochs + len(records) and trial.state == "running":
+                    records.append(event)
+                continue
+            if records := waiting.pop(event.get("key", ""), []):
+                cell.trials[event["key"]].add(records, only)
             cell.apply(event)
+        for key, records in waiting.items():
+            cell.trials[key].add(records, only)
     except (KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{path}: not a ledger file of raystudy ({type(e).__name__}: {e})") from None
     return cell

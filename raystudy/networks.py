@@ -1,17 +1,20 @@
 """Networks: images [B, C, H, H] -> logits [B, K]. To add one, write its function and add a row to ``NETWORKS``.
 
-Besides the rows, every classifier of torchvision can be named (``resnet18``, ``efficientnet_b0``, ...), untrained.
+Besides the rows, every classifier of torchvision can be named (``resnet18``, ``efficientnet_b0``, ...) and, where timm is
+installed, every one of timm (``timm:inception_resnet_v2``); untrained, or with ImageNet weights (``resnet18:pretrained``).
 Networks are made for a given image size and refuse one they cannot take; they know nothing of methods or data sets.
 """
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raystudy.errors import InputError
+from raystudy.data import smoke
+from raystudy.errors import InputError, unknown
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -54,6 +57,16 @@ def convnet(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -
     for i, width in enumerate((32, 64, 128)):
         layers += [nn.MaxPool2d(2)] * (i > 0)
         layers += [nn.Conv2d(in_channels, width, 3, padding=1, bias=False), BatchNorm(width), nn.ReLU()]
+        in_channels = width
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *[nn.Dropout(dropout)] * (dropout > 0)]
+    return nn.Sequential(*layers, nn.Linear(in_channels, n_classes))
+
+
+def convnet_small(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
+    """``convnet`` with strides for its pools and a first stride too: a quarter of the work, for many trainings on a CPU."""
+    layers: list[nn.Module] = []
+    for width in (32, 64, 128):
+        layers += [nn.Conv2d(in_channels, width, 3, stride=2, padding=1, bias=False), BatchNorm(width), nn.ReLU()]
         in_channels = width
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *[nn.Dropout(dropout)] * (dropout > 0)]
     return nn.Sequential(*layers, nn.Linear(in_channels, n_classes))
@@ -118,9 +131,12 @@ def preact_resnet18(in_channels: int, size: int, n_classes: int, dropout: float 
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, n_classes))
 
 
+PRETRAINED = ":pretrained"
+TIMM = "timm:"
 NETWORKS: dict[str, Callable[[int, int, int, float], nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
+    "convnet_small": convnet_small,
     "cnn9": cnn9,
     "preact_resnet18": preact_resnet18,
 }
@@ -129,26 +145,23 @@ NETWORKS: dict[str, Callable[[int, int, int, float], nn.Module]] = {
 def build(name: str, in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
     """A freshly initialised network for images [B, in_channels, size, size].
 
-    Weights come from torch's default generator. Raises InputError, one line, for an unknown name, a dropout rate
-    outside [0, 1) or one the network has no place for, and for images it cannot take.
+    Weights come from torch's default generator, or from ImageNet with ``:pretrained``. ``smoke:NAME`` is an MLP that stands in
+    for a network where a study is run in miniature. Raises InputError, one line, for an unknown name, a dropout rate outside
+    [0, 1) or one the network has no place for, weights that cannot be had, and images it cannot take.
     """
     if not 0 <= dropout < 1:
         raise InputError(f"dropout {dropout:g} is outside [0, 1)")
+    if name.startswith(smoke.PREFIX):
+        return mlp(in_channels, size, n_classes, dropout)
     if name in NETWORKS:
         return NETWORKS[name](in_channels, size, n_classes, dropout)
-
-    from torchvision import models  # not at the top: it is slow to import, and our own networks do without
-
-    theirs, ours = models.list_models(module=models), ", ".join(sorted(NETWORKS))
-    if name not in theirs:
-        near = get_close_matches(name, [*NETWORKS, *theirs], n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+    base, trained = name.removesuffix(PRETRAINED), name.endswith(PRETRAINED)
+    if base in NETWORKS:
         raise InputError(
-            f"unknown network {name!r}; {hint}choose from: {ours}, or a torchvision classifier such as resnet18"
+            f"network {base!r} has no pretrained weights; torchvision's have, such as resnet18{PRETRAINED}"
         )
-    if dropout:
-        raise InputError(f"network {name!r} is torchvision's and has no dropout setting; choose from: {ours}")
-    return _from_torchvision(name, in_channels, size, n_classes)
+    make = _timm(base, trained) if base.startswith(TIMM) else _torchvision(base, trained)
+    return _fitted(name, make, in_channels, size, n_classes, dropout)
 
 
 class Rgb(nn.Module):
@@ -162,12 +175,72 @@ class Rgb(nn.Module):
         return self.net(x.expand(-1, 3, -1, -1))
 
 
-def _from_torchvision(name: str, in_channels: int, size: int, n_classes: int) -> nn.Module:
-    from torchvision import models
+Maker = Callable[[int], nn.Module]  # n_classes -> a network for three channels
 
-    # Auxiliary heads would make the output a tuple in training; init_weights only silences a warning.
-    extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    net: nn.Module = models.get_model(name, weights=None, num_classes=n_classes, **extra)
+
+def _torchvision(name: str, trained: bool) -> Maker:
+    from torchvision import models  # not at the top: it is slow to import, and our own networks do without
+
+    theirs = models.list_models(module=models)
+    if name not in theirs:
+        near = get_close_matches(name, [*NETWORKS, *theirs], n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        ours = ", ".join(sorted(NETWORKS))
+        raise InputError(
+            f"unknown network {name!r}; {hint}choose from: {ours}, a torchvision classifier such as resnet18, or timm:NAME"
+        )
+
+    def make(n_classes: int) -> nn.Module:
+        # Auxiliary heads would make the output a tuple in training; init_weights only silences a warning.
+        plain = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        net: nn.Module = models.get_model(name, weights=None, num_classes=n_classes, **plain)
+        if trained:
+            weights = models.get_model_weights(name).DEFAULT
+            try:
+                told = weights.get_state_dict(progress=False, check_hash=True)
+            except Exception as error:  # urllib, sockets and zipfile each have their own
+                file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+                why = f"are not here and cannot be downloaded ({type(error).__name__})"
+                raise InputError(f"the weights of {name}{PRETRAINED} {why}; put {weights.url} at {file}") from None
+            fresh = net.state_dict()  # all but the last layer, which is for other classes
+            net.load_state_dict(
+                {k: v for k, v in told.items() if k in fresh and fresh[k].shape == v.shape}, strict=False
+            )
+        return net
+
+    return make
+
+
+def _timm(name: str, trained: bool) -> Maker:
+    try:
+        import timm
+    except ImportError:
+        raise InputError(f"network {name!r} needs the optional package timm: pip install timm") from None
+    own = name.removeprefix(TIMM)
+    if not timm.is_model(own):
+        raise unknown("network of timm", own, timm.list_models())
+
+    def make(n_classes: int) -> nn.Module:
+        try:
+            return timm.create_model(own, pretrained=trained, num_classes=n_classes)
+        except Exception as error:
+            raise InputError(
+                f"the weights of {name}{PRETRAINED} are not here and cannot be downloaded ({type(error).__name__})"
+            ) from None
+
+    return make
+
+
+def _fitted(name: str, make: Maker, in_channels: int, size: int, n_classes: int, dropout: float) -> nn.Module:
+    """A network of a library's for these images, with dropout in front of its last linear layer."""
+    net = make(n_classes)
+    if dropout:
+        linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise InputError(f"network {name!r} has no place for dropout; choose from: {', '.join(sorted(NETWORKS))}")
+        parent, _, last = linear[-1].rpartition(".")
+        owner = net.get_submodule(parent)
+        setattr(owner, last, nn.Sequential(nn.Dropout(dropout), getattr(owner, last)))
     net = Rgb(net) if in_channels == 1 else net
     try:
         with torch.no_grad():  # most are made for 224x224; in evaluation mode nothing is learnt from the probe

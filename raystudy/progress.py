@@ -15,6 +15,7 @@ from rich.table import Table
 from analysis.tables import level
 from raystudy.search import CellSearch
 
+SHOWN = 24  # cells at most in the table
 PLAIN_SECONDS = 15.0  # how often a line is printed where there is no terminal
 
 
@@ -57,21 +58,28 @@ class Progress:
 
     def _lines(self) -> None:
         while not self._stop.wait(PLAIN_SECONDS):
-            rows = [self._row(c) for c in self.cells]
+            rows = self._rows()
             done, running, pruned, failed, total = (sum(r[i] for r in rows) for i in range(5))
             best = ", ".join(
                 f"{c.cell.method} {level(c.cell, c.study)} {100 * r[5]:.1f}"
                 for c, r in zip(self.cells, rows, strict=True)
-                if r[5] > 0
+                if r[5] > 0 and len(self.cells) <= SHOWN
             )
             self.console.print(
                 f"{time.strftime('%H:%M:%S')} {done + pruned + failed} of {total} trials (running {running}, pruned {pruned}, "
-                f"failed {failed}), about {duration(self._left())} left; best noisy validation: {best or '–'}",
+                f"failed {failed}), about {duration(self._left(rows))} left"
+                + (f"; best noisy validation: {best or '–'}" if len(self.cells) <= SHOWN else ""),
                 soft_wrap=True,
                 highlight=False,
             )
 
-    def _row(self, search: CellSearch) -> tuple[int, int, int, int, int, float, float]:
+    def _rows(self) -> list[tuple[int, int, int, int, int, float, float]]:
+        """A row for each cell; before a cell has records, its pace is the slowest seen elsewhere."""
+        paces = [self._pace(c) for c in self.cells]
+        slowest = max((p for p in paces if not math.isnan(p)), default=math.nan)
+        return [self._row(c, slowest if math.isnan(p) else p) for c, p in zip(self.cells, paces, strict=True)]
+
+    def _row(self, search: CellSearch, pace: float) -> tuple[int, int, int, int, int, float, float]:
         """done, running, pruned, failed, of how many, best noisy validation accuracy so far, seconds left on one worker."""
         trials = list(search.history.trials.values())
         states = Counter(t.state for t in trials)
@@ -90,37 +98,33 @@ class Progress:
             failed,
             total,
             best,
-            search.remaining() * self._pace(search),
+            search.remaining() * pace if search.remaining() else 0.0,
         )
 
     def _pace(self, search: CellSearch) -> float:
-        """Seconds per epoch in a cell; before it has any, the slowest seen elsewhere."""
-        paces = []
-        for c in [search, *self.cells]:
-            spent = [list(t.curves.get("cost/seconds", ())) for t in c.history.trials.values()]
-            epochs = sum(map(len, spent))
-            if epochs and c is search:
-                return math.fsum(map(math.fsum, spent)) / epochs
-            if epochs:
-                paces.append(math.fsum(map(math.fsum, spent)) / epochs)
-        return max(paces, default=math.nan)
+        """Seconds per epoch in a cell; NaN before it has any."""
+        spent = [t.curves.get("cost/seconds", ()) for t in list(search.history.trials.values())]
+        epochs = sum(map(len, spent))
+        return math.fsum(math.fsum(list(s)) for s in spent) / epochs if epochs else math.nan
 
-    def _left(self) -> float:
+    def _left(self, rows: list[tuple[int, int, int, int, int, float, float]]) -> float:
         """Seconds to the end: all the work over all the workers, but not less than the longest cell that must go one by one."""
-        each = [self._row(c)[6] for c in self.cells]
-        return math.fsum(each) / self.slots if each else math.nan
+        return math.fsum(r[6] for r in rows) / self.slots if rows else math.nan
 
     def table(self) -> Table:
-        total = duration(time.monotonic() - self.begun)
-        table = Table(
-            box=box.SIMPLE_HEAD, caption=f"{total} gone, about {duration(self._left())} left", caption_justify="left"
-        )
+        rows, total = self._rows(), duration(time.monotonic() - self.begun)
+        caption = f"{total} gone, about {duration(self._left(rows))} left"
+        shown = list(zip(self.cells, rows, strict=True))
+        if len(shown) > SHOWN:  # those that run, then those with most left to do; a terminal is only so high
+            shown = sorted(shown, key=lambda cell: (-cell[1][1], -cell[1][6]))[:SHOWN]
+            ended = sum(c.finished() for c in self.cells)
+            caption = f"and {len(rows) - SHOWN} more cells; {ended} of {len(rows)} are done\n{caption}"
+        table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
         for name in ("method", "noise"):
             table.add_column(name, no_wrap=True)
         for name in ("done", "running", "pruned", "failed", "of", "best val", "left"):
             table.add_column(name, justify="right", no_wrap=True)
-        for search in self.cells:
-            done, running, pruned, failed, of, best, left = self._row(search)
+        for search, (done, running, pruned, failed, of, best, left) in shown:
             counts = [str(n) if n else "·" for n in (done, running, pruned, failed)]
             table.add_row(
                 search.cell.method,

@@ -98,6 +98,7 @@ class CellSearch:
         )
         self.paper_point, self.oracle, self.source = space.paper(cell.dataset, cell.noise)
         self.target = study.trials if space.dimensions else 1
+        self.epochs = study.epochs_of(cell)
         self.started: set[str] = set()
         self.workers: dict[str, str] = {}  # trial key -> where it runs
         self.running = {t.key: t for t in history.trials.values() if t.state == "running"}  # not ended
@@ -111,9 +112,7 @@ class CellSearch:
         lower = study.objective.endswith("loss")
         self.optuna = optuna.create_study(study_name=cell.key, direction="minimize" if lower else "maximize")
 
-        first = math.ceil(max(space.settled(self.paper_point), 1 / REDUCTION**2) * study.epochs)
-        levels = [first * REDUCTION**k for k in range(20)]
-        self.rungs = [r for r in levels if r < study.epochs] if study.scheduler == "asha" else []
+        self.rungs = rungs(study, cell, space, self.paper_point)
 
         for trial in list(self.running.values()):  # decisions that a crash left undone
             self._judge(trial)
@@ -247,11 +246,11 @@ class CellSearch:
 
     def remaining(self) -> int:
         """Epochs that are left, if no further trial is pruned."""
-        open_ = sum(self.study.epochs - t.epochs for t in list(self.running.values()))  # a copy: progress is a thread
+        open_ = sum(self.epochs - t.epochs for t in list(self.running.values()))  # a copy: progress is a thread
         search = 0 if self._exhausted else max(0, self.target - len(self.searched()))
         distinct = 2 if self.target > 1 else 1
         planned = len(self.history.trials) > len(self._searched) or self.study.replicates == 0
-        return open_ + self.study.epochs * (search + (0 if planned else self.study.replicates * distinct))
+        return open_ + self.epochs * (search + (0 if planned else self.study.replicates * distinct))
 
     def report(
         self, key: str, start: int, records: list[dict[str, Any]], diverged: bool, failure: str, worker: str = ""
@@ -288,7 +287,7 @@ class CellSearch:
 
     def _judge(self, trial: TrialHistory) -> None:
         """Ends a trial that is complete, or that its newest rung says to stop."""
-        if trial.epochs >= self.study.epochs:
+        if trial.epochs >= self.epochs:
             self.end(trial.key, "complete")
         elif trial.origin != "replicate" and trial.epochs in self.rungs and (reason := self._pruned(trial)):
             self.end(trial.key, "pruned", reason)
@@ -296,7 +295,7 @@ class CellSearch:
     def _settles(self, trial: TrialHistory) -> int:
         """Epochs a trial needs for its warm-up and ramps."""
         if trial.key not in self._settled:
-            self._settled[trial.key] = math.ceil(self.space.settled(trial.point) * self.study.epochs)
+            self._settled[trial.key] = math.ceil(self.space.settled(trial.point) * self.epochs)
         return self._settled[trial.key]
 
     def _pruned(self, trial: TrialHistory) -> str:
@@ -320,6 +319,14 @@ class CellSearch:
             return ""
         values = f"{self.study.objective} {sign * mine:.4g} against {sign * cutoff:.4g}"
         return f"epoch {rung}: {values}, the best third of {len(others)} earlier trials"
+
+
+def rungs(study: Study, cell: Cell, space: Space, paper_point: Point) -> list[int]:
+    """The epochs at which trials of a cell may be stopped: from its warm-up or a ninth of the budget on, each three times the last."""
+    if study.scheduler != "asha":
+        return []
+    first = math.ceil(max(space.settled(paper_point), 1 / REDUCTION**2) * study.epochs_of(cell))
+    return [r for k in range(20) if (r := first * REDUCTION**k) < study.epochs_of(cell)]
 
 
 def checkpoint_path(study_dir: Path, key: str) -> Path:

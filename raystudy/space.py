@@ -1,13 +1,14 @@
 """Search spaces: ``search_spaces/*.toml`` -> Optuna parameters, paper points and recipes, every name and value checked.
 
 A space file holds ``[space]`` (where hyperparameters may lie), ``[recipe]`` (the paper's own) and ``[[paper]]`` rows (published
-settings). Names are the keyword arguments of the method's constructor; a point may also name fields of the recipe.
+settings; ``rate`` may list several noise rates). Names are the keyword arguments of the method's constructor; a point may also
+name fields of the recipe.
 """
 
 import math
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 
 import search_spaces
 from raystudy.data.noise import Noise
+from raystudy.data.smoke import PREFIX
 from raystudy.errors import InputError, unknown
 from raystudy.method import Task
 from raystudy.point import RECIPE_FIELDS, Point, checked, checked_recipe, hyperparameters, method_class, split
@@ -76,6 +78,10 @@ class Dimension:
                 f"{where}: {self.name}={value!r} lies outside [{self.low:g}, {self.high:g}]{' and is not 0' if self.or_zero else ''}"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """What is not a default, for a record."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
     def describe(self) -> str:
         """The range for people."""
         if self.choices:
@@ -133,6 +139,7 @@ class Space:
         Nearest: rows of this data set before others, rows of this noise kind before others, then the rate; the first listed wins ties.
         Without any row it is the method's defaults.
         """
+        dataset = dataset.removeprefix(PREFIX)  # a study in miniature has the points of the study
         if not self.papers:
             return self.complete({}), (), "the method's defaults"
 
@@ -207,16 +214,16 @@ def load(method: str, folder: Path = FOLDER) -> Space:
     recipe = told.get("recipe", {})
     _only(recipe, [*RECIPE_FIELDS, "epochs", "network"], f"[recipe] of {where}")
     checked_recipe({k: v for k, v in recipe.items() if k in RECIPE_FIELDS}, f"[recipe] of {where}")
-    papers = tuple(_paper(method, row, dimensions, f"[[paper]] of {where}") for row in rows)
+    papers = tuple(paper for row in rows for paper in _papers(method, row, dimensions, f"[[paper]] of {where}"))
     return Space(method, dimensions, papers, recipe)
 
 
-def _paper(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], where: str) -> Paper:
-    """A checked row. Data sets and kinds of noise may be ones that only the paper has."""
+def _papers(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], where: str) -> list[Paper]:
+    """A checked row, once for each of its rates (a number or a list). Data sets and kinds of noise may be ones that only the paper has."""
     kinds = {
         "dataset": str,
         "noise": str,
-        "rate": int | float,
+        "rate": int | float | list,
         "point": dict,
         "source": str,
         "variant": str,
@@ -229,8 +236,14 @@ def _paper(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], wh
     for name, value in row.items():
         if not isinstance(value, kinds[name]) or isinstance(value, bool):
             raise InputError(f"{where}: {name}={value!r} is of the wrong type")
-    if not 0 <= row["rate"] <= 1:
-        raise InputError(f"{where}: rate={row['rate']:g} lies outside [0, 1]")
+    rates = row["rate"] if isinstance(row["rate"], list) else [row["rate"]]
+    if not rates:
+        raise InputError(f"{where}: rate is an empty list")
+    for rate in rates:
+        if not isinstance(rate, int | float) or isinstance(rate, bool):
+            raise InputError(f"{where}: rate={rate!r} is of the wrong type")
+        if not 0 <= rate <= 1:
+            raise InputError(f"{where}: rate={rate:g} lies outside [0, 1]")
     point = checked(method, row["point"], where)
     for d in dimensions:
         if d.name in point:
@@ -238,13 +251,16 @@ def _paper(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], wh
     for name in row["oracle"]:
         if name not in list(point):
             raise unknown(f"name in oracle of {where}", name, point)
-    return Paper(**{**row, "point": point, "oracle": tuple(row["oracle"])})
+    return [Paper(**{**row, "rate": rate, "point": point, "oracle": tuple(row["oracle"])}) for rate in rates]
 
 
 def recipe_for(kind: str, method: str, dataset: str, network: str, folder: Path = FOLDER) -> Recipe:
-    """The recipe of a cell: ``shared`` (one per data set and network, ``recipes.toml``) or ``paper`` (the method's own)."""
-    if kind == "paper":
-        values, where = load(method, folder).recipe, f"{method}.toml"
+    """The recipe of a cell: ``shared`` (one per data set and network, ``recipes.toml``), ``paper`` (the method's own) or the paper's of
+    the method that ``kind`` names."""
+    dataset, network = dataset.removeprefix(PREFIX), network.removeprefix(PREFIX)
+    if kind != "shared":
+        owner = method if kind == "paper" else kind
+        values, where = load(owner, folder).recipe, f"{owner}.toml"
     else:
         where = "recipes.toml"
         told = _table(folder / where)

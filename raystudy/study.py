@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+import search_spaces
 from raystudy.data.noise import Noise
 from raystudy.errors import InputError, unknown
 
@@ -37,11 +38,15 @@ class Cell:
     method: str
     dataset: str
     noise: Noise
+    network: str = ""  # this and what follows: only where it is not the study's
+    epochs: int = 0
+    recipe: str = ""
 
     @property
     def key(self) -> str:
         """Names the cell and its ledger file."""
-        return f"{slug(self.method)}_{self.data_key}"
+        own = "".join(f"_{slug(text)}" for text in self._own())
+        return f"{slug(self.method)}_{self.data_key}{own}"
 
     @property
     def data_key(self) -> str:
@@ -51,16 +56,57 @@ class Cell:
 
     @property
     def condition(self) -> str:
-        """What cells of different methods share: data set and noise, for people."""
+        """What cells of different methods share: data set, noise and what is not the study's, for people."""
+        return f"{self.dataset} {self.noise.label}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """The noise seed, network, epochs and recipe for people, each only where it is out of the ordinary."""
         seed = f" seed {self.noise.seed}" if self.noise.seed else ""
-        return f"{self.dataset} {self.noise.label}{seed}"
+        own = ", ".join(self._own())
+        return seed + (f" ({own})" if own else "")
+
+    def _own(self) -> list[str]:
+        epochs = f"{self.epochs} epochs" if self.epochs else ""
+        return [text for text in (self.network, epochs, self.recipe and f"{self.recipe} recipe") if text]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"method": self.method, "dataset": self.dataset, "noise": self.noise.to_dict()}
+        own = {"network": self.network, "epochs": self.epochs, "recipe": self.recipe}
+        told = {"method": self.method, "dataset": self.dataset, "noise": self.noise.to_dict()}
+        return told | {name: value for name, value in own.items() if value}
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> "Cell":
-        return cls(d["method"], d["dataset"], Noise(**d["noise"]))
+        return cls(**{**d, "noise": Noise(**d["noise"])})
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a grid: the full product of methods, data sets and noises, with a network, epochs and recipe of its own or the study's."""
+
+    methods: tuple[str, ...]
+    datasets: tuple[str, ...]
+    noises: tuple[Noise, ...]
+    network: str = ""
+    epochs: int = 0
+    recipe: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "datasets", "noises"):
+            if not getattr(self, name):
+                raise InputError(f"a grid has no {name}")
+        if not 0 <= self.epochs <= MOST_EPOCHS:
+            raise InputError(f"epochs is {self.epochs} in a grid; it must be from 1 to {MOST_EPOCHS}")
+        if self.recipe and self.recipe not in RECIPES:
+            raise unknown("recipe", self.recipe, RECIPES)
+
+    def cells(self) -> list[Cell]:
+        own = (self.network, self.epochs, self.recipe)
+        return [Cell(m, d, n, *own) for d, n, m in itertools.product(self.datasets, self.noises, self.methods)]
+
+    def to_dict(self) -> dict[str, Any]:
+        told = {**asdict(self), "noises": [n.to_dict() for n in self.noises]}
+        return {name: value for name, value in told.items() if value}
 
 
 @dataclass(frozen=True)
@@ -93,6 +139,10 @@ class TrialSpec:
 class Study:
     """A grid of cells, a search budget and a number of replicates.
 
+    The grid is the full product of ``methods``, ``datasets`` and ``noises``, or a list of blocks (``grid``) that
+    each are one; then those three are what occurs in the blocks. ``network``, ``epochs`` and ``recipe`` hold for
+    every cell whose block names none.
+
     ``trials``, ``replicates`` and the grid may grow when the study is run again; everything else is
     fixed by its first run, because it changes what a trial is.
     """
@@ -113,8 +163,14 @@ class Study:
     val_fraction: float = 0.1
     clean_val: int = 0
     batch: int = 1  # proposals of a cell that are out at once
+    grid: tuple[Block, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.grid:
+            blocks = tuple(dict.fromkeys(self._plain(b) for b in self.grid))
+            object.__setattr__(self, "grid", blocks)
+            for part in ("methods", "datasets", "noises"):
+                object.__setattr__(self, part, tuple(dict.fromkeys(v for b in blocks for v in getattr(b, part))))
         if not NAME.fullmatch(self.name):
             raise bad_name(self.name)
         if self.objective.startswith(("test/", "truth/")):
@@ -131,7 +187,7 @@ class Study:
         for what, value, low, high in (
             ("trials", self.trials, 1, 10**6),
             ("replicates", self.replicates, 0, 10**4),
-            ("epochs", self.epochs, 1, 10**6),
+            ("epochs", self.epochs, 1, MOST_EPOCHS),
             ("seed", self.seed, 0, 2**31 - 1),
             ("clean-val", self.clean_val, 0, 10**9),
             ("batch", self.batch, 1, 10**6),
@@ -141,12 +197,42 @@ class Study:
         if not 0 < self.val_fraction < 1:
             raise InputError(f"--val-fraction is {self.val_fraction:g}; it must lie between 0 and 1")
 
+    def _plain(self, block: Block) -> Block:
+        """A block without what it has in common with the study."""
+        same = {
+            name: type(v)()
+            for name in ("network", "epochs", "recipe")
+            if (v := getattr(block, name)) == getattr(self, name)
+        }
+        return replace(block, **same)
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The parts of the grid."""
+        return self.grid or (Block(self.methods, self.datasets, self.noises),)
+
     def cells(self) -> list[Cell]:
-        """The grid, conditions outermost, so that a condition's methods stand together."""
-        return [Cell(m, d, n) for d, n, m in itertools.product(self.datasets, self.noises, self.methods)]
+        """The grid, conditions outermost, so that a condition's methods stand together. A cell of two blocks is one."""
+        conditions: dict[str, dict[Cell, None]] = {}
+        for block in self.blocks():
+            for cell in block.cells():
+                conditions.setdefault(cell.condition, {})[cell] = None
+        return [cell for cells in conditions.values() for cell in cells]
+
+    def network_of(self, cell: Cell) -> str:
+        """A cell's network: its own or the study's."""
+        return cell.network or self.network
+
+    def epochs_of(self, cell: Cell) -> int:
+        """A cell's epochs: its own or the study's."""
+        return cell.epochs or self.epochs
+
+    def recipe_of(self, cell: Cell) -> str:
+        """A cell's recipe: its own or the study's."""
+        return cell.recipe or self.recipe
 
     def to_toml(self) -> str:
-        return tomli_w.dumps({**asdict(self), "noises": [n.to_dict() for n in self.noises]})
+        told = {**asdict(self), "noises": [n.to_dict() for n in self.noises], "grid": [b.to_dict() for b in self.grid]}
+        return tomli_w.dumps(told if self.grid else {k: v for k, v in told.items() if k != "grid"})
 
     @classmethod
     def from_toml(cls, path: Path) -> "Study":
@@ -161,6 +247,7 @@ class Study:
                 if type(value) is not kind:
                     raise TypeError(f"{name} must be {kind.__name__}, not {value!r}")
             told["noises"] = tuple(Noise(**n) for n in told["noises"])
+            told["grid"] = [_block(b) for b in told.get("grid", [])]
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
             return cls(**values)
         except FileNotFoundError:
@@ -172,7 +259,7 @@ class Study:
 
     def grown_from(self, old: "Study") -> "Study":
         """This study united with what its folder already holds. Raises InputError where they are different studies."""
-        free = {"methods", "datasets", "noises", "trials", "replicates", "batch"}
+        free = {"methods", "datasets", "noises", "grid", "trials", "replicates", "batch"}
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(old, f.name)
             if f.name not in free and mine != theirs:
@@ -183,6 +270,8 @@ class Study:
             name: tuple(dict.fromkeys(getattr(old, name) + getattr(self, name)))
             for name in ("methods", "datasets", "noises")
         }
+        if self.grid or old.grid:
+            union["grid"] = tuple(dict.fromkeys(old.blocks() + self.blocks()))
         return replace(
             self,
             **union,
@@ -192,10 +281,23 @@ class Study:
         )
 
 
+def _block(told: Mapping[str, Any]) -> Block:
+    """A block as ``to_dict`` wrote it. Raises TypeError or KeyError for anything else."""
+    values: dict[str, Any] = {**told, "noises": tuple(Noise(**n) for n in told["noises"])}
+    values |= {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+    return Block(**values)
+
+
+MOST_EPOCHS = 10**6
 OBJECTIVES = ("val/acc", "val/loss")
 SAMPLERS = ("tpe", "random", "qmc", "gp")
 SCHEDULERS = ("asha", "none")
-RECIPES = ("shared", "paper")
+# One recipe for all methods, each method's own paper's, or one paper's for all methods (by the name of its method).
+RECIPES = (
+    "shared",
+    "paper",
+    *sorted(p.stem for p in Path(search_spaces.__path__[0]).glob("*.toml") if p.stem != "recipes"),
+)
 
 
 def study_dir(storage: Path, name: str) -> Path:
@@ -203,3 +305,8 @@ def study_dir(storage: Path, name: str) -> Path:
     if not NAME.fullmatch(name):
         raise bad_name(name)
     return storage / name
+
+
+def arrays_path(folder: Path, key: str) -> Path:
+    """Where a finished trial leaves its histograms and matrices (``training.Run.arrays``): a by-product that may be absent."""
+    return folder / "arrays" / f"{key}.npz"

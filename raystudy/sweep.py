@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from raystudy import studyfile
+from raystudy.budget import PRICES, Budget, price, seconds
 from raystudy.data.noise import parse
 from raystudy.errors import InputError
 from raystudy.ledger import Ledger
 from raystudy.study import NAME, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, Study, slug, study_dir
+from raystudy.studyfile import BUDGET
 from raystudy.terminal import guarded, terminal
 
 # torch, ray and optuna take seconds to import: functions that need them import them, so that help and mistakes are answered at once.
@@ -34,6 +37,8 @@ EPILOG = textwrap.dedent("""\
       python -m raystudy.sweep dividemix coteaching --noise symmetric:exclusive:0.2,0.4 --noise pair:0.45 --trials 20
       python -m raystudy.sweep mixup --dataset npz:images.npz --noise given --network convnet
       python -m raystudy.sweep dividemix --dataset cifar10 --data-root ~/data --epochs 300 --gpus-per-trial 0.5
+      python -m raystudy.sweep --study dividemix-table1 --scale smoke
+          a whole published table in miniature; without --scale smoke it is the table
       python -m raystudy.sweep dividemix --dry-run
           what would be run, and where the search may look
 
@@ -43,11 +48,21 @@ EPILOG = textwrap.dedent("""\
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """The options of a sweep."""
-    p.add_argument("methods", nargs="+", metavar="METHOD", help="methods to study; `raystudy methods` lists them")
+    p.add_argument("methods", nargs="*", metavar="METHOD", help="methods to study; `raystudy methods` lists them")
     g = p.add_argument_group("what is studied")
     g.add_argument(
+        "--study",
+        metavar="NAME|FILE.toml",
+        help=f"a whole grid from a study file, instead of methods: {', '.join(studyfile.shipped())}, or a file of your own",
+    )
+    g.add_argument(
+        "--scale",
+        default="full",
+        choices=studyfile.SCALES,
+        help="smoke: the same grid in minutes on two cores, with stand-ins for data sets and networks (default: full)",
+    )
+    g.add_argument(
         "--dataset",
-        default="digits",
         metavar="NAME",
         help="a data set of `raystudy datasets`, or npz:PATH (default: digits)",
     )
@@ -61,7 +76,6 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--noise-seed",
         type=int,
-        default=0,
         metavar="N",
         help="seed of the flips and of the validation split, the same for every method",
     )
@@ -79,9 +93,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     g.add_argument(
         "--recipe",
-        default="shared",
         choices=RECIPES,
-        help="shared: one recipe for all methods; paper: each method's own (default: shared)",
+        metavar="NAME",
+        help="shared: one recipe for all methods; paper: each method's own; or a method, whose paper's recipe all have (default: shared)",
     )
     g.add_argument(
         "--epochs",
@@ -92,14 +106,12 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--val-fraction",
         type=float,
-        default=0.1,
         metavar="F",
         help="share of the noisy training set held out for validation (default: 0.1)",
     )
     g.add_argument(
         "--clean-val",
         type=int,
-        default=0,
         metavar="N",
         help="also score N validation images against clean labels; shown as a rule of its own (default: 0)",
     )
@@ -107,40 +119,38 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--trials",
         type=int,
-        default=5,
         metavar="N",
         help="hyperparameter points per cell, the published one included (default: 5)",
     )
     g.add_argument(
         "--replicates",
         type=int,
-        default=2,
         metavar="N",
         help="fresh seeds on which the chosen and the published point are trained again (default: 2)",
     )
-    g.add_argument(
-        "--sampler", default="tpe", metavar="NAME", help=f"how Optuna proposes: {', '.join(SAMPLERS)} (default: tpe)"
-    )
+    g.add_argument("--sampler", metavar="NAME", help=f"how Optuna proposes: {', '.join(SAMPLERS)} (default: tpe)")
     g.add_argument(
         "--scheduler",
-        default="asha",
         metavar="NAME",
         help=f"early stopping within a cell: {', '.join(SCHEDULERS)} (default: asha)",
     )
     g.add_argument(
         "--objective",
-        default="val/acc",
         metavar="METRIC",
         help=f"what the search looks at: {', '.join(OBJECTIVES)} (default: val/acc)",
     )
-    g.add_argument("--seed", type=int, default=0, metavar="N", help="seed of trainings and proposals (default: 0)")
+    g.add_argument("--seed", type=int, metavar="N", help="seed of trainings and proposals (default: 0)")
     g.add_argument(
         "--no-baseline",
         action="store_true",
         help=f"do not run plain cross-entropy ({BASELINE}) beside the named methods",
     )
     g = p.add_argument_group("where it is run and recorded")
-    g.add_argument("--name", metavar="NAME", help="the study's name and folder (default: from methods and data set)")
+    g.add_argument(
+        "--name",
+        metavar="NAME",
+        help="the study's name and folder (default: the study file's, or from methods and data set)",
+    )
     g.add_argument(
         "--storage",
         type=Path,
@@ -186,23 +196,34 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help="how often a running trial is checkpointed (default: 10)",
     )
     g.add_argument("--dry-run", action="store_true", help="print what would be run, and stop")
-
-
-def default_setting(dataset: str, root: Path) -> tuple[str, int]:
-    """Network and epochs for a data set where the user names none."""
-    from raystudy.data import datasets
-
-    if dataset == "digits":
-        return "mlp", 90  # 1,710 updates: with the published settings, DivideMix needs that many
-    if dataset in ("cifar10", "cifar100"):
-        return "preact_resnet18", 300
-    return ("convnet" if datasets.load(dataset, root).x_train.shape[-1] >= 16 else "mlp"), 60
-
-
-def located(dataset: str) -> str:
-    """A data set's name; a file's path made absolute, since workers run in folders of their own."""
-    kind, colon, path = dataset.partition(":")
-    return f"{kind}:{Path(path).expanduser().absolute()}" if colon and path else dataset
+    g = p.add_argument_group("what it may take (docs/studies.md)")
+    g.add_argument(
+        "--time-budget",
+        metavar="TIME",
+        help="stop cleanly after this long, e.g. 30m or 2h; the same command goes on for as long again",
+    )
+    g.add_argument(
+        "--max-cost",
+        type=float,
+        metavar="MONEY",
+        help="stop cleanly when this run has cost so much by the price table; the same command goes on",
+    )
+    g.add_argument(
+        "--confirm-above",
+        type=float,
+        metavar="HOURS",
+        help="ask before a sweep that is planned to take more device-hours (see raystudy plan); without a terminal: refuse it",
+    )
+    g.add_argument("--yes", action="store_true", help="do not ask")
+    g.add_argument("--prices", type=Path, default=PRICES, metavar="FILE", help="a price table of your own")
+    g.add_argument("--machine", metavar="NAME", help="a machine of the price table (default: the table's)")
+    g.add_argument(
+        "--probe-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how long a plan may measure what no ledger tells; 0: not at all (default: 60)",
+    )
 
 
 def default_name(methods: Sequence[str], dataset: str) -> str:
@@ -210,6 +231,36 @@ def default_name(methods: Sequence[str], dataset: str) -> str:
     named = [m for m in methods if m != BASELINE] or [BASELINE]
     name = f"{'-'.join(named)}-{Path(dataset.partition(':')[2] or dataset).stem}"
     return name if NAME.fullmatch(name) else slug(name)
+
+
+def requested(args: argparse.Namespace) -> Study:
+    """The study that a command line asks for: of a file, or of named methods; what it says of the budget counts before the file."""
+    budget = {key: value for key in BUDGET if (value := getattr(args, key)) is not None}
+    grid = ("dataset", "noise", "network", "recipe", "no_baseline")
+    if args.study:
+        if args.methods:
+            raise InputError(
+                f"methods are named on the command line or in the study, not both: {' '.join(args.methods)}"
+            )
+        if extra := [f"--{name.replace('_', '-')}" for name in grid if getattr(args, name)]:
+            raise InputError(f"{', '.join(extra)} cannot be given with --study: the grid is the study's")
+        study = studyfile.load(args.study, args.data_root, args.noise_seed)
+    elif not args.methods:
+        raise InputError(
+            f"name a METHOD (`raystudy methods` lists them) or a --study: {', '.join(studyfile.shipped())}"
+        )
+    else:
+        methods = list(dict.fromkeys(([] if args.no_baseline else [BASELINE]) + args.methods))
+        seed, dataset = args.noise_seed or 0, studyfile.located(args.dataset or "digits")
+        noises = tuple(n for text in args.noise or ["symmetric:0.2,0.5,0.8"] for n in parse(text, seed=seed))
+        said = {"network": args.network, "epochs": args.epochs, "recipe": args.recipe}
+        blocks = studyfile.blocks_of(methods, [dataset], noises, said, args.data_root)
+        study = studyfile.of_blocks(default_name(methods, dataset), blocks, BUDGET | budget)
+    if args.scale == "smoke":
+        study = studyfile.miniature(study)
+    if args.study and args.epochs is not None:
+        study = replace(study, epochs=args.epochs, grid=tuple(replace(b, epochs=0) for b in study.grid))
+    return replace(study, **budget, **({"name": args.name} if args.name is not None else {}))
 
 
 def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
@@ -221,38 +272,12 @@ def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
         raise InputError(f"--gpus-per-trial is {args.gpus_per_trial:g}; it must be 0 or more")
     if args.max_concurrent is not None and args.max_concurrent < 1:
         raise InputError(f"--max-concurrent is {args.max_concurrent}; it must be at least 1")
-    methods = tuple(dict.fromkeys(([] if args.no_baseline else [BASELINE]) + args.methods))
-    noises = [n for text in args.noise or ["symmetric:0.2,0.5,0.8"] for n in parse(text, seed=args.noise_seed)]
-    dataset = located(args.dataset)
-    study = Study(
-        name=args.name if args.name is not None else default_name(methods, dataset),
-        methods=methods,
-        datasets=(dataset,),
-        noises=tuple(dict.fromkeys(noises)),
-        trials=args.trials,
-        replicates=args.replicates,
-        epochs=1 if args.epochs is None else args.epochs,
-        network=args.network or "",
-        recipe=args.recipe,
-        sampler=args.sampler,
-        scheduler=args.scheduler,
-        objective=args.objective,
-        seed=args.seed,
-        val_fraction=args.val_fraction,
-        clean_val=args.clean_val,
-    )
-
-    from raystudy.point import method_class
-
-    for name in methods:
-        method_class(name)
+    study = requested(args)
 
     import torch
 
     from raystudy.execute import Resources
 
-    network, epochs = default_setting(dataset, args.data_root)
-    study = replace(study, network=args.network or network, epochs=epochs if args.epochs is None else args.epochs)
     held = torch.cuda.device_count()
     gpus = float(held > 0) if args.gpus_per_trial is None else args.gpus_per_trial
     if gpus > 1 and not gpus.is_integer():
@@ -296,8 +321,15 @@ def dry_run(builder: "Builder", console: Console) -> None:
         line(f"space of {method}: {ranges or 'nothing to search'}")
 
 
-def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str | None, console: Console) -> int:
-    """Runs a study to its end, or goes on with it. Returns the exit code: 0 finished, 130 interrupted."""
+def run(
+    study: Study,
+    storage: Path,
+    resources: "Resources",
+    tracking_uri: str | None,
+    console: Console,
+    budget: Budget | None = None,
+) -> int:
+    """Runs a study to its end, or goes on with it. Returns the exit code: 0 finished, 130 interrupted or its budget used up."""
     from raystudy import show, tracking
     from raystudy.build import Builder
     from raystudy.execute import capacity, execute
@@ -327,7 +359,7 @@ def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str |
             show.beside(folder, builder.data, resources.data_root, study.val_fraction)
             follower = tracking.start(folder, uri) if uri else None
             try:
-                execute(study.name, searches, resources, console)
+                execute(study.name, searches, resources, console, budget)
             finally:
                 ledger.close()  # so that the follower's last pass sees a study that is not running
                 if follower:
@@ -337,7 +369,8 @@ def run(study: Study, storage: Path, resources: "Resources", tracking_uri: str |
     finally:
         ledger.close()
     if left := sum(not s.finished() for s in searches):
-        note = f"stopped with {left} of {len(searches)} cells unfinished; the same command goes on from here"
+        why = f"{budget.reason}; " if budget and budget.reason else ""
+        note = f"{why}stopped with {left} of {len(searches)} cells unfinished; the same command goes on from here"
         console.print(note, style="yellow", soft_wrap=True)
         return 130
     finish(folder, tracking_uri, console)
@@ -369,12 +402,25 @@ def finish(folder: Path, tracking_uri: str | None, console: Console) -> None:
 def sweep(args: argparse.Namespace) -> int:
     """Runs a parsed command line."""
     study, resources = request(args)
+    limit = None
+    if args.time_budget is not None or args.max_cost is not None:
+        if args.max_cost is not None and not args.max_cost > 0:
+            raise InputError(f"--max-cost is {args.max_cost:g}; it must be above 0")
+        most = math.inf if args.time_budget is None else seconds(args.time_budget, "--time-budget")
+        charge = price(args.prices, args.machine, resources.cpus, resources.gpus)
+        limit = Budget(most, args.max_cost or math.inf, charge)
     if args.dry_run:
         from raystudy.build import Builder
 
         dry_run(Builder(study, resources.data_root), terminal())
         return 0
-    return run(study, args.storage.expanduser().absolute(), resources, args.tracking_uri, terminal())
+    storage, console = args.storage.expanduser().absolute(), terminal()
+    if args.confirm_above is not None and not args.yes:
+        from raystudy import plan
+
+        if not plan.confirmed(plan.made(study, storage, resources, args, console), args.confirm_above, console):
+            return 1
+    return run(study, storage, resources, args.tracking_uri, console, limit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from raystudy.data.noise import NONE, Noise
 from raystudy.errors import InputError, unknown
 from raystudy.method import Log, Task
 from raystudy.metrics import Truth, labels, scalars, selection
+from raystudy.ops import gmm_1d, normalise_losses
 from raystudy.point import method_class, split
 from raystudy.recipe import Recipe
 from raystudy.study import TrialSpec
@@ -29,6 +30,7 @@ FORMAT = "raystudy-checkpoint-1"
 MEMORISED = (
     250  # wrong labels looked at for memorisation: three points of standard error at most, for a small fixed cost
 )
+LOSS_BINS = 100
 # Pixels in one evaluation pass. On the CPU 64 images of 32x32: from 256 on, activations outgrow the 32 MB up to which malloc
 # reuses memory, and half the time goes into page faults. Elsewhere few kernel launches count.
 CHUNK_PIXELS = (1 << 16, 1 << 22)
@@ -223,6 +225,43 @@ class Run:
         if weight is not None:
             out |= selection(weight, truth.wrong)
         return out
+
+    @torch.no_grad()
+    def arrays(self) -> dict[str, Any]:
+        """What records cannot carry, counted: for figures alone, since nothing is decided by it.
+
+        ``edges`` [B + 1] of bins of the loss (cross-entropy with the given label, nats) of the training images, without augmentation;
+        ``clean`` and ``wrong`` [B] how many images of right and of wrong label lie in each; ``gmm`` [3, 2] means, variances and weights
+        of the mixture DivideMix would fit to these losses (Li et al. 2020, section 3.1); ``confusion`` [K, K] test images by class and
+        predicted class; ``transition`` [K, K] training images by true and given class.
+        """
+        data, truth, k = self.data, self.data.truth, self.data.n_classes
+        self.method.eval()
+        chunk = max(1, CHUNK_PIXELS[self.on_gpu] // (data.size[1] * data.size[2]))
+
+        def probs(images: Tensor) -> Tensor:
+            return torch.cat([self.method.probs(self.train_set.normalised(c)).float() for c in images.split(chunk)])
+
+        devices = [self.device] if self.on_gpu else []
+        with torch.random.fork_rng(devices), torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
+            p_train, predicted = probs(data.x), probs(data.x_held[len(data.y_val) :]).argmax(1)
+        losses = -p_train.gather(1, data.y[:, None]).flatten().clamp_min(1e-12).log().cpu().double()
+        low, span = float(losses.min()), float(losses.max() - losses.min())
+        fit = gmm_1d(normalise_losses(losses))
+        edges = torch.linspace(0, max(float(losses.max()), 1e-3), LOSS_BINS + 1, dtype=torch.float64)
+        wrong = truth.wrong.cpu()
+
+        def counted(rows: Tensor, columns: Tensor) -> Tensor:
+            return torch.bincount(rows.cpu() * k + columns.cpu(), minlength=k * k).view(k, k)
+
+        return {
+            "edges": edges.numpy(),
+            "clean": torch.histogram(losses[~wrong].clamp_max(edges[-1]), edges).hist.long().numpy(),
+            "wrong": torch.histogram(losses[wrong].clamp_max(edges[-1]), edges).hist.long().numpy(),
+            "gmm": torch.stack([low + span * fit.means, span**2 * fit.variances, fit.weights]).numpy(),
+            "confusion": counted(data.y_test, predicted).numpy(),
+            "transition": counted(truth.clean, data.y).numpy(),
+        }
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint: a new file takes the old one's place in one step, and the old one is kept as ``.prev``."""

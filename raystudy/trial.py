@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ray import tune
 
@@ -20,9 +21,9 @@ class TrialActor(tune.Trainable):
     """Runs one trial at a time.
 
     The config names the trial (``spec``), how many epochs the driver already holds (``recorded``), where rungs lie (``rungs``), the
-    checkpoint file and how often it is written. One ``step`` is one epoch, or as many as fit in half a second without passing a rung,
-    so that trials are judged at equal epochs. A checkpoint carries its records: what it knows and the driver does not is told again, what
-    the driver knows beyond it is trained again, identically.
+    checkpoint file and how often it is written, and the file for what a finished trial leaves (``arrays``). One ``step`` is one epoch,
+    or as many as fit in half a second without passing a rung, so that trials are judged at equal epochs. A checkpoint carries its
+    records: what it knows and the driver does not is told again, what the driver knows beyond it is trained again, identically.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -45,6 +46,7 @@ class TrialActor(tune.Trainable):
             self.run = Run(spec, data, device)
             self.file = Path(config["checkpoint"])
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.arrays: str | None = config.get("arrays")
             resume(self.run, self.file, self.notes.append)
         except Exception as e:
             self.failure = _told(e)
@@ -80,6 +82,20 @@ class TrialActor(tune.Trainable):
         if time.monotonic() - self.saved >= self.every and len(self.run.records) < self.run.spec.epochs:
             self.run.save(self.file)
             self.saved = time.monotonic()
+        if len(self.run.records) == self.run.spec.epochs and not self.run.diverged and self.arrays:
+            self._leave(Path(self.arrays))
+
+    def _leave(self, path: Path) -> None:
+        """Writes the finished trial's arrays, before its last records are told; without them only figures are missing."""
+        assert self.run is not None
+        new = path.with_name(f"{path.name}.{os.getpid()}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new.open("wb") as f:
+                np.savez_compressed(f, **self.run.arrays())
+            os.replace(new, path)
+        except Exception as e:
+            self.notes.append(f"no arrays written: {_told(e)}")
 
 
 def _told(e: Exception) -> str:

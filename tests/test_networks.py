@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision import models
 
 from raystudy.errors import InputError
 from raystudy.networks import NETWORKS, BatchNorm, PreActBlock, build
@@ -14,6 +15,8 @@ FITS = [
     ("convnet", 1, 8),
     ("convnet", 1, 28),
     ("convnet", 3, 32),
+    ("convnet_small", 1, 8),
+    ("convnet_small", 3, 32),
     ("cnn9", 1, 28),
     ("cnn9", 3, 32),
     ("preact_resnet18", 1, 8),
@@ -141,9 +144,12 @@ def test_one_channel_is_shown_to_torchvision_three_times():
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("preact_resnet", 3, 32, 10), "did you mean 'preact_resnet18'? choose from: cnn9, convnet, mlp"),
+        (
+            ("preact_resnet", 3, 32, 10),
+            "did you mean 'preact_resnet18'? choose from: cnn9, convnet, convnet_small, mlp",
+        ),
         (("resnet81", 3, 32, 10), "did you mean 'resnet18'"),
-        (("zzz", 3, 32, 10), "or a torchvision classifier such as resnet18"),
+        (("zzz", 3, 32, 10), "a torchvision classifier such as resnet18, or timm:NAME"),
         (("fcn_resnet50", 3, 32, 10), "unknown network"),  # segmentation
         (("cnn9", 1, 8, 10), "at least 28x28 pixels, these are 8x8"),
         (("cnn9", 1, 27, 10), "would leave nothing"),
@@ -151,7 +157,9 @@ def test_one_channel_is_shown_to_torchvision_three_times():
         (("squeezenet1_1", 3, 8, 10), "does not take images of 8x8 pixels"),
         (("vit_b_16", 3, 32, 10), "does not take images of 32x32"),
         (("mlp", 1, 8, 10, 1.0), "outside [0, 1)"),
-        (("resnet18", 3, 32, 10, 0.5), "no dropout setting"),
+        (("squeezenet1_1", 3, 32, 10, 0.5), "no place for dropout"),
+        (("cnn9:pretrained", 3, 32, 10), "no pretrained weights; torchvision's have, such as resnet18:pretrained"),
+        (("resnet81:pretrained", 3, 32, 10), "did you mean 'resnet18'?"),
     ],
 )
 def test_refusals_are_one_clear_line(args, told):
@@ -159,3 +167,32 @@ def test_refusals_are_one_clear_line(args, told):
         build(*args)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_dropout_in_a_network_of_torchvisions_acts_in_front_of_its_last_layer():
+    net = build("resnet18", 3, 32, 7, 0.5)
+    dropout, linear = net.fc
+    assert (dropout.p, linear.out_features) == (0.5, 7)
+
+
+def test_pretrained_weights_are_used_but_for_the_last_layer(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # so that nothing is downloaded where there is a network
+    with pytest.raises(
+        InputError, match=r"resnet18:pretrained are not here and cannot be downloaded .*put https://.*\.pth at [^\n]*$"
+    ):
+        build("resnet18:pretrained", 3, 32, 7)
+    torch.manual_seed(1)
+    told = models.resnet18().state_dict()
+    url = models.ResNet18_Weights.DEFAULT.url
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    torch.save(told, tmp_path / "checkpoints" / url.rpartition("/")[2])
+    net = build("resnet18:pretrained", 3, 32, 7)
+    assert torch.equal(net.conv1.weight, told["conv1.weight"])
+    assert net.fc.weight.shape == (7, 512)
+
+
+@pytest.mark.parametrize("name", ["smoke:resnet50:pretrained", "smoke:timm:x", "smoke:cnn9"])
+def test_stand_ins(name):
+    assert count(build(name, 1, 8, 10, dropout=0.5)) == count(build("mlp", 1, 8, 10))

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raystudy.data import datasets, instance, masks, noise
+from raystudy.data import datasets, instance, masks, noise, smoke
 from raystudy.data.datasets import Dataset
 from raystudy.data.masks import Mask
 from raystudy.data.noise import CLASS_MAP_OF, NONE, Labels, Matrix, Noise, digest, generator
@@ -54,13 +54,16 @@ def corrupted(data: Dataset, setting: Noise, root: Path | str = "data") -> Corru
 
     Only kinds that depend on images touch them. Raises InputError, one line, for noise that this data cannot have.
     """
+    name = data.name.removeprefix(smoke.PREFIX)
+    if name != data.name:
+        setting = smoke.noise(setting)
     if setting.kind == "asymmetric" and not setting.variant:
-        if data.name not in CLASS_MAP_OF:
+        if name not in CLASS_MAP_OF:
             raise InputError(
                 f"noise 'asymmetric' has no class map for data set {data.name!r}; it knows {', '.join(CLASS_MAP_OF)}: "
                 f"write asymmetric:cifar10:RATE for a copy of one of them, or matrix:FILE for your own"
             )
-        setting = replace(setting, variant=CLASS_MAP_OF[data.name])
+        setting = replace(setting, variant=CLASS_MAP_OF[name])
     if setting.kind in LOOKING and not isinstance(data.x_train, Tensor):
         raise InputError(
             f"noise {setting.kind!r} looks at images, so they must be in memory; {data.name!r} is streamed"

@@ -1,0 +1,94 @@
+"""What stands below the tables and figures of a report: how each is to be read."""
+
+from analysis.grid import MAIN
+from analysis.stats import DRAWS
+from analysis.surfaces import FAR, FEW
+
+LEADS = {
+    "results": "Clean test accuracy of every method at every noise level, under each rule for picking the epoch.",
+    "selection": "What the numbers would be under other rules, and what it costs not to look at the test set.",
+    "statistics": "Which differences are more than chance: over replicates within a condition, and over conditions.",
+    "published": "Ours beside published numbers. The protocols differ, and the differences are named.",
+    "training": "What happened during training, at the chosen points.",
+    "search": "What the search tried, which hyperparameters matter, and how the best ones move with the noise rate.",
+    "cost": "What a training and a search cost, and the methods at equal budget.",
+    "provenance": "How to get these numbers again.",
+}
+
+RATES = f"Rule {MAIN}: mean of the last ten epochs. Bands: one standard deviation over replicates on fresh seeds."
+LEADERBOARD = (
+    "Mean ± standard deviation over replicates, each of which picks its epoch anew. * a point read off the truth. "
+    "Bold: significantly better than every other method (paired t test by seed, Holm, 0.05)."
+)
+ORACLE = (
+    "Mean ± standard deviation over replicates. ORACLE picks the epoch on the test set: an upper bound and no result, "
+    "so nothing is bold. * a point read off the truth."
+)
+GAP = (
+    "Marker: epoch by noisy validation. Bar: ORACLE, the best test epoch. "
+    "The line between is what honest selection costs."
+)
+SELECTION = (
+    "Point and epoch are chosen separately. First columns: the point chosen by noisy validation, trained on fresh seeds, "
+    "under each rule for the epoch. gap: ORACLE minus noisy_val, percentage points. redone: every replicate seed chooses "
+    "its point anew among the points trained on it (the chosen and the published one), then its epoch, all by noisy "
+    "validation. point ...: one training on the search's own seed, its point chosen by that rule among all finished "
+    "trials, its epoch by noisy validation; ORACLE chooses on the test set."
+)
+POINTS = "gain: percentage points. * filled in from the truth."
+RANKS = (
+    "Mean rank over {n} conditions under {rule}, 1 is best. {test} that all methods are alike: {p}. "
+    "Grey bars join methods whose ranks differ by less than Nemenyi's critical difference.{careful}"
+)
+PAIRS = "Wilcoxon's signed-rank test over conditions, two-sided, p corrected by Holm over all pairs."
+INTERVALS = (
+    f"Interval: 95 % bootstrap (BCa, {DRAWS:,} draws) of the mean, from three replicates on; with fewer than ten it is "
+    "too narrow. p: paired t test by seed against the condition's best method, Holm within the condition. "
+    "Bold: all of them below 0.05."
+)
+ELSEWHERE = "Other data sets than this study's: for orientation only; the numbers are not comparable. "
+CURVES = (
+    "Mean of the replicates. Memorised, corrected: share of the wrong training labels that are predicted as given, "
+    "as the truth."
+)
+SIEVE = (
+    "Of the samples a method trusts (weight above one half): precision, the share with a right label; "
+    "recall, the share of the right labels trusted."
+)
+LOSSES = (
+    "Training images, after the last epoch of one replicate, without augmentation. Dashed: the two Gaussians fitted to all "
+    "losses, as DivideMix fits them; they are drawn for every method, whether it uses them or not."
+)
+CONFUSION = "Test images by class and predicted class, after the last epoch, all replicates together, % of each class."
+TRANSITION = "The labels: training images by true and given class, as counted. The model: what the noise draws from."
+NO_ARRAYS = "no trial has left arrays (written when a trial completes; studies from before that have none)"
+IMPORTANCE = (
+    "Optuna's PED-ANOVA on {metric}, all noise levels together, each counted from its median; sums to 1. "
+    "With few trials it is a hint."
+)
+PARALLEL = "Finished trials of the search. Red: the chosen point of each level."
+SURFACE = (
+    "Between two levels the recommendation is interpolated on the scale of the search space; "
+    "beyond the outermost levels it is theirs."
+)
+TRANSFER = (
+    f"Test accuracy in %, {MAIN}, one training on the search's seed. Nothing is trained for this table. nearest trial: the "
+    "finished trial of that level nearest to the recommendation; distance: root mean square per dimension of the unit cube of "
+    f"the search space, 'far' beyond {FAR:g}, where the trial says little about the recommendation; regressed: a Gaussian "
+    f"process over that level's trials, from {FEW} trials on. Train a recommendation itself with "
+    "`raystudy train METHOD --noise ... --set NAME=VALUE ...`."
+)
+COST = (
+    "One training at the chosen point. Sample passes: forward 1, forward and backward 3, times networks; "
+    "they do not depend on the machine."
+)
+BUDGET = (
+    "Test accuracy (epoch by noisy validation, search seed) of the point the search would have chosen after so much; "
+    "pruned trials are paid for, replicates are not. Dotted: the search had ended."
+)
+BUDGETS = "spent on the search of a cell. One training on the search's seed, so nothing is bold. –: no trial had finished by then."
+SECONDS = "Seconds are those of the machine it ran on, with whatever else ran there."
+PROVENANCE = (
+    "A + after a commit: the working tree had changes. More than one value: cells were begun at different times."
+)
+DIGESTS = "Equal digests: the same images, the same labels and split."
