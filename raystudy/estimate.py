@@ -281,7 +281,7 @@ def labels_as_given(dataset: str, root: Path, noise: str | None, seed: int, devi
 
 def command(args: argparse.Namespace) -> int:
     """``raystudy noise estimate``."""
-    from raystudy import merge, studyfile
+    from raystudy import studyfile
 
     console = terminal()
 
@@ -297,7 +297,7 @@ def command(args: argparse.Namespace) -> int:
         if number < least:
             raise InputError(f"{what} is {number}; it must be at least {least}")
     torch.set_num_threads(args.threads)
-    dataset = merge.located(args.dataset)
+    dataset = studyfile.located(args.dataset)
     network, epochs = studyfile.default_setting(dataset, args.data_root)
     network, epochs = args.network or network, args.epochs if args.epochs is not None else max(1, epochs // 3)
     if epochs < 1:

@@ -367,7 +367,7 @@ def beside(study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val
 
 def command(args: argparse.Namespace) -> int:
     """``raystudy data show``."""
-    from raystudy import merge
+    from raystudy import studyfile
 
     console = terminal()
     if args.images < 1:
@@ -377,7 +377,7 @@ def command(args: argparse.Namespace) -> int:
     settings = noise.parse(args.noise, seed=args.noise_seed)
     if len(settings) != 1:
         raise InputError(f"data show draws one noise level, not {len(settings)}: {args.noise}")
-    dataset = merge.located(args.dataset)
+    dataset = studyfile.located(args.dataset)
     cell = prepare(dataset, args.data_root, settings[0], VAL_FRACTION)
     shown = condition(cell, settings[0], datasets.load(dataset, args.data_root).classes, args.images)
     files = pictures(shown, args.out)
