@@ -1,4 +1,4 @@
-"""Batches made on the device: shuffled, cropped, flipped and normalised, with no worker processes.
+"""Batches made on the device: shuffled, cropped, flipped, where asked strongly augmented (``augment``), and normalised.
 
 The training images stay on the device as uint8. Tiny networks are bound by the overhead per batch, so gathering and
 augmenting is done for a chunk of many batches at once, and a batch is a slice of a chunk. Every draw comes from
