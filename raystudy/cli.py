@@ -46,11 +46,7 @@ def train(args: argparse.Namespace) -> int:
     network, epochs = args.network or network, args.epochs if args.epochs is not None else epochs
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}; it must be at least 1")
-    here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    here += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    device = args.device or ("cuda" if "cuda" in here else "cpu")
-    if device not in here:
-        raise unknown("device here", device, here)
+    device = training.device_here(args.device)
     paper, oracle, source = loaded.paper(args.dataset, noises[0])
     data = training.prepare(args.dataset, args.data_root, noises[0], args.val_fraction, device)
     spec = training.TrialSpec(
@@ -165,6 +161,20 @@ def list_datasets(args: argparse.Namespace) -> int:
         highlight=False,
     )
     return 0
+
+
+def data_show(args: argparse.Namespace) -> int:
+    """Pictures of a data set under noise."""
+    from raystudy import show
+
+    return show.command(args)
+
+
+def noise_estimate(args: argparse.Namespace) -> int:
+    """The noise of labels whose truth is unknown."""
+    from raystudy import estimate
+
+    return estimate.command(args)
 
 
 def _study_folder(args: argparse.Namespace) -> Path:
@@ -284,10 +294,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--version", action="version", version=f"raystudy {__version__}")
     commands = p.add_subparsers(metavar="COMMAND", required=True)
 
+    def group(name: str, help_: str) -> "argparse._SubParsersAction[argparse.ArgumentParser]":
+        within = commands.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".")
+        return within.add_subparsers(metavar="COMMAND", required=True)
+
     def add(
-        name: str, function: Callable[[argparse.Namespace], int], help_: str, epilog: str
+        name: str,
+        function: Callable[[argparse.Namespace], int],
+        help_: str,
+        epilog: str,
+        within: "argparse._SubParsersAction[argparse.ArgumentParser]" = commands,
     ) -> argparse.ArgumentParser:
-        c = commands.add_parser(
+        c = within.add_parser(
             name,
             help=help_,
             description=help_[0].upper() + help_[1:] + ".",
@@ -374,6 +392,66 @@ def parser() -> argparse.ArgumentParser:
     )
     c.add_argument(
         "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)"
+    )
+
+    c = add(
+        "show",
+        data_show,
+        "pictures of a data set under noise: images with their labels, the transition matrix, class counts",
+        """\
+        examples:
+          raystudy data show digits --noise pair:0.45
+          raystudy data show npz:images.npz --noise given --images 100 --out pictures
+        """,
+        group("data", "look at a data set"),
+    )
+    c.add_argument("dataset", metavar="DATASET", help="a data set of `raystudy datasets`, or npz:PATH")
+    c.add_argument(
+        "--noise", default="symmetric:0.5", metavar="KIND[:VARIANT]:RATE", help="label noise (default: symmetric:0.5)"
+    )
+    c.add_argument("--noise-seed", type=int, default=0, metavar="N", help="seed of the flips (default: 0)")
+    c.add_argument(
+        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)"
+    )
+    c.add_argument("--out", type=Path, default=Path("show"), metavar="DIR", help="folder to write to (default: show)")
+    c.add_argument("--images", type=int, default=60, metavar="N", help="images on the contact sheet (default: 60)")
+
+    c = add(
+        "estimate",
+        noise_estimate,
+        "the noise rate and transition matrix of labels whose truth is unknown",
+        """\
+        examples:
+          raystudy noise estimate npz:mine.npz
+          raystudy noise estimate digits --noise pair:0.3      how well it does where the truth is known
+          raystudy noise estimate npz:mine.npz --network convnet --epochs 20 --folds 3 --out mine/noise
+        """,
+        group("noise", "find out about label noise"),
+    )
+    c.add_argument("dataset", metavar="DATASET", help="a data set of `raystudy datasets`, or npz:PATH")
+    c.add_argument(
+        "--noise",
+        metavar="KIND[:VARIANT]:RATE",
+        help="the labels to look at: given, or noise that is drawn (default: the noisy labels that came with the data, "
+        "else its labels as they are)",
+    )
+    c.add_argument("--noise-seed", type=int, default=0, metavar="N", help="seed of drawn noise (default: 0)")
+    c.add_argument(
+        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)"
+    )
+    c.add_argument("--network", metavar="NAME", help="network (default: by data set)")
+    c.add_argument("--epochs", type=int, metavar="N", help="most epochs of a fold (default: by data set)")
+    c.add_argument("--folds", type=int, default=5, metavar="N", help="folds of the cross-validation (default: 5)")
+    c.add_argument("--bootstrap", type=int, default=200, metavar="N", help="resamples of the intervals (default: 200)")
+    c.add_argument("--seed", type=int, default=0, metavar="N", help="seed of folds and trainings (default: 0)")
+    c.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
+    c.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads (default: 1)")
+    c.add_argument(
+        "--out",
+        type=Path,
+        default=Path("noise-estimate"),
+        metavar="FILE",
+        help="beginning of the files' names: FILE.json, and the matrix as FILE.npy and FILE.csv (default: noise-estimate)",
     )
 
     c = add(

@@ -6,12 +6,13 @@ flipped): it gets (index, image, given label) and a ``Task``, and nothing else e
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 Log = dict[str, Any]
+View = bool | Literal["strong"]  # how an image is augmented: not at all, by the data set's crop and flip, or strongly
 
 
 class Batch(NamedTuple):
@@ -20,7 +21,7 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # [B] int64, positions in the training set (shadows tuple.index)
     x: Tensor  # [B, C, H, W] float32, augmented and normalised
     y: Tensor  # [B] int64, the given (noisy) labels
-    x2: Tensor | None = None  # a second, independent augmentation of the same images, where asked for
+    x2: Tensor | None = None  # a second, independently drawn view of the same images, where asked for
 
 
 class Train(Protocol):
@@ -36,11 +37,17 @@ class Train(Protocol):
         self,
         subset: Tensor | None = None,
         views: int = 1,
-        augment: bool = True,
+        augment: View | tuple[View, ...] = True,
         shuffle: bool = True,
         batch_size: int | None = None,
     ) -> Iterator[Batch]:
-        """One pass over the set (or over ``subset``, int64 indices); the last short batch is kept."""
+        """One pass over the set (or over ``subset``, int64 indices); the last short batch is kept.
+
+        ``augment``: False for none, True for the weak augmentation of the data set (crop and flip), "strong" for that with
+        RandAugment and cutout on top; or a tuple with one of these for each view, (True, "strong") for a weak and a strong one.
+        More than two views of the same images: two passes side by side over an order of one's own,
+        ``zip(batches(order, 2, shuffle=False), batches(order, 2, "strong", shuffle=False))``.
+        """
         ...
 
 

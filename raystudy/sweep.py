@@ -330,7 +330,7 @@ def run(
     budget: Budget | None = None,
 ) -> int:
     """Runs a study to its end, or goes on with it. Returns the exit code: 0 finished, 130 interrupted or its budget used up."""
-    from raystudy import tracking
+    from raystudy import show, tracking
     from raystudy.build import Builder
     from raystudy.execute import capacity, execute
 
@@ -356,6 +356,7 @@ def run(
             if few < FEW_UPDATES:
                 note = f"note: {few} updates a network is little; methods that mix samples need {FEW_UPDATES} or more: raise --epochs"
                 console.print(note, style="yellow", soft_wrap=True)
+            show.beside(folder, builder.data, resources.data_root, study.val_fraction)
             follower = tracking.start(folder, uri) if uri else None
             try:
                 execute(study.name, searches, resources, console, budget)

@@ -18,7 +18,7 @@ from raystudy.data import datasets
 from raystudy.data.corruption import corrupted
 from raystudy.data.loader import OnDevice, split_validation
 from raystudy.data.noise import NONE, Noise
-from raystudy.errors import InputError
+from raystudy.errors import InputError, unknown
 from raystudy.method import Log, Task
 from raystudy.metrics import Truth, labels, scalars, selection
 from raystudy.ops import gmm_1d, normalise_losses
@@ -93,6 +93,16 @@ def prepare(dataset: str, root: Path, setting: Noise, val_fraction: float, devic
         flip=data.flip,
         truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device)),
     )
+
+
+def device_here(asked: str | None) -> str:
+    """The device asked for, by default cuda where there is one. Raises InputError for one that this machine has not."""
+    here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    here += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    device = asked or ("cuda" if "cuda" in here else "cpu")
+    if device not in here:
+        raise unknown("device here", device, here)
+    return device
 
 
 def _seed(seed: int, epoch: int) -> None:

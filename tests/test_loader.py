@@ -5,7 +5,7 @@ import pytest
 import torch
 import torchvision.transforms.functional as tvf
 
-from raystudy.data import loader
+from raystudy.data import augment, loader
 from raystudy.data.loader import OnDevice, split_validation
 from raystudy.errors import InputError
 
@@ -110,6 +110,31 @@ def test_two_views_are_independent_draws_and_the_first_is_that_of_one_view():
         make().batches(views=3)
 
 
+def test_each_view_is_augmented_as_asked():
+    """A strong view is the weak one of the same draws with RandAugment and cutout on top; the other view does not notice."""
+    weak = list(make(flip=False).batches(views=2))
+    for asked in ((True, "strong"), ("strong", True), "strong", (False, "strong"), (False, True)):
+        each = asked if isinstance(asked, tuple) else (asked, asked)
+        for a, b in zip(weak, make(flip=False).batches(views=2, augment=asked), strict=True):
+            assert torch.equal(a.index, b.index)
+            for how, before, after in zip(each, (a.x, a.x2), (b.x, b.x2), strict=True):
+                if how is True and each[0] is not False:  # a view that draws no crop leaves the numbers to the next
+                    assert torch.equal(before, after)
+                if how == "strong":
+                    assert (before != after).flatten(1).any(1).float().mean() > 0.9
+    train = make(pad=0, flip=False)
+    plain = pixels(next(train.at(1).batches(shuffle=False, batch_size=100)).x)
+    draws = train._draw_strong(100, 1, 1, 0, 0)
+    shown = next(train.at(1).batches(shuffle=False, batch_size=100, augment="strong")).x
+    assert torch.equal(pixels(shown), augment.strong(plain, draws, torch.tensor([128, 102, 76], dtype=torch.uint8)))
+
+
+@pytest.mark.parametrize("asked", ["weak", 2, None, (True,), (True, True, True), (True, "srong")])
+def test_an_augmentation_that_is_none_is_refused(asked):
+    with pytest.raises(ValueError, match="'strong'"):
+        make().batches(views=2, augment=asked)
+
+
 # --- subsets ------------------------------------------------------------------------------------------------------
 
 
@@ -161,18 +186,19 @@ def test_a_pass_is_settled_when_it_is_called():
 
 
 def test_the_chunk_size_is_no_part_of_the_result(monkeypatch):
-    whole = list(make(batch_size=16).batches(views=2))
-    monkeypatch.setattr(loader, "CHUNK_BYTES", (1, 1))
-    assert same(whole, list(make(batch_size=16).batches(views=2)))
-    monkeypatch.setattr(loader, "CHUNK_BYTES", (4 * 3 * 81 * 40, 1))
-    assert same(whole, list(make(batch_size=16).batches(views=2)))
+    for asked in (True, "strong"):
+        whole = list(make(batch_size=16).batches(views=2, augment=asked))
+        for room in (1, 4 * 3 * 81 * 40):
+            with monkeypatch.context() as m:
+                m.setattr(loader, "CHUNK_BYTES", (room, 1))
+                assert same(whole, list(make(batch_size=16).batches(views=2, augment=asked)))
 
 
 def test_the_global_generators_are_neither_used_nor_moved():
     torch.manual_seed(0)
     np.random.seed(0)
     before = torch.get_rng_state().clone(), np.random.get_state()[1].copy()
-    list(make().batches(views=2))
+    list(make().batches(views=2, augment=(True, "strong")))
     split_validation(100, 0.1, 0)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
@@ -184,8 +210,8 @@ def test_channels_last_is_for_cuda():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_gpu_gives_the_same_batches():
-    on_cpu = list(make().batches(views=2))
-    on_gpu = list(make(device="cuda", channels_last=True).batches(views=2))
+    on_cpu = list(make().batches(views=2, augment=(True, "strong")))
+    on_gpu = list(make(device="cuda", channels_last=True).batches(views=2, augment=(True, "strong")))
     for a, b in zip(on_cpu, on_gpu, strict=True):
         assert b.x.is_contiguous(memory_format=torch.channels_last)
         for p, q in zip(a, b, strict=True):

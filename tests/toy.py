@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raystudy.method import Batch, Task
+from raystudy.method import Batch, Task, View
 from raystudy.networks import BatchNorm
 
 
 @dataclass
 class ToyTrain:
-    """What a method sees of a training set (the Train protocol): blobs, jittered where augmented."""
+    """What a method sees of a training set (the Train protocol): blobs, jittered where augmented, four times so where strongly."""
 
     x: Tensor  # [n, 1, 1, d]
     y: Tensor  # [n] given labels
@@ -27,7 +27,7 @@ class ToyTrain:
         self,
         subset: Tensor | None = None,
         views: int = 1,
-        augment: bool = True,
+        augment: View | tuple[View, ...] = True,
         shuffle: bool = True,
         batch_size: int | None = None,
     ) -> Iterator[Batch]:
@@ -35,11 +35,15 @@ class ToyTrain:
         if shuffle:
             index = index[torch.randperm(len(index))]
 
-        def view(i: Tensor) -> Tensor:
-            return self.x[i] + self.jitter * torch.randn(len(i), *self.x.shape[1:]) if augment else self.x[i]
+        asked = augment if isinstance(augment, tuple) else (augment,) * views
+        assert len(asked) == views
+
+        def view(i: Tensor, how: View) -> Tensor:
+            jitter = self.jitter * (4 if how == "strong" else 1)
+            return self.x[i] + jitter * torch.randn(len(i), *self.x.shape[1:]) if how else self.x[i]
 
         for i in index.split(batch_size or self.batch_size):
-            yield Batch(i, view(i), self.y[i], view(i) if views == 2 else None)
+            yield Batch(i, view(i, asked[0]), self.y[i], view(i, asked[1]) if views == 2 else None)
 
 
 @dataclass

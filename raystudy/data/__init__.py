@@ -1,1 +1,1 @@
-"""Data: loading (``datasets``), noise models (``noise``) and batches on the device (``loader``)."""
+"""Data: loading (``datasets``), noise models (``noise``), batches on the device (``loader``) and their augmentation (``augment``)."""

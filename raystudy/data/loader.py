@@ -1,4 +1,4 @@
-"""Batches made on the device: shuffled, cropped, flipped and normalised, with no worker processes.
+"""Batches made on the device: shuffled, cropped, flipped, where asked strongly augmented (``augment``), and normalised.
 
 The training images stay on the device as uint8. Tiny networks are bound by the overhead per batch, so gathering and
 augmenting is done for a chunk of many batches at once, and a batch is a slice of a chunk. Every draw comes from
@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raystudy.data import augment
 from raystudy.data.noise import generator
 from raystudy.errors import InputError
-from raystudy.method import Batch
+from raystudy.method import Batch, View
 
 STREAM = 0x6F726465  # keeps the draws of the order apart from those of the noise, STREAM_SPLIT those of the split
 STREAM_SPLIT = 0x73706C69
+STREAM_STRONG = 0x7374726F  # of what strong views add, so that crops and flips are those of weak ones
 CHUNK_BYTES = (1 << 21, 1 << 26)  # of float32 images: on the CPU within a core's cache, elsewhere few kernel launches
 
 
@@ -57,6 +59,9 @@ class OnDevice:
         self._image, self._row = padded.stride(0), padded.stride(2)  # pixels from one to the next
         windows = (len(x) - 1) * self._image + 2 * pad * (self._row + 1) + 1 if len(x) else 0
         self._windows = padded.as_strided((windows, *x.shape[1:]), (1, *padded.stride()[1:]))
+        self._grey = torch.tensor(
+            [round(255 * m) for m in mean], dtype=torch.uint8, device=self.device
+        )  # ~0 when normalised
         self._scale = torch.tensor([1 / (255 * s) for s in std], device=self.device).view(-1, 1, 1)
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=self.device).view(-1, 1, 1)
         self.at(0)
@@ -78,34 +83,54 @@ class OnDevice:
         self,
         subset: Tensor | None = None,
         views: int = 1,
-        augment: bool = True,
+        augment: View | tuple[View, ...] = True,
         shuffle: bool = True,
         batch_size: int | None = None,
     ) -> Iterator[Batch]:
         """One pass over the set, or over ``subset`` (int64 positions, any device); the last short batch is kept.
 
         Each call is a pass of its own, with its own order and augmentation, which are settled when it is called.
-        ``views`` is 1 or 2: the second fills ``x2`` with independently augmented images.
+        ``views`` is 1 or 2: the second fills ``x2`` with independently augmented images. ``augment``, for all views or
+        for each: False, True (crop and flip), or "strong" (the same crop and flip, then ``augment.strong``).
         """
         if views not in (1, 2):
             raise ValueError(f"views is {views}; a batch has one or two views of each image")
+        asked = augment if isinstance(augment, tuple) else (augment,) * views
+        if len(asked) != views or any(view not in (False, True, "strong") for view in asked):
+            raise ValueError(
+                f"augment is {augment!r} for {views} views; it is False, True, 'strong' or one of these for each"
+            )
         members = self._index if subset is None else subset.to(self.device)
         n, rng = len(members), torch.Generator()
-        rng.manual_seed(int(generator(STREAM, self.seed, self.epoch, self._pass).integers(2**63)))
+        key = (self.seed, self.epoch, self._pass)
+        rng.manual_seed(int(generator(STREAM, *key).integers(2**63)))
         self._pass += 1
         if shuffle:
             members = members.index_select(0, torch.randperm(n, generator=rng).to(self.device))
-        starts, flips = [], []
-        for _ in range(views):
-            if augment and self.pad:
+        starts, flips, strong = [], [], []
+        for i, view in enumerate(asked):
+            if view and self.pad:
                 down, right = torch.randint(2 * self.pad + 1, (2, n), generator=rng)
                 starts.append(members * self._image + (down * self._row + right).to(self.device))
             else:
                 starts.append(members * self._image + self.pad * (self._row + 1))
-            flips.append((torch.rand(n, generator=rng) < 0.5).to(self.device) if augment and self.flip else None)
-        return self._slices(members, starts, flips, batch_size or self.batch_size)
+            flips.append((torch.rand(n, generator=rng) < 0.5).to(self.device) if view and self.flip else None)
+            strong.append(self._draw_strong(n, *key, i) if view == "strong" else None)
+        return self._slices(members, starts, flips, strong, batch_size or self.batch_size)
 
-    def _slices(self, members: Tensor, starts: list[Tensor], flips: list[Tensor | None], size: int) -> Iterator[Batch]:
+    def _draw_strong(self, n: int, *key: int) -> augment.Strong:
+        rng = torch.Generator()
+        rng.manual_seed(int(generator(STREAM_STRONG, *key).integers(2**63)))
+        return augment.draw_strong(n, (self._windows.shape[2], self._windows.shape[3]), rng)
+
+    def _slices(
+        self,
+        members: Tensor,
+        starts: list[Tensor],
+        flips: list[Tensor | None],
+        strong: list[augment.Strong | None],
+        size: int,
+    ) -> Iterator[Batch]:
         if not len(members):
             return
         room = CHUNK_BYTES[self.device.type != "cpu"] // (4 * self._windows[0].numel())
@@ -114,17 +139,19 @@ class OnDevice:
             here = slice(i, i + chunk)
             index = members[here]
             views = [
-                self._view(start[here], None if flip is None else flip[here]).split(size)
-                for start, flip in zip(starts, flips, strict=True)
+                self._view(
+                    start[here], None if flip is None else flip[here], None if draws is None else draws.at(here)
+                ).split(size)
+                for start, flip, draws in zip(starts, flips, strong, strict=True)
             ]
             yield from map(Batch, index.split(size), views[0], self.y.index_select(0, index).split(size), *views[1:])
 
-    def _view(self, starts: Tensor, flip: Tensor | None) -> Tensor:
+    def _view(self, starts: Tensor, mirrored: Tensor | None, strong: augment.Strong | None) -> Tensor:
         x = self._windows.index_select(0, starts)
-        if flip is not None:
-            # Whole images picked out of both halves: six times as fast on the CPU as torch.where with a mask per image.
-            rows = torch.arange(len(x), device=self.device) + len(x) * flip
-            x = torch.cat((x, x.flip(3))).index_select(0, rows)
+        if mirrored is not None:
+            x = augment.flip(x, mirrored)
+        if strong is not None:
+            x = augment.strong(x, strong, self._grey)
         return self.normalised(x)
 
 
