@@ -450,7 +450,8 @@ class Builder:
         yield Sheet("provenance", "What it takes to get these numbers again", ["what", "value"], rows, words.PROVENANCE)
         rows = []
         for o in self.outcomes:
-            digests, wrong = o.history.header.get("digests", {}), o.history.header.get("effective_rate", math.nan)
+            digests, wrong = o.history.header.get("digests", {}), o.history.header.get("effective_rate")
+            wrong = math.nan if wrong is None else wrong  # the truth is not known
             line: Row = [
                 o.condition,
                 o.cell.method,

@@ -59,10 +59,15 @@ def leaderboard(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
             tuned, published = replicates(history, best), replicates(history, first)
             scores = {rule: score(tuned, rule) for rule in shown}
             gain = scores["last10"].mean - score(published, "last10").mean
-            wrong = history.header.get("effective_rate", math.nan)
+            wrong = history.header.get("effective_rate")  # None where the truth is not known
             seconds = [math.fsum(t.curves["cost/seconds"]) for t in tuned if "cost/seconds" in t.curves]
             method = cell.method + "*" * bool(best and best.oracle)
-            row = [f"{100 * wrong:.0f} %", method, *(percent(scores[r]) for r in shown), str(len(tuned))]
+            row = [
+                "?" if wrong is None else f"{100 * wrong:.0f} %",
+                method,
+                *(percent(scores[r]) for r in shown),
+                str(len(tuned)),
+            ]
             row += [
                 "–" if math.isnan(gain) else f"{100 * gain:+.1f}" + "*" * bool(first and first.oracle),
                 f"{sum(seconds) / len(seconds):.0f}" if seconds else "–",

@@ -31,7 +31,7 @@ class Data(NamedTuple):
 
     data_digest: str
     noise_digest: str
-    effective_rate: float
+    effective_rate: float | None  # None where the truth is not known
     images: int  # of the training set, validation held out
 
 
@@ -53,9 +53,9 @@ class Builder:
                 self.data[cell.dataset, cell.noise] = Data(
                     data.data_digest, data.noise_digest, data.effective_rate, len(data.y)
                 )
-                if study.clean_val > len(data.y_val):
-                    held = f"{cell.dataset} holds out {len(data.y_val)} validation images"
-                    raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {len(data.y_val)}")
+                if study.clean_val > (most := data.clean_validation):
+                    held = f"{cell.dataset} holds out {most} validation images whose true labels are known"
+                    raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {most}")
                 self.shapes[cell.dataset] = (data.size[0], data.size[1], data.n_classes)
             if (cell.dataset, network) not in built:
                 networks.build(network, *self.shapes[cell.dataset])
@@ -73,7 +73,7 @@ class Builder:
             try:
                 mask = masks.load(path)
             except InputError:  # none yet, or a damaged one, which is as good as none
-                data = datasets.load(cell.dataset, self.data_root)
+                data = datasets.load(cell.dataset, self.data_root, cell.noise)
                 masks.save(corruption.mask(data, cell.noise, self.data_root), path)
                 continue
             _, val = split_validation(len(mask.given), self.study.val_fraction, mask.seed)

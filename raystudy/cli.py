@@ -26,7 +26,7 @@ def train(args: argparse.Namespace) -> int:
     import torch
 
     from raystudy import point, space, training
-    from raystudy.data.noise import parse
+    from raystudy.data.noise import parse, told_wrong
 
     for what, number, low in (("--threads", args.threads, 1), ("--seed", args.seed, 0)):
         if number < low:
@@ -41,7 +41,7 @@ def train(args: argparse.Namespace) -> int:
     noises = parse(args.noise, seed=args.noise_seed)
     if len(noises) != 1:
         raise InputError(f"train runs one noise level, not {len(noises)}: {args.noise}")
-    args.dataset = studyfile.located(args.dataset)
+    args.dataset = sweep.dataset_of(args)
     network, epochs = studyfile.default_setting(args.dataset, args.data_root)
     network, epochs = args.network or network, args.epochs if args.epochs is not None else epochs
     if epochs < 1:
@@ -74,10 +74,11 @@ def train(args: argparse.Namespace) -> int:
     oracle = tuple(name for name in oracle if name not in values)
     star = f" (ORACLE: {', '.join(oracle)} read off the truth)" if oracle else ""
     console.print(
-        f"{args.method} on {args.dataset} {noises[0].label} ({data.effective_rate:.1%} wrong), "
+        f"{args.method} on {args.dataset} {noises[0].label} ({told_wrong(data.effective_rate)}), "
         f"{network}, {epochs} epochs, seed {args.seed}",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )
     from analysis import tables
 
@@ -149,7 +150,7 @@ def list_datasets(args: argparse.Namespace) -> int:
 
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("data set", "here", "train", "test", "classes", "image", "source", "licence"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name, info in datasets.DATASETS.items():
         here = "yes" if datasets.present(name, args.data_root) else "no"
         table.add_row(
@@ -164,7 +165,9 @@ def list_datasets(args: argparse.Namespace) -> int:
         )
     console.print(table)
     console.print(
-        "npz:PATH  your own: x_train, y_train, x_test, y_test and optionally y_noisy (then --noise given)",
+        "npz:PATH  your own: x_train, y_train, x_test, y_test and optionally y_noisy (then --noise given), y_noisy_NAME\n"
+        "folder:PATH --labels FILE  your own images, or an archive of them; a .csv or .parquet with the columns path, label and "
+        "optionally clean_label, split\nwhat to put where: docs/datasets.md",
         highlight=False,
     )
     return 0
@@ -411,7 +414,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="a hyperparameter of the method or a field of the recipe (lr, batch_size, ...)",
     )
-    c.add_argument("--dataset", default="digits", metavar="NAME", help="a data set, or npz:PATH (default: digits)")
+    c.add_argument(
+        "--dataset", default="digits", metavar="NAME", help="a data set, npz:PATH or folder:PATH (default: digits)"
+    )
+    sweep.add_data_options(c)
     c.add_argument(
         "--noise", default="symmetric:0.5", metavar="KIND[:VARIANT]:RATE", help="label noise (default: symmetric:0.5)"
     )
@@ -509,7 +515,8 @@ def parser() -> argparse.ArgumentParser:
         """,
         group("data", "look at a data set"),
     )
-    c.add_argument("dataset", metavar="DATASET", help="a data set of `raystudy datasets`, or npz:PATH")
+    c.add_argument("dataset", metavar="DATASET", help="a data set of `raystudy datasets`, npz:PATH or folder:PATH")
+    sweep.add_data_options(c)
     c.add_argument(
         "--noise", default="symmetric:0.5", metavar="KIND[:VARIANT]:RATE", help="label noise (default: symmetric:0.5)"
     )
@@ -532,7 +539,8 @@ def parser() -> argparse.ArgumentParser:
         """,
         group("noise", "find out about label noise"),
     )
-    c.add_argument("dataset", metavar="DATASET", help="a data set of `raystudy datasets`, or npz:PATH")
+    c.add_argument("dataset", metavar="DATASET", help="a data set of `raystudy datasets`, npz:PATH or folder:PATH")
+    sweep.add_data_options(c)
     c.add_argument(
         "--noise",
         metavar="KIND[:VARIANT]:RATE",

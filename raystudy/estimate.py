@@ -20,6 +20,7 @@ from rich.table import Table
 
 from raystudy import networks, ops, space
 from raystudy.data import datasets
+from raystudy.data.datasets import Images
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import Matrix, Noise, generator, parse
 from raystudy.errors import InputError
@@ -27,7 +28,7 @@ from raystudy.metrics import Truth
 from raystudy.point import method_class
 from raystudy.study import TrialSpec
 from raystudy.terminal import terminal
-from raystudy.training import CellData, Run, device_here, prepare
+from raystudy.training import CellData, Run, device_here, joined, prepare
 
 Probs = NDArray[np.float64]  # [N, K]
 Labels = NDArray[np.int64]  # [N]
@@ -104,7 +105,7 @@ def predict(
             cell,
             x=cell.x[inner],
             y=y,
-            x_held=torch.cat([cell.x[chosen_on], cell.x[out]]),
+            x_held=joined(cell.x[chosen_on], cell.x[out]),
             y_val=y_val,
             y_test=cell.y[out],
             truth=Truth(
@@ -127,10 +128,10 @@ def predict(
 
 
 @torch.no_grad()
-def _probs(run: Run, x: torch.Tensor) -> Probs:
+def _probs(run: Run, x: Images) -> Probs:
     run.method.eval()
-    size = max(1, (1 << 16) // x[0, 0].numel())
-    parts = [run.method.probs(run.train_set.normalised(chunk)) for chunk in x.split(size)]
+    size = max(1, (1 << 16) // (x.shape[2] * x.shape[3]))
+    parts = [run.method.probs(chunk) for chunk in run.train_set.chunks(x, size)]
     out: Probs = torch.cat(parts).double().cpu().numpy()
     return out
 
@@ -140,7 +141,7 @@ def whole(cell: CellData) -> CellData:
     m = len(cell.y_val)
     return replace(
         cell,
-        x=torch.cat([cell.x, cell.x_held[:m]]),
+        x=joined(cell.x, cell.x_held[:m]),
         y=torch.cat([cell.y, cell.y_val]),
         x_held=cell.x_held[:0],
         y_val=cell.y_val[:0],
@@ -281,7 +282,7 @@ def labels_as_given(dataset: str, root: Path, noise: str | None, seed: int, devi
 
 def command(args: argparse.Namespace) -> int:
     """``raystudy noise estimate``."""
-    from raystudy import studyfile
+    from raystudy import studyfile, sweep
 
     console = terminal()
 
@@ -297,7 +298,7 @@ def command(args: argparse.Namespace) -> int:
         if number < least:
             raise InputError(f"{what} is {number}; it must be at least {least}")
     torch.set_num_threads(args.threads)
-    dataset = studyfile.located(args.dataset)
+    dataset = sweep.dataset_of(args)
     network, epochs = studyfile.default_setting(dataset, args.data_root)
     network, epochs = args.network or network, args.epochs if args.epochs is not None else max(1, epochs // 3)
     if epochs < 1:
@@ -358,7 +359,7 @@ def command(args: argparse.Namespace) -> int:
         )
     table.add_row("no more than", f"{bound:.3f}", f"{sure:.3f} at 97.5 %", "")
     console.print(table)
-    classes = datasets.load(dataset, args.data_root).classes
+    classes = datasets.load(dataset, args.data_root, setting).classes
     agree = _agree(found["confident"], found["anchor-count"])
     chosen = CHOSEN if agree else "anchor-count"
     _show_matrix(line, chosen, found[chosen].matrix, classes)

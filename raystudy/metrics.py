@@ -14,6 +14,9 @@ class Truth:
     clean: Tensor  # [n] int64; -1 for an image that shows none of the classes: no label of it is right
     wrong: Tensor  # [n] bool: given != clean
     val_clean: Tensor  # [m] int64, clean labels of the validation images
+    known: bool = (
+        True  # False: nobody knows; ``clean`` then repeats the given labels, and nothing is measured against it
+    )
 
 
 def auroc(score: Tensor, positive: Tensor) -> Tensor:

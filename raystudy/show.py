@@ -24,7 +24,7 @@ from raystudy.data.noise import Matrix, Noise
 from raystudy.errors import InputError
 from raystudy.study import slug
 from raystudy.terminal import terminal
-from raystudy.training import CellData, prepare
+from raystudy.training import CellData, in_memory, joined, prepare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def condition(cell: CellData, setting: Noise, classes: tuple[str, ...], images: 
     return Condition(
         title=_short(f"{cell.name}, {setting.label}, noise seed {setting.seed}", 90),
         chosen=chosen,
-        x=torch.cat([cell.x[places[places < n]], cell.x_held[places[places >= n] - n]]).cpu().numpy(),
+        x=in_memory(joined(cell.x[places[places < n]], cell.x_held[places[places >= n] - n])).cpu().numpy(),
         given=torch.cat([cell.y, cell.y_val]).cpu().numpy(),
         clean=torch.cat([cell.truth.clean, cell.truth.val_clean]).cpu().numpy() if known else None,
         classes=classes,
@@ -351,7 +351,7 @@ def beside(study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val
         for dataset, setting in wanted:
             out = folder(study, dataset, setting)
             try:
-                classes = datasets.load(dataset, root).classes
+                classes = datasets.load(dataset, root, setting).classes
                 pictures(condition(prepare(dataset, root, setting, val_fraction), setting, classes), out)
             except Exception as e:  # whatever a font cache, a full disk or an odd image makes of itself
                 out.mkdir(parents=True, exist_ok=True)
@@ -367,7 +367,7 @@ def beside(study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val
 
 def command(args: argparse.Namespace) -> int:
     """``raystudy data show``."""
-    from raystudy import studyfile
+    from raystudy import sweep
 
     console = terminal()
     if args.images < 1:
@@ -377,9 +377,9 @@ def command(args: argparse.Namespace) -> int:
     settings = noise.parse(args.noise, seed=args.noise_seed)
     if len(settings) != 1:
         raise InputError(f"data show draws one noise level, not {len(settings)}: {args.noise}")
-    dataset = studyfile.located(args.dataset)
+    dataset = sweep.dataset_of(args)
     cell = prepare(dataset, args.data_root, settings[0], VAL_FRACTION)
-    shown = condition(cell, settings[0], datasets.load(dataset, args.data_root).classes, args.images)
+    shown = condition(cell, settings[0], datasets.load(dataset, args.data_root, settings[0]).classes, args.images)
     files = pictures(shown, args.out)
     effective = "unknown" if shown.effective is None else f"{shown.effective:.1%}"
     nominal = "" if shown.nominal is None else f"nominal rate {shown.nominal:g}, "

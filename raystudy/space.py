@@ -19,6 +19,7 @@ from torch import nn
 import search_spaces
 from raystudy.data.noise import Noise
 from raystudy.data.smoke import PREFIX
+from raystudy.data.spec import family
 from raystudy.errors import InputError, unknown
 from raystudy.method import Task
 from raystudy.point import RECIPE_FIELDS, Point, checked, checked_recipe, hyperparameters, method_class, split
@@ -143,8 +144,10 @@ class Space:
         if not self.papers:
             return self.complete({}), (), "the method's defaults"
 
+        name = family(dataset)
+
         def distance(row: Paper) -> tuple[bool, bool, float]:
-            return (row.dataset != dataset, row.noise != noise.kind, round(abs(row.rate - noise.level), 9))
+            return (row.dataset != name, row.noise != noise.kind, round(abs(row.rate - noise.level), 9))
 
         row = min(self.papers, key=distance)
         return self.complete(row.point), row.oracle, row.source
@@ -269,7 +272,7 @@ def recipe_for(kind: str, method: str, dataset: str, network: str, folder: Path 
             values = {
                 **told.get("default", {}),
                 **told.get("network", {}).get(network, {}),
-                **told.get("dataset", {}).get(dataset, {}),
+                **told.get("dataset", {}).get(family(dataset), {}),
             }
         except (AttributeError, TypeError):
             raise InputError(f"{where}: [default], [network.NAME] and [dataset.NAME] must be tables") from None

@@ -12,6 +12,7 @@ from typing import Any
 
 from raystudy.data import smoke
 from raystudy.data.noise import Noise, parse
+from raystudy.data.spec import family, located
 from raystudy.errors import InputError, unknown
 from raystudy.study import Block, Study
 
@@ -40,23 +41,21 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def located(dataset: str) -> str:
-    """A data set's name; a file's path made absolute, since workers run in folders of their own."""
-    kind, _, path = dataset.partition(":")
-    return f"{kind}:{Path(path).expanduser().absolute()}" if kind == "npz" and path else dataset
-
-
 def default_setting(dataset: str, root: Path) -> tuple[str, int]:
     """Network and epochs for a data set where the user names none."""
-    if dataset == "digits":
+    name = family(dataset)
+    if name == "digits":
         return "mlp", 90  # 1,710 updates: with the published settings, DivideMix needs that many
-    if dataset in ("cifar10", "cifar100"):
+    if name in ("cifar10", "cifar100"):
         return "preact_resnet18", 300
+    if name in ("webvision", "clothing1m"):
+        return "resnet50", 100 if name == "webvision" else 10
     from raystudy.data import datasets  # imports torch
 
-    known = datasets.DATASETS.get(dataset)
-    size = known.shape[-1] if known else datasets.load(dataset, root).size
-    return ("convnet" if size >= 16 else "mlp"), 60
+    size = datasets.image_size(dataset, root)
+    if name.startswith("cnwl_"):
+        return "preact_resnet18" if size < 64 else "resnet18", 200
+    return ("resnet18" if size >= 64 else "convnet" if size >= 16 else "mlp"), 60
 
 
 def find(study: str) -> Path:

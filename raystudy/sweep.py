@@ -14,7 +14,8 @@ from rich.console import Console
 
 from raystudy import studyfile
 from raystudy.budget import PRICES, Budget, price, seconds
-from raystudy.data.noise import parse
+from raystudy.data.noise import parse, told_wrong
+from raystudy.data.spec import STREAM, base, located
 from raystudy.errors import InputError
 from raystudy.ledger import Ledger
 from raystudy.study import NAME, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, Study, slug, study_dir
@@ -64,13 +65,14 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--dataset",
         metavar="NAME",
-        help="a data set of `raystudy datasets`, or npz:PATH (default: digits)",
+        help="a data set of `raystudy datasets`, npz:PATH or folder:PATH (default: digits)",
     )
+    add_data_options(g)
     g.add_argument(
         "--noise",
         action="append",
         metavar="KIND[:VARIANT]:RATE,...",
-        help="label noise and its levels: symmetric, pair, asymmetric, instance, openset, human, given, file, ... (docs/noise.md); "
+        help="label noise and its levels: symmetric, pair, asymmetric, instance, openset, human, web, given, ... (docs/noise.md); "
         "may be repeated (default: symmetric:0.2,0.5,0.8)",
     )
     g.add_argument(
@@ -226,17 +228,53 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
 
 
+def add_data_options(g: "argparse._ActionsContainer") -> None:
+    """What may be said of a data set of image files, beside its name."""
+    g.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="labels of folder:PATH, a .csv or .parquet with the columns path, label",
+    )
+    g.add_argument(
+        "--size", type=int, metavar="PIXELS", help="height and width of images from files (default: the data set's own)"
+    )
+    g.add_argument(
+        "--skip-corrupt",
+        action="store_true",
+        help="leave out image files that are missing or cannot be decoded, and count them",
+    )
+    g.add_argument(
+        "--stream",
+        choices=STREAM,
+        help="image files: decode them while training (always), or hold all in memory (never) (default: auto, by their size)",
+    )
+
+
+def dataset_of(args: argparse.Namespace) -> str:
+    """The data set a command line names, with its options, as it is written in a study."""
+    skip = True if args.skip_corrupt else None
+    return located(
+        args.dataset or "digits",
+        labels=args.labels and str(args.labels),
+        size=args.size,
+        skip_corrupt=skip,
+        stream=args.stream,
+    )
+
+
 def default_name(methods: Sequence[str], dataset: str) -> str:
     """A study's name where the user gives none: its methods and its data."""
     named = [m for m in methods if m != BASELINE] or [BASELINE]
-    name = f"{'-'.join(named)}-{Path(dataset.partition(':')[2] or dataset).stem}"
+    bare = base(dataset)
+    name = f"{'-'.join(named)}-{Path(bare.partition(':')[2] or bare).stem}"
     return name if NAME.fullmatch(name) else slug(name)
 
 
 def requested(args: argparse.Namespace) -> Study:
     """The study that a command line asks for: of a file, or of named methods; what it says of the budget counts before the file."""
     budget = {key: value for key in BUDGET if (value := getattr(args, key)) is not None}
-    grid = ("dataset", "noise", "network", "recipe", "no_baseline")
+    grid = ("dataset", "labels", "size", "skip_corrupt", "stream", "noise", "network", "recipe", "no_baseline")
     if args.study:
         if args.methods:
             raise InputError(
@@ -251,7 +289,7 @@ def requested(args: argparse.Namespace) -> Study:
         )
     else:
         methods = list(dict.fromkeys(([] if args.no_baseline else [BASELINE]) + args.methods))
-        seed, dataset = args.noise_seed or 0, studyfile.located(args.dataset or "digits")
+        seed, dataset = args.noise_seed or 0, dataset_of(args)
         noises = tuple(n for text in args.noise or ["symmetric:0.2,0.5,0.8"] for n in parse(text, seed=seed))
         said = {"network": args.network, "epochs": args.epochs, "recipe": args.recipe}
         blocks = studyfile.blocks_of(methods, [dataset], noises, said, args.data_root)
@@ -314,7 +352,7 @@ def dry_run(builder: "Builder", console: Console) -> None:
         star = f" (ORACLE: {', '.join(oracle)} read off the truth)" if oracle else ""
         budget = f"{n} trial{'s' * (n > 1)}, {study.replicates} replicates"
         line(
-            f"  {cell.method:12} {cell.condition} ({rate:.1%} wrong): {budget}; trial 0: {point(paper)}{star} [{source}]"
+            f"  {cell.method:12} {cell.condition} ({told_wrong(rate)}): {budget}; trial 0: {point(paper)}{star} [{source}]"
         )
     for method in study.methods:
         ranges = ", ".join(f"{d.name} {d.describe()}" for d in builder.spaces[method].dimensions)

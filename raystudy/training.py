@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from raystudy import networks
 from raystudy.data import datasets
 from raystudy.data.corruption import corrupted
+from raystudy.data.files import Files
 from raystudy.data.loader import OnDevice, split_validation
 from raystudy.data.noise import NONE, Noise
+from raystudy.data.streaming import Streaming
 from raystudy.errors import InputError, unknown
 from raystudy.method import Log, Task
 from raystudy.metrics import Truth, labels, scalars, selection
@@ -40,24 +42,30 @@ Record = dict[str, float | None]
 
 @dataclass(frozen=True)
 class CellData:
-    """A cell's data on the device: the noisy training set, the held-out sets, and the truth apart from them."""
+    """A cell's data on the device, or images in files where they are too many: the noisy training set, the held-out sets, the truth."""
 
     name: str
     data_digest: str
     noise_digest: str
-    effective_rate: float
+    effective_rate: float | None  # None where the truth is not known
     size: tuple[int, int, int]  # channels, height, width
     n_classes: int
-    x: Tensor  # [n, C, H, W] uint8
+    x: Tensor | Files  # [n, C, H, W] uint8
     y: Tensor  # [n] given labels
-    x_held: Tensor  # [m + k, C, H, W] uint8: validation, then test
+    x_held: Tensor | Files  # [m + k, C, H, W] uint8: validation, then test
     y_val: Tensor  # [m] given labels
     y_test: Tensor  # [k] clean labels
+    extra: dict[str, tuple[Tensor | Files, Tensor]]  # further clean sets by name, ``val`` or a test set: images, labels
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pad: int
     flip: bool
     truth: Truth
+
+    @property
+    def clean_validation(self) -> int:
+        """How many validation images there are whose true labels are known."""
+        return len(self.extra["val"][1]) if "val" in self.extra else len(self.y_val) * self.truth.known
 
 
 @lru_cache(maxsize=4)
@@ -66,7 +74,7 @@ def prepare(dataset: str, root: Path, setting: Noise, val_fraction: float, devic
 
     The split is drawn with the noise seed, so that all methods of a cell share it. Cached: an actor keeps the data between trials.
     """
-    data = datasets.load(dataset, root)
+    data = datasets.load(dataset, root, setting)
     noisy = corrupted(data, setting, root)
     given, clean = torch.from_numpy(noisy.given), torch.from_numpy(noisy.clean)
     train, val = (torch.as_tensor(i) for i in split_validation(len(clean), val_fraction, noisy.split_seed))
@@ -75,24 +83,44 @@ def prepare(dataset: str, root: Path, setting: Noise, val_fraction: float, devic
             f"data set {dataset!r} has {len(clean)} training images: too few to hold out {val_fraction:.0%} for validation"
         )
     y, y_clean = given[train], clean[train]
+    known = (
+        data.truth or setting.kind != "given"
+    )  # noise drawn on top of labels taken to be clean has a truth of its own
+
+    def placed(x: Tensor | Files) -> Tensor | Files:
+        return x.to(device) if isinstance(x, Tensor) else x
+
     return CellData(
         name=data.name,
         data_digest=data.digest,
         noise_digest=noisy.digest(val),
-        effective_rate=noisy.effective_rate,
+        effective_rate=noisy.effective_rate if known else None,
         size=tuple(data.x_train.shape[1:]),  # type: ignore[arg-type]
         n_classes=data.n_classes,
-        x=noisy.x_train[train].to(device),
+        x=placed(noisy.x_train[train]),
         y=y.to(device),
-        x_held=torch.cat([noisy.x_train[val], noisy.x_test]).to(device),
+        x_held=placed(joined(noisy.x_train[val], noisy.x_test)),
         y_val=given[val].to(device),
         y_test=data.y_test.to(device),
+        extra={name: (placed(x), labels.to(device)) for name, (x, labels) in data.extra.items()},
         mean=data.mean,
         std=data.std,
         pad=data.pad,
         flip=data.flip,
-        truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device)),
+        truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device), known),
     )
+
+
+def joined(*parts: Tensor | Files) -> Tensor | Files:
+    """Images one after another; all in memory or all in files."""
+    if isinstance(parts[0], Files):
+        return sum(parts[1:], parts[0])
+    return torch.cat(parts)  # type: ignore[arg-type]
+
+
+def in_memory(x: Tensor | Files) -> Tensor:
+    """Images as a tensor, decoded where they are in files."""
+    return x.read() if isinstance(x, Files) else x
 
 
 def device_here(asked: str | None) -> str:
@@ -129,7 +157,8 @@ class Run:
 
         values, overrides = split(spec.method, spec.point)
         self.recipe = Recipe(**{**spec.recipe, **overrides})
-        self.train_set = OnDevice(
+        loader: Any = OnDevice if isinstance(data.x, Tensor) else Streaming
+        self.train_set: OnDevice = loader(
             data.x,
             data.y,
             data.n_classes,
@@ -149,9 +178,16 @@ class Run:
 
         wrong = data.truth.wrong.nonzero().flatten()
         self._wrong = wrong[:: max(1, math.ceil(len(wrong) / MEMORISED))]
-        self._held = torch.cat([data.x_held, data.x[self._wrong]])
+        # What a record needs predictions of, one set after another: validation, test, further clean sets, wrong labels.
+        self._extra = {k: y for k, (_, y) in data.extra.items()}
+        extra = {k: x for k, (x, _) in data.extra.items()}
+        if "val" in extra:  # as many clean validation images as were asked for
+            chosen = torch.arange(min(spec.clean_val, len(extra["val"])), device=self.device)
+            extra["val"], self._extra["val"] = extra["val"][chosen], self._extra["val"][chosen]
+        self._held = joined(data.x_held, *extra.values(), data.x[self._wrong])
         # A small held-out set is normalised once; a large one chunk by chunk, so that it never stands on the device as floats.
-        self._ready = self.train_set.normalised(self._held) if self._held.numel() < 2**25 else None
+        small = isinstance(self._held, Tensor) and self._held.numel() < 2**25
+        self._ready = self.train_set.normalised(self._held) if small else None
 
     def _net(self, dropout: float = 0.0) -> nn.Module:
         channels, size, _ = self.data.size
@@ -205,11 +241,9 @@ class Run:
         """Noisy validation, clean test, memorisation of wrong labels, and how well the weights find them. One pass over all images."""
         data, truth = self.data, self.data.truth
         self.method.eval()
-        images = self._held if self._ready is None else self._ready
-        chunks = images.split(max(1, CHUNK_PIXELS[self.on_gpu] // (data.size[1] * data.size[2])))
-        p = torch.cat(
-            [self.method.probs(c if self._ready is not None else self.train_set.normalised(c)) for c in chunks]
-        )
+        size = max(1, CHUNK_PIXELS[self.on_gpu] // (data.size[1] * data.size[2]))
+        chunks = self.train_set.chunks(self._held, size) if self._ready is None else self._ready.split(size)
+        p = torch.cat([self.method.probs(c) for c in chunks])
         m, k = len(data.y_val), len(data.y_test)
         p_val, predicted = p[:m], p.argmax(1)
         out: dict[str, Tensor | float] = {
@@ -217,12 +251,18 @@ class Run:
             "val/loss": -p_val.gather(1, data.y_val[:, None]).clamp_min(1e-12).log().mean(),
             "test/acc": (predicted[m : m + k] == data.y_test).float().mean(),
         }
-        if n := self.spec.clean_val:
+        done = m + k
+        for name, y in self._extra.items():
+            if len(y):
+                key = "val/clean_acc" if name == "val" else f"test/acc_{name}"
+                out[key] = (predicted[done : done + len(y)] == y).float().mean()
+            done += len(y)
+        if (n := self.spec.clean_val) and "val" not in self._extra and truth.known:
             shown = (truth.val_clean != NONE).nonzero()[:n, 0]  # a clean validation set has no foreign images in it
             out["val/clean_acc"] = (predicted[shown] == truth.val_clean[shown]).float().mean()
         if len(self._wrong):
-            out |= labels(predicted[m + k :], data.y[self._wrong], truth.clean[self._wrong])
-        if weight is not None:
+            out |= labels(predicted[done:], data.y[self._wrong], truth.clean[self._wrong])
+        if weight is not None and truth.known:
             out |= selection(weight, truth.wrong)
         return out
 
@@ -239,8 +279,8 @@ class Run:
         self.method.eval()
         chunk = max(1, CHUNK_PIXELS[self.on_gpu] // (data.size[1] * data.size[2]))
 
-        def probs(images: Tensor) -> Tensor:
-            return torch.cat([self.method.probs(self.train_set.normalised(c)).float() for c in images.split(chunk)])
+        def probs(images: Tensor | Files) -> Tensor:
+            return torch.cat([self.method.probs(c).float() for c in self.train_set.chunks(images, chunk)])
 
         devices = [self.device] if self.on_gpu else []
         with torch.random.fork_rng(devices), torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
@@ -249,7 +289,7 @@ class Run:
         low, span = float(losses.min()), float(losses.max() - losses.min())
         fit = gmm_1d(normalise_losses(losses))
         edges = torch.linspace(0, max(float(losses.max()), 1e-3), LOSS_BINS + 1, dtype=torch.float64)
-        wrong = truth.wrong.cpu()
+        wrong, inside = truth.wrong.cpu(), truth.clean != NONE  # an image of none of the classes has no row
 
         def counted(rows: Tensor, columns: Tensor) -> Tensor:
             return torch.bincount(rows.cpu() * k + columns.cpu(), minlength=k * k).view(k, k)
@@ -260,7 +300,7 @@ class Run:
             "wrong": torch.histogram(losses[wrong].clamp_max(edges[-1]), edges).hist.long().numpy(),
             "gmm": torch.stack([low + span * fit.means, span**2 * fit.variances, fit.weights]).numpy(),
             "confusion": counted(data.y_test, predicted).numpy(),
-            "transition": counted(truth.clean, data.y).numpy(),
+            "transition": counted(truth.clean[inside], data.y[inside]).numpy(),
         }
 
     def save(self, path: Path) -> None:

@@ -1,15 +1,43 @@
-"""Batches: crops and flips against torchvision's, draws fixed by (seed, epoch, pass), subsets, short batches."""
+"""Batches, of images in memory and in files: crops and flips against torchvision's, draws fixed by (seed, epoch, pass), subsets."""
+
+import random
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as tvf
+from torchvision.io import write_png
 
-from raystudy.data import augment, loader
+from raystudy.data import augment, files, loader
+from raystudy.data.files import Files
 from raystudy.data.loader import OnDevice, split_validation
+from raystudy.data.streaming import Streaming
 from raystudy.errors import InputError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+KEPT = "memory"  # where ``make`` keeps its images: every test runs over both loaders
+FOLDER = Path()
+
+
+@pytest.fixture(params=["memory", "files"], autouse=True)
+def kept(request, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr(sys.modules[__name__], "KEPT", request.param)
+    monkeypatch.setattr(sys.modules[__name__], "FOLDER", tmp_path_factory.getbasetemp() / "loader")
+
+
+def as_files(x: torch.Tensor) -> Files:
+    """The images as PNG files, which lose nothing."""
+    folder = FOLDER / "x".join(map(str, x.shape))
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        for i, image in enumerate(x):
+            write_png(image, str(folder / f"{i}.png"), compression_level=0)
+    return Files(folder, [f"{i}.png" for i in range(len(x))], x.shape[2], x.shape[1])
 
 
 def images(n: int, channels: int = 3, size: int = 9) -> torch.Tensor:
@@ -27,7 +55,8 @@ def make(n: int = 100, channels: int = 3, size: int = 9, **kwargs) -> OnDevice:
         "batch_size": 32,
         "seed": 1,
     } | kwargs
-    return OnDevice(images(n, channels, size), torch.arange(n) % 10, 10, **options)
+    x, y = images(n, channels, size), torch.arange(n) % 10
+    return OnDevice(x, y, 10, **options) if KEPT == "memory" else Streaming(as_files(x), y, 10, **options)
 
 
 def same(a, b) -> bool:
@@ -97,6 +126,14 @@ def test_crops_and_flips_are_torchvisions_and_every_one_occurs(channels, size, p
             assert (found == 1).all()
     expected = 2 * n / len(places)
     assert all(abs(c - expected) < 5 * expected**0.5 for c in counts.values())
+
+
+def test_other_images_in_chunks():
+    train, x = make(50), images(50)
+    held = x if KEPT == "memory" else as_files(x)
+    chunks = list(train.chunks(held, 16))
+    assert [len(c) for c in chunks] == [16, 16, 16, 2]
+    assert torch.equal(torch.cat(chunks), train.normalised(x))
 
 
 def test_two_views_are_independent_draws_and_the_first_is_that_of_one_view():
@@ -216,6 +253,53 @@ def test_the_gpu_gives_the_same_batches():
         assert b.x.is_contiguous(memory_format=torch.channels_last)
         for p, q in zip(a, b, strict=True):
             torch.testing.assert_close(p, q.cpu())
+
+
+# --- images in files ----------------------------------------------------------------------------------------------
+
+
+def test_files_and_memory_give_the_same_batches(kept):
+    x, y = images(100), torch.arange(100) % 10
+    options = {"mean": MEAN, "std": STD, "pad": 2, "flip": True, "batch_size": 24, "seed": 5}
+    one, other = OnDevice(x, y, 10, **options), Streaming(as_files(x), y, 10, **options)
+    for epoch in range(2):
+        assert same(list(one.at(epoch).batches(views=2)), list(other.at(epoch).batches(views=2)))
+        subset = torch.tensor([3, 99, 3, 50])  # an image may be asked for twice
+        assert same(list(one.batches(subset)), list(other.batches(subset)))
+
+
+def test_no_more_is_decoded_ahead_than_the_buffer_holds_and_a_pass_may_be_left(monkeypatch):
+    monkeypatch.setattr(files, "BUFFER_BYTES", 64 * 3 * 81)  # 64 images
+    train = Streaming(
+        as_files(images(1000)), torch.zeros(1000, dtype=torch.long), 10, mean=MEAN, std=STD, batch_size=10
+    )
+    seen, decode = [], Files.decode
+    monkeypatch.setattr(Files, "decode", lambda self, i: (seen.append(i), decode(self, i))[1])
+    monkeypatch.setattr(loader, "CHUNK_BYTES", (1, 1))  # one batch at a time
+    batches = train.batches()
+    for taken in (10, 20, 30):
+        next(batches)
+        train._pool.submit(int).result()  # what was handed over before is done
+        assert taken <= len(set(seen)) <= taken + 64 + 2 * files.GROUP
+    batches.close()
+    train._pool.submit(int).result()
+    assert len(set(seen)) <= 30 + 64 + 2 * files.GROUP
+    assert len(list(train.batches())) == 100
+
+
+def test_the_speed_of_the_threads_is_no_part_of_the_result(monkeypatch):
+    options = {"mean": MEAN, "std": STD, "pad": 2, "flip": True, "batch_size": 7, "seed": 5}
+    held, y = as_files(images(100)), torch.zeros(100, dtype=torch.long)
+    plain = list(Streaming(held, y, 10, **options).batches(views=2))
+    decode, rng = Files.decode, random.Random(0)
+
+    def slow(self, i):
+        time.sleep(rng.random() / 500)
+        return decode(self, i)
+
+    monkeypatch.setattr(Files, "decode", slow)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert same(plain, list(Streaming(held, y, 10, **options).batches(views=2)))
 
 
 # --- the validation split -----------------------------------------------------------------------------------------

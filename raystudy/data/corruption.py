@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raystudy.data import datasets, instance, masks, noise, smoke
-from raystudy.data.datasets import Dataset
+from raystudy.data.datasets import Dataset, Images
+from raystudy.data.files import Files
 from raystudy.data.masks import Mask
 from raystudy.data.noise import CLASS_MAP_OF, NONE, Labels, Matrix, Noise, digest, generator
 from raystudy.errors import InputError
@@ -30,8 +31,8 @@ SUM_TOLERANCE = 1e-6  # of a row of a matrix file: written with six digits it is
 class Corrupted:
     """A data set under noise, on the CPU."""
 
-    x_train: Tensor  # [N, C, H, W] uint8; the data set's own tensor where no image was changed
-    x_test: Tensor  # [M, C, H, W] uint8, likewise
+    x_train: Images  # [N, C, H, W] uint8; the data set's own where no image was changed
+    x_test: Images  # [M, C, H, W] uint8, likewise
     given: Labels  # [N] labels in 0..K-1 to train on
     clean: Labels  # [N] the truth: NONE for an image that shows none of the classes, so that no label of it is right
     matrix: Matrix  # [K, K] the model's transition matrix, or counted where it has none
@@ -64,10 +65,6 @@ def corrupted(data: Dataset, setting: Noise, root: Path | str = "data") -> Corru
                 f"write asymmetric:cifar10:RATE for a copy of one of them, or matrix:FILE for your own"
             )
         setting = replace(setting, variant=CLASS_MAP_OF[name])
-    if setting.kind in LOOKING and not isinstance(data.x_train, Tensor):
-        raise InputError(
-            f"noise {setting.kind!r} looks at images, so they must be in memory; {data.name!r} is streamed"
-        )
     if setting.kind in BUILDERS:
         return BUILDERS[setting.kind](data, setting, Path(root))
     given = noise.corrupt(data.y_train.numpy(), setting, data.n_classes)
@@ -196,9 +193,20 @@ def _from_matrix(data: Dataset, setting: Noise, _: Path) -> Corrupted:
 # --- noise that looks at images, or changes them ------------------------------------------------------------------
 
 
+def _pixels(data: Dataset, setting: Noise) -> tuple[Tensor, Tensor]:
+    """Training and test images, which have to be in memory for noise that looks at them."""
+    if isinstance(data.x_train, Files) or isinstance(data.x_test, Files):
+        raise InputError(
+            f"noise {setting.kind!r} looks at images, so they must be in memory; {data.name!r} is streamed: --stream never"
+        )
+    return data.x_train, data.x_test
+
+
 def _instance(data: Dataset, setting: Noise, _: Path) -> Corrupted:
     y = data.y_train.numpy()
-    given = instance.flip(data.x_train.numpy(), y, setting.variant, setting.rate, data.n_classes, setting.seed)
+    given = instance.flip(
+        _pixels(data, setting)[0].numpy(), y, setting.variant, setting.rate, data.n_classes, setting.seed
+    )
     return _labelled(data, setting, given)
 
 
@@ -208,6 +216,7 @@ def _open_set(data: Dataset, setting: Noise, root: Path) -> Corrupted:
     Another int(closed N) images keep their picture and get a uniform wrong label (r_out and r_in of Albert et al. 2022). Both
     shares are of the whole set. Which are replaced, and by what, is nested over rates.
     """
+    x_train, x_test = _pixels(data, setting)
     name, closed = noise.open_set(setting.variant)
     foreign = datasets.load(name, root)
     if foreign.digest == data.digest:
@@ -222,14 +231,15 @@ def _open_set(data: Dataset, setting: Noise, root: Path) -> Corrupted:
             f"noise {setting.label!r} replaces {len(replaced)} images; {name!r} has {len(foreign.x_train)} to give"
         )
     source = np.argsort(generator(STREAM_FOREIGN, setting.seed, 1).random(len(foreign.x_train)), kind="stable")
-    x = data.x_train.clone()
-    x[torch.from_numpy(replaced)] = fitted(foreign.x_train[torch.from_numpy(source[: len(replaced)])], x.shape[1:])
+    x = x_train.clone()
+    brought = foreign.x_train[torch.from_numpy(source[: len(replaced)])]
+    x[torch.from_numpy(replaced)] = fitted(brought.read() if isinstance(brought, Files) else brought, x.shape[1:])
     clean[replaced] = NONE
     if closed:  # from the other end of the order, so that the two never meet
         wrong = order[len(order) - int(closed * len(clean)) :]
         shift = rng.integers(1, data.n_classes, len(clean))
         given[wrong] = (given[wrong] + shift[wrong]) % data.n_classes
-    return _changed(data, setting, given, clean, x, data.x_test)
+    return _changed(data, setting, given, clean, x, x_test)
 
 
 def fitted(x: Tensor, shape: torch.Size) -> Tensor:
@@ -247,7 +257,8 @@ def fitted(x: Tensor, shape: torch.Size) -> Tensor:
 
 def _random_pixels(data: Dataset, setting: Noise, _: Path) -> Corrupted:
     """The pixels of int(r N) training images in an order of their own each; a pixel keeps its channels. Labels are right."""
-    x = data.x_train.numpy().copy()
+    x_train, x_test = _pixels(data, setting)
+    x = x_train.numpy().copy()
     n, channels, height, width = x.shape
     rng = generator(STREAM_PIXELS, setting.seed)
     chosen = np.zeros(n, dtype=bool)
@@ -259,15 +270,16 @@ def _random_pixels(data: Dataset, setting: Noise, _: Path) -> Corrupted:
         mine = np.flatnonzero(chosen[at : at + block])
         flat = part[mine].reshape(len(mine), channels, height * width)
         part[mine] = np.take_along_axis(flat, orders[mine, None], 2).reshape(part[mine].shape)
-    return _changed(data, setting, data.y_train.numpy(), data.y_train.numpy(), torch.from_numpy(x), data.x_test)
+    return _changed(data, setting, data.y_train.numpy(), data.y_train.numpy(), torch.from_numpy(x), x_test)
 
 
 def _shuffled_pixels(data: Dataset, setting: Noise, _: Path) -> Corrupted:
     """The pixels of int(r N) training images and int(r M) test images in one order, the same for all. Labels are right."""
     rng = generator(STREAM_PIXELS, setting.seed, 1)
-    order = torch.from_numpy(rng.permutation(data.x_train[0, 0].numel()))
+    images = _pixels(data, setting)
+    order = torch.from_numpy(rng.permutation(images[0][0, 0].numel()))
     parts = []
-    for x in (data.x_train, data.x_test):
+    for x in images:
         chosen = torch.from_numpy(noise.first(rng.random(len(x)), setting.rate))
         parts.append(x.clone())
         parts[-1][chosen] = x[chosen].flatten(2)[:, :, order].reshape(x[chosen].shape)
@@ -292,7 +304,6 @@ BUILDERS: dict[str, Callable[[Dataset, Noise, Path], Corrupted]] = {
     "random_pixels": _random_pixels,
     "shuffled_pixels": _shuffled_pixels,
 }
-LOOKING = ("instance", "openset", "random_pixels", "shuffled_pixels")  # kinds that read or change images
 
 
 # --- masks --------------------------------------------------------------------------------------------------------

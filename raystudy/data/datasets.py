@@ -1,6 +1,7 @@
-"""Data sets: names and files -> uint8 tensors, checked. No noise is drawn and nothing is augmented here.
+"""Data sets: names and files -> uint8 images, checked. No noise is drawn and nothing is augmented here.
 
-To add a data set, add a row to ``DATASETS``. A user's own images need none: ``npz:PATH``, see ``read_npz``.
+To add a data set, add a row to ``DATASETS``. A user's own images need none: ``npz:PATH``, see ``read_npz``, and
+``folder:PATH``, see ``raystudy.data.folder``. Images that come in files stand in memory, or stay in their files where they are many.
 """
 
 import contextlib
@@ -8,8 +9,8 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,29 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raystudy.data import smoke
-from raystudy.data.noise import digest, generator
+from raystudy.data import folder, human, lists, smoke
+from raystudy.data.files import STATS_IMAGES, Files, Listing, one_line, sound
+from raystudy.data.noise import Noise, digest, generator
+from raystudy.data.spec import Options, parse
 from raystudy.errors import InputError, unknown
 
 Array = NDArray[Any]
+Images = Tensor | Files  # [N, C, H, H] uint8
+
+IN_MEMORY_BYTES = (
+    1 << 31
+)  # of a data set's decoded images, up to which they stand in memory where the user does not say
+FILE_OPTIONS = ("labels", "size", "channels", "skip_corrupt", "stream")  # options of image files only
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels as they were published, on the CPU, with what the loader needs to know of them."""
+    """Images and labels as they were published, on the CPU or in files, with what the loader needs to know of them."""
 
     name: str
-    x_train: Tensor  # [N, C, H, H] uint8
-    y_train: Tensor  # [N] int64, clean
-    x_test: Tensor  # [M, C, H, H] uint8
+    x_train: Images  # [N, C, H, H]
+    y_train: Tensor  # [N] int64, clean (-1: none of the classes) where ``truth``, else the labels that there are
+    x_test: Images  # [M, C, H, H]
     y_test: Tensor  # [M] int64, clean
     label_sets: Mapping[str, Tensor]  # name -> [N] int64: noisy labels that came with the data
     n_classes: int
@@ -43,6 +52,10 @@ class Dataset:
     mean: tuple[float, ...]  # per channel, pixels in [0, 1]
     std: tuple[float, ...]
     digest: str  # of the images and the clean labels
+    truth: bool = True  # whether ``y_train`` is known to be clean
+    extra: Mapping[str, tuple[Images, Tensor]] = field(
+        default_factory=dict
+    )  # further clean sets: "val", or a test set's name
 
     @property
     def channels(self) -> int:
@@ -58,7 +71,7 @@ class Dataset:
 class Info:
     """A row of DATASETS: how a data set is read, and what a person wants to know before using it."""
 
-    load: Callable[[Path], Dataset]
+    load: Callable[[Path, Options, Noise | None], Dataset]  # of the data root; controlled noise chooses its images
     train: int  # images
     test: int
     n_classes: int
@@ -67,36 +80,90 @@ class Info:
     licence: str
     archives: tuple[str, ...] = ()  # what to download where there is no network; empty: nothing to download
     files: tuple[str, ...] = ()  # present when these are, relative to the data root
+    noises: tuple[str, ...] = ()  # the noise kinds that make sense of it; empty: all of those that draw labels
+    listed: bool = False  # whether it consists of image files, so that size and the like may be chosen
 
 
-def load(spec: str, root: Path | str = "data") -> Dataset:
-    """A data set by name (a key of DATASETS) or ``npz:PATH``; ``root`` is the folder of downloads.
+def load(spec: str, root: Path | str = "data", noise: Noise | None = None) -> Dataset:
+    """A data set by name (a key of DATASETS), ``npz:PATH`` or ``folder:PATH``, with options (see ``raystudy.data.spec``).
 
-    The last two are kept in memory. Raises InputError, one line, for an unknown name, for files that are absent and
-    cannot be downloaded, and for everything wrong with a user's file.
+    ``root`` is the folder of downloads. ``noise`` decides which images there are only where the noise came as images
+    (controlled noisy web labels); without it these sets are read noise-free. The last two sets are kept. Raises InputError, one
+    line, for an unknown name, for files that are absent and cannot be downloaded, and for everything wrong with a user's file.
     """
-    if spec.startswith("npz:"):
-        path = Path(spec.removeprefix("npz:")).expanduser()
-        try:
-            stat = path.stat()
-        except OSError:
-            raise InputError(f"{path}: no such file; npz: takes the path of an .npz file, see README") from None
-        return _cached_npz(path.resolve(), stat.st_mtime_ns, stat.st_size)
     if spec.startswith(smoke.PREFIX):
         return _cached_smoke(spec, Path(root).expanduser().resolve())
-    if spec not in DATASETS:
-        raise unknown("data set", spec, [*DATASETS, "npz:PATH"])
-    return _cached(spec, Path(root).expanduser().resolve())
+    name, options = parse(spec)
+    _known(name)
+    kind, _, path = name.partition(":")
+    if kind != "folder" and not (name in DATASETS and DATASETS[name].listed):
+        for option in FILE_OPTIONS:
+            if option in options.given():
+                raise InputError(
+                    f"data set {name!r} has no option {option}: it is for sets of image files, such as folder:PATH"
+                )
+    if name not in DATASETS:
+        where = Path(path).expanduser()
+        table = Path(options.labels).expanduser() if options.labels else None
+        return _cached_file(kind, where, _stamp(kind, where), options, table and (table, _stamp("labels", table)))
+    allowed = DATASETS[name].noises
+    if noise is not None and allowed and noise.kind not in allowed:
+        raise InputError(
+            f"the labels of {name!r} are noisy as they came, so {noise.kind!r} on top has no known rate; choose from: {', '.join(allowed)}"
+        )
+    chosen = noise if noise is not None and noise.kind == "web" else None
+    return _cached(name, Path(root).expanduser().resolve(), options, chosen and replace(chosen, seed=0))
+
+
+def _known(name: str) -> None:
+    if name not in DATASETS and not name.startswith(("npz:", "folder:")):
+        raise unknown("data set", name, [*DATASETS, "npz:PATH", "folder:PATH"])
+
+
+def _stamp(kind: str, path: Path) -> tuple[int, int]:
+    """Changes when a file is written again, so that it is read again."""
+    try:
+        stat = path.stat()
+    except OSError:
+        told = {
+            "npz": "npz: takes the path of an .npz file",
+            "folder": "folder: takes a folder of images, or an archive of one",
+        }
+        raise InputError(
+            f"{path}: no such file; {told.get(kind, '--labels names a .csv or .parquet')}, see README"
+        ) from None
+    return (stat.st_mtime_ns, stat.st_size) if kind != "folder" or path.is_file() else (0, 0)
 
 
 @lru_cache(maxsize=2)
-def _cached(name: str, root: Path) -> Dataset:
-    return DATASETS[name].load(root)
+def _cached(name: str, root: Path, options: Options, noise: Noise | None) -> Dataset:
+    return changed(DATASETS[name].load(root, options, noise), options)
 
 
 @lru_cache(maxsize=2)
-def _cached_npz(path: Path, mtime: int, size: int) -> Dataset:  # a file that was written again is read again
-    return read_npz(path)
+def _cached_file(
+    kind: str, path: Path, stamp: tuple[int, int], options: Options, table: tuple[Path, tuple[int, int]] | None
+) -> Dataset:
+    if kind == "npz":
+        return changed(read_npz(path.resolve()), options)
+    if table is None:
+        raise InputError(f"folder:{path} needs --labels: a .csv or .parquet with the columns path, label")
+    if path.is_file():
+        if not path.name.endswith(folder.ARCHIVES):
+            raise InputError(f"{path}: not a folder of images; an archive's name ends in {', '.join(folder.ARCHIVES)}")
+        path = folder.unpacked(path)
+    return from_files(folder.read(path, table[0]), options)
+
+
+def changed(data: Dataset, options: Options) -> Dataset:
+    """A data set as the options have it; what changes training changes the digest."""
+    told = {k: v for k, v in options.given().items() if k in ("pad", "flip", "mean", "std")}
+    if len(told.get("mean", data.mean)) != data.channels:
+        raise InputError(f"data set {data.name!r} has {data.channels} channels; mean and std take as many numbers")
+    if not told:
+        return data
+    key = digest(np.frombuffer(f"{data.digest} {sorted(told.items())}".encode(), dtype=np.uint8))
+    return replace(data, **told, digest=key)
 
 
 @lru_cache(maxsize=4)
@@ -108,11 +175,21 @@ def present(name: str, root: Path | str = "data") -> bool:
     """Whether a data set can be loaded without a download."""
     if name.startswith(smoke.PREFIX):
         return present(name.removeprefix(smoke.PREFIX), root) or True  # raises for a name that is none
-    if name.startswith("npz:"):
-        return Path(name.removeprefix("npz:")).expanduser().is_file()
-    if name not in DATASETS:
-        raise unknown("data set", name, [*DATASETS, "npz:PATH"])
-    return all((Path(root).expanduser() / file).is_file() for file in DATASETS[name].files)
+    name = parse(name)[0]
+    _known(name)
+    kind, colon, path = name.partition(":")
+    if colon:
+        return Path(path).expanduser().is_file() if kind == "npz" else Path(path).expanduser().exists()
+    found = all((Path(root).expanduser() / file).is_file() for file in DATASETS[name].files)
+    return found and (name not in HUMAN or human.find(HUMAN[name], Path(root).expanduser()) is not None)
+
+
+def image_size(spec: str, root: Path | str = "data") -> int:
+    """Height = width in pixels, without loading a data set of files."""
+    name, options = parse(spec)
+    if name.startswith(("npz:", smoke.PREFIX)) or name not in DATASETS:
+        return options.size or (Listing.size if name.startswith("folder:") else load(spec, root).size)
+    return options.size or DATASETS[name].shape[1]
 
 
 def channel_stats(x: Array | Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -149,10 +226,61 @@ def build(
     return Dataset(name, x_train, y_train, x_test, y_test, sets, len(classes), classes, pad, flip, mean, std, key)
 
 
+def from_files(listing: Listing, options: Options) -> Dataset:
+    """A Dataset from lists of image files: every file is looked at once; then the images are read, or stay where they are.
+
+    They stay in their files where all of them decoded are more than IN_MEMORY_BYTES, or as ``options.stream`` says; that changes
+    no digest and no result. Raises InputError with a count for files that are missing or cannot be decoded, see ``sound``.
+    """
+    size, channels = options.size or listing.size, options.channels or listing.channels
+
+    def usable(what: str, paths: Any, y: Array) -> tuple[Files, Array, Array]:
+        files = Files(listing.folder, paths, size, channels)
+        good = sound(files, f"{listing.name}, {what}", bool(options.skip_corrupt))
+        return (files if len(good) == len(files) else files[torch.from_numpy(good)]), y[good], good
+
+    train, y_train, good = usable("training images", listing.train, listing.y_train)
+    test, y_test, _ = usable("test images", listing.test, listing.y_test)
+    extra = {name: usable(name, *part)[:2] for name, part in listing.tests.items()}
+    if listing.val is not None:
+        extra["val"] = usable("validation images", *listing.val)[:2]
+    pixels = sum(files.numel() for files in (train, test, *(x for x, _ in extra.values())))
+    stream = options.stream == "always" or (options.stream != "never" and pixels > IN_MEMORY_BYTES)
+    stats = listing.stats if channels == listing.channels else None
+    if options.mean is not None and options.std is not None:
+        stats = options.mean, options.std
+    if stats is None:
+        some = torch.from_numpy(np.unique(np.linspace(0, len(train) - 1, min(len(train), STATS_IMAGES)).astype(int)))
+        stats = channel_stats(train[some].read())
+    key = digest(*(np.frombuffer(f.digest().encode(), np.uint8) for f in (train, test)), y_train, y_test)
+
+    def placed(files: Files) -> Images:
+        return files if stream else files.read()
+
+    data = Dataset(
+        name=listing.name,
+        x_train=placed(train),
+        y_train=torch.from_numpy(y_train),
+        x_test=placed(test),
+        y_test=torch.from_numpy(y_test),
+        label_sets={name: torch.from_numpy(y[good]) for name, y in listing.label_sets.items()},
+        n_classes=len(listing.classes),
+        classes=listing.classes,
+        pad=max(1, size // 8),  # 4 at 32x32 pixels, as is usual for CIFAR
+        flip=listing.flip,
+        mean=stats[0],
+        std=stats[1],
+        digest=key,
+        truth=listing.truth,
+        extra={name: (placed(files), torch.from_numpy(y)) for name, (files, y) in extra.items()},
+    )
+    return changed(data, options)
+
+
 # --- the embedded set ---------------------------------------------------------------------------------------------
 
 
-def read_digits(root: Path) -> Dataset:
+def read_digits(root: Path, options: Options, noise: Noise | None) -> Dataset:
     """scikit-learn's digits with a fixed split: 450 test images spread evenly over the classes, 1,347 to train on."""
     from sklearn.datasets import load_digits
 
@@ -174,9 +302,9 @@ def read_smoke(spec: str, root: Path) -> Dataset:
     info = DATASETS.get(name.partition("?")[0])
     n_classes = info.n_classes if info else load(name, root).n_classes
     if n_classes == 10:
-        digits = _cached("digits", root)
+        digits = load("digits", root)
         parts = [
-            (x[:n].numpy(), y[:n].numpy())
+            (torch.as_tensor(x[:n]).numpy(), y[:n].numpy())
             for x, y, n in ((digits.x_train, digits.y_train, smoke.TRAIN), (digits.x_test, digits.y_test, smoke.TEST))
         ]
         train, test = parts
@@ -190,11 +318,23 @@ def read_smoke(spec: str, root: Path) -> Dataset:
 Stats = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def torchvision_set(name: str, pad: int, flip: bool, stats: Stats) -> Callable[[Path], Dataset]:
-    """How a torchvision data set is read: files first, a download only where they are absent."""
+def torchvision_set(
+    name: str, pad: int, flip: bool, stats: Stats, row: str = ""
+) -> Callable[[Path, Options, Noise | None], Dataset]:
+    """How a torchvision data set is read: files first, a download only where they are absent.
 
-    def read(root: Path) -> Dataset:
+    CIFAR comes with the human labels as label sets where their file is there; the data set ``row`` is not without them.
+    """
+
+    def read(root: Path, options: Options, noise: Noise | None) -> Dataset:
         from torchvision import datasets
+
+        labels = human.find(name, root) if name in human.FILES else None
+        if row and labels is None:
+            raise InputError(
+                f"data set {row!r} needs the human labels: fetch {human.FILES[name][0]} from {human.SOURCE} (CC BY-NC 4.0, not for "
+                f"commercial use) and put it into {root}, or name the folder that has it with --data-root"
+            )
 
         cls = {
             "mnist": datasets.MNIST,
@@ -208,23 +348,25 @@ def torchvision_set(name: str, pad: int, flip: bool, stats: Stats) -> Callable[[
             train, test = cls(str(root), train=True), cls(str(root), train=False)
         except Exception as error:  # whatever a damaged file makes of itself in idx or pickle readers
             raise InputError(
-                f"data set {name!r}: the files under {root} cannot be read ({_one_line(error)}); "
+                f"data set {name!r}: the files under {root} cannot be read ({one_line(error)}); "
                 "delete them to download again"
             ) from None
         arrays = [(_planes(np.asarray(part.data)), np.asarray(part.targets)) for part in (train, test)]
         classes = tuple(label.split(" - ")[0] for label in train.classes)  # MNIST's are "0 - zero"
-        return build(name, arrays[0], arrays[1], classes, pad=pad, flip=flip, stats=stats)
+        data = build(row or name, arrays[0], arrays[1], classes, pad=pad, flip=flip, stats=stats)
+        return data if labels is None else with_human(data, name, labels)
 
     return read
 
 
+def with_human(data: Dataset, name: str, path: Path) -> Dataset:
+    """A CIFAR data set with the human label sets of a published file; ``name``: cifar10 or cifar100."""
+    found = human.label_sets(path, data.y_train.numpy(), data.n_classes, human.ORDERS[name])
+    return replace(data, label_sets={**data.label_sets, **{k: torch.from_numpy(y) for k, y in found.items()}})
+
+
 def _planes(x: Array) -> Array:
     return x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def _download(name: str, root: Path, cls: Callable[..., object]) -> None:
@@ -242,7 +384,7 @@ def _download(name: str, root: Path, cls: Callable[..., object]) -> None:
                 cls(str(root), train=train, download=True)
     except Exception as error:
         raise InputError(
-            f"data set {name!r} is not under {root} and downloading it failed ({_one_line(error)}); fetch "
+            f"data set {name!r} is not under {root} and downloading it failed ({one_line(error)}); fetch "
             f"{', '.join(Path(a).name for a in info.archives)} from {info.source} and put them into "
             f"{(root / info.archives[0]).parent}, or name the folder that has them with --data-root"
         ) from None
@@ -260,11 +402,55 @@ _CIFAR10 = tuple(
     f"cifar-10-batches-py/{f}" for f in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 )
 _CIFAR100 = tuple(f"cifar-100-python/{f}" for f in ("train", "test", "meta"))
+HUMAN = {"cifar10n": "cifar10", "cifar100n": "cifar100"}  # sets that are not there without their human labels
 # The values of the DivideMix code; those of MNIST and Fashion-MNIST are the usual ones of their training images.
 _STATS_CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _STATS_CIFAR100 = ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276))
 _STATS_MNIST = ((0.1307,), (0.3081,))
 _STATS_FASHION = ((0.2860,), (0.3530,))
+
+_CNWL_SOURCE = "https://google.github.io/controlled-noisy-web-labels"
+_WEBVISION_SOURCE = "https://data.vision.ee.ethz.ch/cvl/webvision/download.html"
+_CLOTHING = tuple(
+    f"clothing1m/{f}"
+    for f in (
+        "noisy_label_kv.txt",
+        "clean_label_kv.txt",
+        "noisy_train_key_list.txt",
+        "clean_val_key_list.txt",
+        "clean_test_key_list.txt",
+    )
+)
+
+
+# --- lists of image files -----------------------------------------------------------------------------------------
+
+
+def _there(name: str, root: Path) -> None:
+    if not present(name, root):
+        info = DATASETS[name]
+        raise InputError(
+            f"data set {name!r} is not under {root}: fetch {', '.join(info.archives)} from {info.source} and put the contents into "
+            f"{(root / info.files[0].partition('/')[0])} (see docs/datasets.md), or name the folder that has them with --data-root"
+        )
+
+
+def _controlled(name: str, place: str, size: int, root: Path, options: Options, noise: Noise | None) -> Dataset:
+    _there(name, root)
+    colour, level = ("red", 0.0) if noise is None else (noise.variant, noise.rate)
+    annotations = root / "cnwl" / f"{place.replace('_', '-')}-annotations.json"
+    listing = lists.controlled(root / "cnwl" / place, annotations, name, colour, level, options.size or size)
+    return from_files(listing, options)
+
+
+def _listed(
+    name: str, place: str, read: Callable[[Path], Listing], root: Path, options: Options, noise: Noise | None
+) -> Dataset:
+    _there(name, root)
+    return from_files(read(root / place), options)
+
+
+# --- the rows -----------------------------------------------------------------------------------------------------
 
 DATASETS: dict[str, Info] = {
     "digits": Info(
@@ -290,6 +476,37 @@ DATASETS: dict[str, Info] = {
         torchvision_set("cifar100", 4, True, _STATS_CIFAR100),
         50000, 10000, 100, (3, 32, 32), _CIFAR_SOURCE, "none stated; cite Krizhevsky 2009",
         ("cifar-100-python.tar.gz",), _CIFAR100,
+    ),
+    "cifar10n": Info(
+        torchvision_set("cifar10", 4, True, _STATS_CIFAR10, "cifar10n"),
+        50000, 10000, 10, (3, 32, 32), human.SOURCE, "labels CC BY-NC 4.0 (non-commercial)",
+        ("CIFAR-10_human.pt",), _CIFAR10,
+    ),
+    "cifar100n": Info(
+        torchvision_set("cifar100", 4, True, _STATS_CIFAR100, "cifar100n"),
+        50000, 10000, 100, (3, 32, 32), human.SOURCE, "labels CC BY-NC 4.0 (non-commercial)",
+        ("CIFAR-100_human.pt",), _CIFAR100,
+    ),
+    "cnwl_mini_imagenet": Info(
+        partial(_controlled, "cnwl_mini_imagenet", "mini-imagenet", 32),
+        50000, 5000, 100, (3, 32, 32), _CNWL_SOURCE, "lists CC BY 4.0; images their owners'",
+        ("dataset_no_images.zip", "the images of its lists"), ("cnwl/mini-imagenet/split/clean_validation",), listed=True,
+    ),
+    "cnwl_stanford_cars": Info(
+        partial(_controlled, "cnwl_stanford_cars", "stanford_cars", 224),
+        8144, 8041, 196, (3, 224, 224), _CNWL_SOURCE, "lists CC BY 4.0; images their owners'",
+        ("dataset_no_images.zip", "the images of its lists"), ("cnwl/stanford_cars/split/clean_validation",), listed=True,
+    ),
+    "webvision_mini": Info(
+        partial(_listed, "webvision_mini", "webvision", lists.webvision),
+        65944, 2500, 50, (3, 224, 224), _WEBVISION_SOURCE, "terms on its page; images their owners'",
+        ("google_resized_256.tar", "val_images_resized.tar", "info.tar"),
+        ("webvision/info/train_filelist_google.txt", "webvision/info/val_filelist.txt"), ("given",), listed=True,
+    ),
+    "clothing1m": Info(
+        partial(_listed, "clothing1m", "clothing1m", lists.clothing1m),
+        1000000, 10526, 14, (3, 224, 224), "https://github.com/Cysu/noisy_label (on request)", "research, by agreement with the authors",
+        ("images", "noisy_label_kv.txt", "clean_label_kv.txt", "the key lists"), _CLOTHING, ("given",), listed=True,
     ),
 }  # fmt: skip
 
@@ -351,7 +568,7 @@ def _open_npz(path: Path) -> dict[str, Array]:
     except Exception as error:  # numpy and zipfile raise all sorts on bytes that are no zip
         why = "is empty" if path.is_file() and path.stat().st_size == 0 else "cannot be read"
         raise InputError(
-            f"{path}: not an .npz file, or one that {why} ({_one_line(error)}); write it with numpy.savez"
+            f"{path}: not an .npz file, or one that {why} ({one_line(error)}); write it with numpy.savez"
         ) from None
     with file:
         missing = [name for name in NEEDED if name not in file.files]
@@ -370,7 +587,7 @@ def _open_npz(path: Path) -> dict[str, Array]:
                         f"{path}: {name} is an object array (pickled); save it as a plain array of numbers"
                     ) from None
                 raise InputError(
-                    f"{path}: {name} cannot be read, the file is damaged or cut short ({_one_line(error)})"
+                    f"{path}: {name} cannot be read, the file is damaged or cut short ({one_line(error)})"
                 ) from None
             if not isinstance(arrays[name], np.ndarray):  # a member that is not .npy comes back as bytes
                 raise InputError(f"{path}: {name} is not a numpy array; write the file with numpy.savez")

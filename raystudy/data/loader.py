@@ -6,7 +6,7 @@ augmenting is done for a chunk of many batches at once, and a batch is a slice o
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -53,18 +53,30 @@ class OnDevice:
         self.pad, self.flip, self.seed = pad, flip, seed
         self.channels_last = channels_last and self.device.type == "cuda"
         self._index = torch.arange(len(y), device=self.device)
-        # Images lie padded in memory, and a crop is a window into them: ``_windows[start]`` is the C x H x W window
-        # that starts ``start`` pixels into the whole memory. A view, not a copy.
-        padded = F.pad(x.to(self.device), (pad, pad, pad, pad)).contiguous()
-        self._image, self._row = padded.stride(0), padded.stride(2)  # pixels from one to the next
-        windows = (len(x) - 1) * self._image + 2 * pad * (self._row + 1) + 1 if len(x) else 0
-        self._windows = padded.as_strided((windows, *x.shape[1:]), (1, *padded.stride()[1:]))
+        channels, height, width = x.shape[1:]
+        self._size = height, width
+        self._pixels = channels * height * width  # of an image
+        self._row = width + 2 * pad  # pixels from one padded row, and from one padded image, to the next
+        self._image = channels * (height + 2 * pad) * self._row
+        self._hold(x)
         self._grey = torch.tensor(
             [round(255 * m) for m in mean], dtype=torch.uint8, device=self.device
         )  # ~0 when normalised
         self._scale = torch.tensor([1 / (255 * s) for s in std], device=self.device).view(-1, 1, 1)
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=self.device).view(-1, 1, 1)
         self.at(0)
+
+    def _hold(self, x: Any) -> None:
+        self._windows = self._windows_of(x)
+
+    def _windows_of(self, x: Tensor) -> Tensor:
+        """Images lie padded in memory, and a crop is a window into them: ``windows[start]`` is the C x H x W window that starts
+        ``start`` pixels into the whole memory. A view, not a copy.
+        """
+        pad = self.pad
+        padded = F.pad(x.to(self.device, non_blocking=True), (pad, pad, pad, pad)).contiguous()
+        windows = (len(x) - 1) * self._image + 2 * pad * (self._row + 1) + 1 if len(x) else 0
+        return padded.as_strided((windows, *x.shape[1:]), (1, *padded.stride()[1:]))
 
     def __len__(self) -> int:
         return len(self.y)
@@ -111,9 +123,9 @@ class OnDevice:
         for i, view in enumerate(asked):
             if view and self.pad:
                 down, right = torch.randint(2 * self.pad + 1, (2, n), generator=rng)
-                starts.append(members * self._image + (down * self._row + right).to(self.device))
+                starts.append((down * self._row + right).to(self.device))
             else:
-                starts.append(members * self._image + self.pad * (self._row + 1))
+                starts.append(torch.full((n,), self.pad * (self._row + 1), device=self.device))
             flips.append((torch.rand(n, generator=rng) < 0.5).to(self.device) if view and self.flip else None)
             strong.append(self._draw_strong(n, *key, i) if view == "strong" else None)
         return self._slices(members, starts, flips, strong, batch_size or self.batch_size)
@@ -121,7 +133,7 @@ class OnDevice:
     def _draw_strong(self, n: int, *key: int) -> augment.Strong:
         rng = torch.Generator()
         rng.manual_seed(int(generator(STREAM_STRONG, *key).integers(2**63)))
-        return augment.draw_strong(n, (self._windows.shape[2], self._windows.shape[3]), rng)
+        return augment.draw_strong(n, self._size, rng)
 
     def _slices(
         self,
@@ -133,21 +145,34 @@ class OnDevice:
     ) -> Iterator[Batch]:
         if not len(members):
             return
-        room = CHUNK_BYTES[self.device.type != "cpu"] // (4 * self._windows[0].numel())
+        room = CHUNK_BYTES[self.device.type != "cpu"] // (4 * self._pixels)
         chunk = max(room // size, 1) * size
-        for i in range(0, len(members), chunk):
+        sources = self._sources(members, chunk)
+        for i, (windows, first) in zip(range(0, len(members), chunk), sources, strict=True):
             here = slice(i, i + chunk)
             index = members[here]
             views = [
                 self._view(
-                    start[here], None if flip is None else flip[here], None if draws is None else draws.at(here)
+                    windows,
+                    first + start[here],
+                    None if flip is None else flip[here],
+                    None if draws is None else draws.at(here),
                 ).split(size)
                 for start, flip, draws in zip(starts, flips, strong, strict=True)
             ]
             yield from map(Batch, index.split(size), views[0], self.y.index_select(0, index).split(size), *views[1:])
 
-    def _view(self, starts: Tensor, mirrored: Tensor | None, strong: augment.Strong | None) -> Tensor:
-        x = self._windows.index_select(0, starts)
+    def _sources(self, members: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each chunk of ``members``: windows, and where in them the padded images of its members begin [chunk]."""
+        for index in members.split(chunk):
+            yield self._windows, index * self._image
+
+    def chunks(self, x: Any, size: int) -> Iterator[Tensor]:
+        """Other images, such as those of the test set, as networks take them: normalised, ``size`` at a time, in order."""
+        return map(self.normalised, x.split(size))
+
+    def _view(self, windows: Tensor, starts: Tensor, mirrored: Tensor | None, strong: augment.Strong | None) -> Tensor:
+        x = windows.index_select(0, starts)
         if mirrored is not None:
             x = augment.flip(x, mirrored)
         if strong is not None:

@@ -475,6 +475,11 @@ def condition_digest(given: Labels, val: Any, images: str) -> str:
     return digest(given, val, *([np.frombuffer(images.encode(), np.uint8)] if images else []))
 
 
+def told_wrong(rate: float | None) -> str:
+    """An effective rate for people; None: nobody knows."""
+    return "wrong labels unknown" if rate is None else f"{rate:.1%} wrong"
+
+
 def digest(*arrays: Any) -> str:
     """16 hex characters of the SHA-256 over dtype, shape and little-endian bytes of arrays or CPU tensors, in order."""
     total = hashlib.sha256()
