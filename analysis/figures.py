@@ -60,7 +60,11 @@ RC: dict[Any, Any] = {
 def names() -> tuple[str, ...]:
     """All methods, in the order of METHODS: each has one file of search space, and these can be listed without importing torch."""
     files = (f.name for f in resources.files("search_spaces").iterdir())
-    return tuple(sorted(f.removesuffix(".toml") for f in files if f.endswith(".toml") and f != "recipes.toml"))
+    return tuple(
+        sorted(
+            f.removesuffix(".toml") for f in files if f.endswith(".toml") and f not in ("recipes.toml", "prices.toml")
+        )
+    )
 
 
 def style(method: str) -> dict[str, Any]:

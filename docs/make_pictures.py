@@ -28,17 +28,23 @@ def main() -> None:
     console = Console(record=True, width=142, file=io.StringIO(), force_terminal=True)
     console.print(tables.leaderboard(*load.study(folder)))
     console.save_svg(str(HERE / "leaderboard.svg"), title=f"python -m raystudy.sweep {folder.name.split('-')[0]}")
-    with ui(store) as (_, printed), tempfile.TemporaryDirectory() as profile, chromium(Path(profile)) as driver:
-        page = next(
-            line.split(": ", 1)[1] for line in printed.splitlines() if line.strip().startswith(f"{folder.name}: ")
-        )
-        driver.get(f"{page}&compareRunsMode=CHART")
+    with (
+        ui(store, folder.name) as (_, printed),
+        tempfile.TemporaryDirectory() as profile,
+        chromium(Path(profile)) as driver,
+    ):
+        links = dict(line.strip().split(": ", 1) for line in printed.splitlines() if "/#/" in line)
+        driver.get(f"{links[folder.name]}&compareRunsMode=CHART")
         time.sleep(8)
         for button in driver.find_elements("css selector", CLOSE):
             button.click()
         driver.find_element("css selector", SEARCH).send_keys("tuned/(last10|noisy_val)$")
         time.sleep(6)
         driver.save_screenshot(str(HERE / "mlflow.png"))
+        driver.get("about:blank")  # or the page would keep the view it has
+        driver.get(links["cells"])
+        time.sleep(15)
+        driver.save_screenshot(str(HERE / "mlflow-cells.png"))
 
 
 if __name__ == "__main__":

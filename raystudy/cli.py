@@ -106,6 +106,13 @@ def _writable(file: Path) -> None:
         raise InputError(f"--checkpoint {file}: the folder {file.parent} is not there or cannot be written")
 
 
+def train_mentor(args: argparse.Namespace) -> int:
+    """A MentorNet for mentornet_dd, learned from a source study."""
+    from raystudy import mentor
+
+    return mentor.train_mentor(args)
+
+
 def methods(args: argparse.Namespace) -> int:
     """The methods, each with its hyperparameters."""
     console = terminal()
@@ -231,20 +238,75 @@ def sync(args: argparse.Namespace) -> int:
     return 0
 
 
+def merge(args: argparse.Namespace) -> int:
+    """Unites the ledgers of two machines."""
+    console = terminal()
+    from raystudy import merge as m
+
+    storage = args.storage.expanduser().absolute()
+    first, second, into = m.resolve(args.first, args.second, args.into, storage)
+    done = m.merge(first, second, into, args.on_conflict)
+    for conflict in done.conflicts:
+        console.print(f"note: {conflict}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    told = f"{done.new} trials were new, of {done.further} the other copy was further along"
+    console.print(f"{first} + {second} -> {done.folder}: {told}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """Writes a study for other programs."""
+    console = terminal()
+    from raystudy import export as e
+
+    folder = _study_folder(args)
+    for file, what in e.export(folder, args.out or folder / "export").items():
+        console.print(f"{file}: {what}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def simulate(args: argparse.Namespace) -> int:
+    """Says which search would have found the winner soonest."""
+    console = terminal()
+    from raystudy import simulate as s
+
+    folder = _study_folder(args)
+    told = s.options(args.samplers, args.schedulers, args.repeats, args.epsilon)
+    rows = s.simulate(folder, told, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    out = args.out or folder / "simulate.csv"
+    s.write(rows, out)
+    console.print(s.table(rows, told))
+    console.print(s.verdict(rows), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(rows)} searches in {out}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
 def ui(args: argparse.Namespace) -> int:
     """Opens the MLflow UI on what was recorded."""
     console = terminal()
     from raystudy import tracking
 
-    uri = tracking.absolute(args.tracking_uri or tracking.default_uri())
+    given = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if args.study and not given:
+        given = tracking.store_of(study_dir(args.storage.expanduser().absolute(), args.study))
+    uri = tracking.absolute(given or tracking.default_uri())
     tracking.check(uri)
-    if uri.startswith(("http://", "https://")):
-        console.print(f"the MLflow server is already there: {uri}", highlight=False)
+    server = uri.startswith(("http://", "https://"))
+    base = uri if server else f"http://{args.host}:{args.port}"
+    found = tracking.studies(uri, args.study)
+    if args.study and not found:
+        raise unknown(f"study in MLflow at {uri} (`raystudy sync` brings it there)", args.study, tracking.studies(uri))
+    told = "is already there" if server else f"on {uri}: {base}   (Ctrl-C stops it)"
+    console.print(f"MLflow {told}", highlight=False, soft_wrap=True)
+    for name, links in found.items():
+        console.print(f"  {name}: {base}{links['study']}", markup=False, highlight=False, soft_wrap=True)
+        for view, link in links.items():
+            if view != "study" and (args.study or len(found) == 1):
+                console.print(f"    {view}: {base}{link}", markup=False, highlight=False, soft_wrap=True)
+    if args.open:
+        first = next(iter(found.values()), {"study": ""})
+        tracking.open_when_up(base, first["study"])
+    if server:
         return 0
-    base = f"http://{args.host}:{args.port}"
-    console.print(f"MLflow on {uri}: {base}   (Ctrl-C stops it)", highlight=False, soft_wrap=True)
-    for name, page in tracking.studies(uri).items():
-        console.print(f"  {name}: {base}{page}", markup=False, highlight=False, soft_wrap=True)
     os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     options = {"--backend-store-uri": uri, "--host": args.host, "--port": str(args.port), "--workers": "1"}
     sys.stdout.flush()
@@ -268,8 +330,8 @@ def plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def _study_options(c: argparse.ArgumentParser) -> None:
-    c.add_argument("study", metavar="STUDY", help="name of the study")
+def _study_options(c: argparse.ArgumentParser, optional: bool = False) -> None:
+    c.add_argument("study", metavar="STUDY", nargs="?" if optional else None, help="name of the study")
     c.add_argument(
         "--storage",
         type=Path,
@@ -383,6 +445,48 @@ def parser() -> argparse.ArgumentParser:
     )
 
     c = add(
+        "train-mentor",
+        train_mentor,
+        "learn a MentorNet from a source study whose labels are known",
+        """\
+        examples:
+          raystudy train-mentor --dataset cifar10 --noise symmetric:0.2 --out mentor-cifar10.npz
+          raystudy train mentornet_dd --set mentor=$PWD/mentor-cifar10.npz
+        """,
+    )
+    c.add_argument(
+        "--out", type=Path, default=Path("mentor.npz"), metavar="FILE", help="where it goes (default: mentor.npz)"
+    )
+    c.add_argument("--dataset", default="digits", metavar="NAME", help="source data set, or npz:PATH (default: digits)")
+    c.add_argument(
+        "--noise",
+        default="symmetric:0.2",
+        metavar="KIND[:VARIANT]:RATE",
+        help="its label noise (default: symmetric:0.2)",
+    )
+    c.add_argument(
+        "--students", type=int, default=4, metavar="N", help="students whose losses are recorded (default: 4)"
+    )
+    c.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the first student and its flips (default: 0)"
+    )
+    c.add_argument("--epochs", type=int, metavar="N", help="epochs that 18 %% are trained of (default: by data set)")
+    c.add_argument("--network", metavar="NAME", help="the students' network (default: by data set)")
+    c.add_argument(
+        "--percentile",
+        type=float,
+        default=0.9,
+        metavar="P",
+        help="of a student's losses that diff starts from (default: 0.9)",
+    )
+    c.add_argument(
+        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)"
+    )
+    c.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads (default: 1)")
+    c.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
+    c.add_argument("--no-tracking", action="store_true", help="keep it out of MLflow")
+
+    c = add(
         "methods",
         methods,
         "the methods, or one method's card and hyperparameters",
@@ -486,10 +590,66 @@ def parser() -> argparse.ArgumentParser:
     )
     _study_options(c)
     c.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
-    c = add("ui", ui, "open the MLflow UI on what was recorded", "example:\n  raystudy ui --port 5001\n")
+    c = add(
+        "export",
+        export,
+        "write a study as tables, as an Optuna storage and as a tabular benchmark",
+        "examples:\n  raystudy export dividemix-digits\n  optuna-dashboard sqlite:///studies/dividemix-digits/export/optuna.db\n",
+    )
+    _study_options(c)
+    c.add_argument("--out", type=Path, metavar="DIR", help="where to (default: the folder export/ of the study)")
+    c = add(
+        "simulate",
+        simulate,
+        "replay a study's trials under other searches: which would have found the winner soonest",
+        "example:\n  raystudy simulate dividemix-digits --samplers tpe,random --schedulers asha,none --repeats 20\n",
+    )
+    _study_options(c)
+    c.add_argument("--samplers", default="tpe,random,qmc,gp", metavar="NAMES", help="default: tpe,random,qmc,gp")
+    c.add_argument("--schedulers", default="asha,none", metavar="NAMES", help="default: asha,none")
+    c.add_argument("--repeats", type=int, default=10, metavar="N", help="searches with fresh seeds each (default: 10)")
+    c.add_argument(
+        "--epsilon",
+        type=float,
+        default=0.005,
+        metavar="F",
+        help="a point this close to the best recorded one, in units of the objective, counts as found (default: 0.005)",
+    )
+    c.add_argument("--out", type=Path, metavar="FILE", help="CSV of all searches (default: simulate.csv of the study)")
+    c = add(
+        "merge",
+        merge,
+        "unite the ledgers of two machines",
+        "examples:\n  raystudy merge dividemix-digits /mnt/other/studies/dividemix-digits\n"
+        "  raystudy merge run-a run-b --into both\n",
+    )
+    c.add_argument("first", metavar="A", help="a study, or its folder")
+    c.add_argument("second", metavar="B", help="another, of the same settings")
+    c.add_argument("--into", metavar="NAME", help="a new study for the union (default: A takes B's trials in)")
+    c.add_argument(
+        "--storage",
+        type=Path,
+        default=Path("studies"),
+        metavar="DIR",
+        help="folder that holds studies (default: studies)",
+    )
+    c.add_argument(
+        "--on-conflict",
+        choices=("refuse", "keep"),
+        default="refuse",
+        help="where two copies of a trial tell different things: merge nothing, or keep the one further along (default: refuse)",
+    )
+    c = add(
+        "ui",
+        ui,
+        "open the MLflow UI on what was recorded",
+        "examples:\n  raystudy ui --port 5001\n  raystudy ui dividemix-digits --open\n",
+    )
+    _study_options(c, optional=True)
     c.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
     c.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (default: 127.0.0.1)")
     c.add_argument("--port", type=int, default=5000, metavar="N", help="port (default: 5000)")
+    c.add_argument("--open", action="store_true", help="open the browser, on the study if one is named")
     return p
 
 

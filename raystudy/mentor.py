@@ -1,8 +1,11 @@
-"""Learning a MentorNet from recorded losses of labels known clean or wrong. Makes ``methods/mentornet_dd.npz``; no study runs it.
+"""Learning a MentorNet from recorded losses of labels known clean or wrong: what ``raystudy train-mentor`` does. No study runs it.
 
 This reads the truth, of data that are not studied; so it stands outside the wall that methods are behind.
 """
 
+import argparse
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +14,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raystudy.data.noise import Noise
-from raystudy.methods.mentornet_dd import FILE, mentor_logits
+from raystudy.data.noise import Noise, parse
+from raystudy.errors import InputError
+from raystudy.methods.mentornet_dd import SHAPES, mentor_logits
+from raystudy.metrics import auroc
 from raystudy.ops import nearest_rank
 from raystudy.recipe import Recipe
 from raystudy.study import TrialSpec
+from raystudy.terminal import terminal
 from raystudy.training import Run, prepare
 
 TRAINED_AT = 18  # percent of training at which losses are recorded
-SHAPES = {
-    "lstm_kernel_fw": (3, 4),
-    "lstm_kernel_bw": (3, 4),
-    "label_embedding": (2, 2),
-    "epoch_embedding": (100, 5),
-    "fc_w": (9, 20),
-    "out_w": (20, 1),
-}
+EXPERIMENT = "mentors"  # in MLflow
+MODEL = Path(__file__).with_name("mentor_model.py")  # the code of the model that MLflow stores
 
 
-def record(seed: int, rate: float = 0.2, epochs: int = 100) -> tuple[Tensor, Tensor]:
-    """Losses [n] of a student on digits with ``rate`` symmetric noise at 18 % of its training, and which labels are clean.
+def record(
+    seed: int, noise: Noise, epochs: int, dataset: str, root: Path, network: str, recipe: Recipe
+) -> tuple[Tensor, Tensor]:
+    """Losses [n] of a student at 18 % of its training by cross-entropy, and which of its labels are clean, bool [n].
 
     As MentorNet meets them: train mode, augmented, against the given labels.
     """
-    noise = Noise("symmetric", rate, seed=seed)
-    data = prepare("digits", Path("data"), noise, 0.1)
+    data = prepare(dataset, root, noise, 0.1)
     digests = {"data_digest": data.data_digest, "noise_digest": data.noise_digest}
-    recipe = Recipe(lr=0.05, batch_size=64).to_dict()
     spec = TrialSpec(
         "ce",
         1,
         {},
-        "digits",
+        dataset,
         noise=noise.to_dict(),
-        network="mlp",
-        recipe=recipe,
+        network=network,
+        recipe=recipe.to_dict(),
         epochs=epochs,
         seed=seed,
         val_fraction=0.1,
@@ -53,8 +53,10 @@ def record(seed: int, rate: float = 0.2, epochs: int = 100) -> tuple[Tensor, Ten
         **digests,
     )
     run = Run(spec, data)
-    for _ in range(TRAINED_AT * epochs // 100):
+    for _ in range(max(TRAINED_AT * epochs // 100, 1)):
         run.epoch()
+    if run.diverged:
+        raise InputError(f"the student with seed {seed} diverged: there are no losses to learn from")
     run.method.train()
     losses = torch.zeros(len(data.y))
     with torch.no_grad():
@@ -66,11 +68,11 @@ def record(seed: int, rate: float = 0.2, epochs: int = 100) -> tuple[Tensor, Ten
 def initial(generator: torch.Generator) -> dict[str, Tensor]:
     """A MentorNet before training: uniform Glorot weights, zero biases, embeddings drawn in [-1, 1]."""
     net = {}
-    for name, (rows, columns) in SHAPES.items():
-        bound = 1.0 if "embedding" in name else (6 / (rows + columns)) ** 0.5
-        net[name] = (2 * torch.rand(rows, columns, generator=generator) - 1) * bound
-    biases = {"lstm_bias_fw": 4, "lstm_bias_bw": 4, "fc_b": 20, "out_b": 1}
-    return net | {name: torch.zeros(n) for name, n in biases.items()}
+    for name, shape in SHAPES.items():
+        if len(shape) == 2:
+            bound = 1.0 if "embedding" in name else (6 / sum(shape)) ** 0.5
+            net[name] = (2 * torch.rand(*shape, generator=generator) - 1) * bound
+    return net | {name: torch.zeros(shape) for name, shape in SHAPES.items() if len(shape) == 1}
 
 
 def fit(
@@ -98,21 +100,129 @@ def fit(
     return {name: p.detach() for name, p in net.items()}
 
 
-def main(students: int = 4, percentile: float = 0.9) -> None:
-    """Records ``students`` students (about 5,000 images), fits a MentorNet on four fifths and writes it; prints how good it is."""
-    torch.set_num_threads(1)
-    records = [record(seed) for seed in range(students)]
+def learn(
+    records: list[tuple[Tensor, Tensor]], percentile: float, seed: int = 0
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """A MentorNet fitted on four fifths of the ``records``, and how good it is there and on the held-out fifth.
+
+    ``percentile``: of a student's losses, from which ``diff`` is measured. Raises InputError where all labels are clean, or all wrong.
+    """
     losses, clean = torch.cat([r[0] for r in records]), torch.cat([r[1] for r in records]).float()
     diff = torch.cat([r[0] - nearest_rank(r[0], percentile) for r in records])
-    order = torch.randperm(len(losses), generator=torch.Generator().manual_seed(0))
-    train, held = order[: len(order) * 4 // 5], order[len(order) * 4 // 5 :]
-    net = fit(losses[train], diff[train], clean[train])
-    v = mentor_logits(net, losses[held], diff[held], torch.tensor(TRAINED_AT)).sigmoid()
-    right = ((v > 0.5) == (clean[held] > 0.5)).float().mean()
+    order = torch.randperm(len(losses), generator=torch.Generator().manual_seed(seed))
+    parts = {"train": order[: len(order) * 4 // 5], "held_out": order[len(order) * 4 // 5 :]}
+    for rows in parts.values():
+        if not 0 < float(clean[rows].sum()) < len(rows):
+            raise InputError(
+                "a MentorNet learns from clean and wrong labels, and these students met only one kind: use a --noise rate such as 0.2"
+            )
+    net = fit(losses[parts["train"]], diff[parts["train"]], clean[parts["train"]], seed=seed)
+    told = {"losses": float(len(losses)), "wrong": round(1 - float(clean.mean()), 4)}
+    for name, rows in parts.items():
+        v = mentor_logits(net, losses[rows], diff[rows], torch.tensor(TRAINED_AT)).sigmoid()
+        told[f"{name}/accuracy"] = round(float(((v > 0.5) == (clean[rows] > 0.5)).float().mean()), 4)
+        told[f"{name}/auroc"] = round(float(auroc(v, clean[rows] > 0.5)), 4)
+    return net, told
+
+
+def save(net: dict[str, Tensor], path: Path) -> None:
+    """Writes a MentorNet as plain arrays, in one step."""
     arrays: dict[str, Any] = {"trained_at": np.int64(TRAINED_AT)} | {name: p.numpy() for name, p in net.items()}
-    np.savez(FILE, **arrays)
-    print(f"{FILE.name}: {len(losses)} losses of {students} students, {right:.1%} of the held-out fifth told right")
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    with new.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(new, path)
 
 
-if __name__ == "__main__":
-    main()
+def store(path: Path, uri: str, params: dict[str, str], told: dict[str, float]) -> str:
+    """Logs the MentorNet in ``path`` to MLflow as a run of the experiment "mentors" with a model. Returns the model's address.
+
+    The model is the arrays and the code that reads them (``mentor_model.py``): nothing in it is pickled.
+    """
+    from raystudy import tracking
+
+    uri = tracking.absolute(uri)
+    tracking.check(uri)
+    for name, value in tracking.SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        if (experiment := mlflow.get_experiment_by_name(EXPERIMENT)) is None:
+            file = tracking.sqlite_file(uri)
+            place = (file.parent / "mlartifacts" / EXPERIMENT).as_uri() if file else None
+            experiment = mlflow.get_experiment(mlflow.create_experiment(EXPERIMENT, place))
+        with (
+            mlflow.start_run(experiment_id=experiment.experiment_id, run_name=path.stem),
+            warnings.catch_warnings(action="ignore"),  # it would infer a signature from type hints, though one is given
+        ):
+            mlflow.log_params(params)
+            mlflow.log_metrics(told)
+            column = DataType.double
+            info = mlflow.pyfunc.log_model(
+                name="mentor",
+                python_model=str(MODEL),
+                artifacts={"mentor": str(path)},
+                signature=ModelSignature(
+                    Schema([ColSpec(column, "loss"), ColSpec(column, "diff")]), Schema([ColSpec(column)])
+                ),
+                pip_requirements=[f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.partition('+')[0]}"],
+            )
+    finally:
+        mlflow.set_tracking_uri(before)
+    return info.model_uri
+
+
+def train_mentor(args: argparse.Namespace) -> int:
+    """Records students, fits a MentorNet, writes it and stores it in MLflow."""
+    from raystudy import space, studyfile, tracking
+
+    console = terminal()
+    for what, number, low in (
+        ("--students", args.students, 1),
+        ("--seed", args.seed, 0),
+        ("--threads", args.threads, 1),
+        ("--epochs", 1 if args.epochs is None else args.epochs, 1),
+    ):
+        if number < low:
+            raise InputError(f"{what} is {number}; it must be at least {low}")
+    if not 0 < args.percentile < 1:
+        raise InputError(f"--percentile is {args.percentile:g}; it must lie between 0 and 1")
+    if args.out.suffix != ".npz" or not args.out.parent.is_dir():
+        raise InputError(f"--out {args.out}: it must be a file that ends in .npz, in a folder that is there")
+    uri = None if args.no_tracking else args.tracking_uri or tracking.default_uri()
+    if uri:
+        tracking.check(tracking.absolute(uri))
+    torch.set_num_threads(args.threads)
+    dataset = studyfile.located(args.dataset)
+    network, epochs = studyfile.default_setting(dataset, args.data_root)
+    network, epochs = args.network or network, args.epochs or epochs
+    recipe = space.recipe_for("shared", "ce", dataset, network)
+    if len(parse(args.noise)) != 1:
+        raise InputError(f"train-mentor takes one noise level, not {len(parse(args.noise))}: {args.noise}")
+    records = []
+    for seed in range(args.seed, args.seed + args.students):
+        (noise,) = parse(args.noise, seed=seed)
+        records.append(record(seed, noise, epochs, dataset, args.data_root, network, recipe))
+        wrong = 1 - float(records[-1][1].float().mean())
+        console.print(
+            f"student {len(records)} of {args.students}: {len(records[-1][0])} losses, {wrong:.1%} wrong labels"
+        )
+    net, told = learn(records, args.percentile)
+    save(net, args.out)
+    held = f"{told['held_out/accuracy']:.1%} of the held-out fifth told right (AUROC {told['held_out/auroc']:.3f})"
+    console.print(
+        f"{args.out}: {len(records)} students, {told['losses']:.0f} losses, {held}", highlight=False, soft_wrap=True
+    )
+    if uri:
+        names = ("dataset", "noise", "students", "seed", "percentile")
+        params = {name: str(getattr(args, name)) for name in names} | {"network": network, "epochs": str(epochs)}
+        model = store(args.out, uri, params, told)
+        console.print(f"in MLflow: experiment {EXPERIMENT!r}, model {model}", highlight=False, soft_wrap=True)
+    use = f"raystudy train mentornet_dd --set mentor={args.out.absolute()}"
+    console.print(f"use it: {use}", highlight=False, markup=False, soft_wrap=True)
+    return 0

@@ -62,6 +62,16 @@ def convnet(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -
     return nn.Sequential(*layers, nn.Linear(in_channels, n_classes))
 
 
+def convnet_small(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
+    """``convnet`` with strides for its pools and a first stride too: a quarter of the work, for many trainings on a CPU."""
+    layers: list[nn.Module] = []
+    for width in (32, 64, 128):
+        layers += [nn.Conv2d(in_channels, width, 3, stride=2, padding=1, bias=False), BatchNorm(width), nn.ReLU()]
+        in_channels = width
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *[nn.Dropout(dropout)] * (dropout > 0)]
+    return nn.Sequential(*layers, nn.Linear(in_channels, n_classes))
+
+
 def cnn9(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
     """The 9-layer CNN of Co-teaching (Han et al. 2018; bhanML/Co-teaching, model.py).
 
@@ -126,6 +136,7 @@ TIMM = "timm:"
 NETWORKS: dict[str, Callable[[int, int, int, float], nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
+    "convnet_small": convnet_small,
     "cnn9": cnn9,
     "preact_resnet18": preact_resnet18,
 }

@@ -1,7 +1,8 @@
 """Search spaces: ``search_spaces/*.toml`` -> Optuna parameters, paper points and recipes, every name and value checked.
 
 A space file holds ``[space]`` (where hyperparameters may lie), ``[recipe]`` (the paper's own) and ``[[paper]]`` rows (published
-settings). Names are the keyword arguments of the method's constructor; a point may also name fields of the recipe.
+settings; ``rate`` may list several noise rates). Names are the keyword arguments of the method's constructor; a point may also
+name fields of the recipe.
 """
 
 import math
@@ -216,16 +217,16 @@ def load(method: str, folder: Path = FOLDER) -> Space:
     recipe = told.get("recipe", {})
     _only(recipe, [*RECIPE_FIELDS, "epochs", "network"], f"[recipe] of {where}")
     checked_recipe({k: v for k, v in recipe.items() if k in RECIPE_FIELDS}, f"[recipe] of {where}")
-    papers = tuple(_paper(method, row, dimensions, f"[[paper]] of {where}") for row in rows)
+    papers = tuple(paper for row in rows for paper in _papers(method, row, dimensions, f"[[paper]] of {where}"))
     return Space(method, dimensions, papers, recipe)
 
 
-def _paper(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], where: str) -> Paper:
-    """A checked row. Data sets and kinds of noise may be ones that only the paper has."""
+def _papers(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], where: str) -> list[Paper]:
+    """A checked row, once for each of its rates (a number or a list). Data sets and kinds of noise may be ones that only the paper has."""
     kinds = {
         "dataset": str,
         "noise": str,
-        "rate": int | float,
+        "rate": int | float | list,
         "point": dict,
         "source": str,
         "variant": str,
@@ -238,8 +239,14 @@ def _paper(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], wh
     for name, value in row.items():
         if not isinstance(value, kinds[name]) or isinstance(value, bool):
             raise InputError(f"{where}: {name}={value!r} is of the wrong type")
-    if not 0 <= row["rate"] <= 1:
-        raise InputError(f"{where}: rate={row['rate']:g} lies outside [0, 1]")
+    rates = row["rate"] if isinstance(row["rate"], list) else [row["rate"]]
+    if not rates:
+        raise InputError(f"{where}: rate is an empty list")
+    for rate in rates:
+        if not isinstance(rate, int | float) or isinstance(rate, bool):
+            raise InputError(f"{where}: rate={rate!r} is of the wrong type")
+        if not 0 <= rate <= 1:
+            raise InputError(f"{where}: rate={rate:g} lies outside [0, 1]")
     point = checked(method, row["point"], where)
     for d in dimensions:
         if d.name in point:
@@ -247,7 +254,7 @@ def _paper(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], wh
     for name in row["oracle"]:
         if name not in list(point):
             raise unknown(f"name in oracle of {where}", name, point)
-    return Paper(**{**row, "point": point, "oracle": tuple(row["oracle"])})
+    return [Paper(**{**row, "rate": rate, "point": point, "oracle": tuple(row["oracle"])}) for rate in rates]
 
 
 def recipe_for(kind: str, method: str, dataset: str, network: str, folder: Path = FOLDER) -> Recipe:

@@ -8,6 +8,10 @@ Why nothing is ever there twice. A trial's run is found by its tags (cell and ke
 status is written last: a run that is FINISHED or FAILED is all there. Of any other run the cursor tells how many
 epochs are in; without a cursor that fits they are logged again with the ledger's own times, and MLflow's SQL store
 keeps one of two values with the same key, step and time. The cursor fits if the experiment carries its token.
+
+Files are logged, too. Write them, and the next pass of a study that is not running (the follower's last one, or ``sync``) brings them
+to MLflow, again only when their content has changed: ``artifacts/<cell key>/`` of the study's folder goes to that cell's run;
+``report/``, ``data/``, ``masks/`` and ``artifacts/study/`` go once to the run of the first cell, to which the others' descriptions link.
 """
 
 import argparse
@@ -35,13 +39,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raystudy import ledger
+from raystudy import ledger, views
 from raystudy.errors import InputError
 from raystudy.ledger import ENDED, CellHistory, TrialHistory
 
 CHOICES = "sqlite:///FILE.db, http(s)://HOST:PORT, or postgresql|mysql|mssql://..."
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 ENDS = frozenset(STATUS.values())  # a trial's run has one of these when all of it is in
+VERSION = 2
+TUNED = "raystudy.tuned"  # tag of the trainings behind a cell's tuned numbers
 ANY = 3  # mlflow.entities.ViewType.ALL: deleted ones, too
 PAUSE = 2.0  # seconds between two looks at the ledger; longer if looking takes more than a twentieth of that
 # Our own retries go on for the whole study; MLflow's could hold up its end for minutes, and create a run twice.
@@ -51,11 +57,6 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
-
-
-def page(experiment: str) -> str:
-    """Where an experiment is in MLflow's UI. In 3.17 this parameter, not the experiment's kind, picks the view."""
-    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
 @dataclass
@@ -191,10 +192,12 @@ class Run:
 
     id: str
     status: str = "RUNNING"
-    epochs: int = 0  # how many are in
+    epochs: int = 0  # how many are in; of a cell's run: how many trials its progress tells of
     metrics: dict[str, float] = field(default_factory=dict)  # the latest values, of a cell's run
     fresh: bool = True  # has no params yet
+    tuned: bool = False  # is tagged as one of the trainings behind its cell's tuned numbers
     deleted: bool = False  # by hand, in the UI: left alone
+    place: tuple[str, str] | None = None  # number and parent's id, of a trial's run that was found
 
 
 @dataclass
@@ -215,6 +218,9 @@ class Cursor:
     token: str = ""
     done: dict[str, int] = field(default_factory=dict)
     epochs: dict[str, dict[str, int]] = field(default_factory=dict)
+    files: str = ""  # the state of the artifacts' files
+    uri: str = ""  # the store, for `raystudy ui STUDY`; without user and password
+    version: int = 0  # of what we write: another version's cursor is not believed, so that what is new is brought in
 
 
 def _cursor_file(study_dir: Path, uri: str) -> Path:
@@ -235,6 +241,8 @@ class Projection:
         self.experiment, self.new_experiment = "", False
         self.cursor = Cursor()
         self.cells: dict[str, CellState] = {}
+        self.tags: dict[str, str] | None = None  # of the experiment
+        self.begun = 0  # when it was made, ms
 
     def sync(self, running: bool) -> Synced:
         """One pass. Raises what MLflow raises, InputError for a broken ledger file (after the other cells)."""
@@ -253,8 +261,13 @@ class Projection:
                     except InputError as e:
                         self.cells.pop(path.stem, None)
                         broken = broken or e
-                if done.changes or not self.cursor.token:
-                    self._write_cursor()
+                if self.cells and (done.changes or self.tags is None):
+                    self._save_views(done)
+                files = self.cursor.files if running else _files_state(self.dir)
+                if files != self.cursor.files:
+                    self._log_files(done)
+                if done.changes or not self.cursor.token or files != self.cursor.files:
+                    self._write_cursor(files)
             except BaseException:
                 self.forget()
                 raise
@@ -266,12 +279,13 @@ class Projection:
 
     def _read_cursor(self) -> Cursor:
         try:
-            return Cursor(**json.loads(self.cursor_file.read_text()))
+            cursor = Cursor(**json.loads(self.cursor_file.read_text()))
         except (OSError, ValueError, TypeError):
             return Cursor()
+        return cursor if cursor.version == VERSION else Cursor()
 
-    def _write_cursor(self) -> None:
-        cursor = Cursor(uuid.uuid4().hex, dict(self.cursor.done))
+    def _write_cursor(self, files: str) -> None:
+        cursor = Cursor(uuid.uuid4().hex, dict(self.cursor.done), files=files, uri=_public(self.uri), version=VERSION)
         for key, cell in self.cells.items():
             unfinished = [t.key for t in cell.history.trials.values() if t.state == "running"]
             if not unfinished and cell.parent and cell.parent.status == "FINISHED":
@@ -340,9 +354,10 @@ class Projection:
                 continue
             known = cell.runs.get(key)
             if info.start_time == begun[key] and (known is None or known.deleted):
-                cell.runs[key] = Run(
-                    info.run_id, info.status, epochs.get(key, 0), data.metrics, not data.params, deleted
-                )
+                run = Run(info.run_id, info.status, epochs.get(key, 0), data.metrics, not data.params)
+                run.tuned, run.deleted = bool(data.tags.get(TUNED)), deleted
+                run.place = data.tags.get("raystudy.number", ""), data.tags.get("mlflow.parentRunId", "")
+                cell.runs[key] = run
             elif not deleted:
                 self.client.delete_run(info.run_id)
         cell.parent = cell.runs.pop("", None)
@@ -371,6 +386,8 @@ class Projection:
         history, touched = cell.history, _read(cell, path)
         if not history.header:
             return
+        from mlflow.entities import Param
+
         if key not in self.cells:
             if not self.new_experiment:
                 self._find_runs(cell)
@@ -386,6 +403,13 @@ class Projection:
             tags = _cell_tags(self.dir, history) | {"raystudy.role": "cell"}
             cell.parent = self._create(_cell_name(history), history.header["time"], tags, done)
             self._log_dataset(cell, done)
+        if cell.parent.fresh and not cell.parent.deleted:
+            params = [Param(k, v) for k, v in _cell_params(history).items()]
+            self.client.log_batch(cell.parent.id, params=params)
+            cell.parent.fresh = False
+            done.changes += 1
+        for trial in history.trials.values():
+            self._place(cell, cell.parent, trial, done)
         # A cell that is done stays FINISHED when the study is run again, until there is news of it.
         idle = not news and not unfinished and cell.parent.status == "FINISHED"
         for trial in news:
@@ -393,6 +417,8 @@ class Projection:
         if not cell.parent.deleted:
             if any(history.trials[k].state != "running" for k in touched):
                 self._summary(history, cell.parent, done)
+            if not (running and unfinished):
+                self._mark_tuned(cell, done)
             status = "RUNNING" if running and not idle else "KILLED" if unfinished else "FINISHED"
             self._set_status(cell.parent, status, _last_time(history), done)
 
@@ -423,6 +449,22 @@ class Projection:
         status = STATUS.get(trial.state, "RUNNING" if cell.running else "KILLED")
         self._set_status(run, status, trial.ended or (trial.times[-1] if trial.epochs else trial.started), done)
 
+    def _place(self, cell: CellState, parent: Run, trial: TrialHistory, done: Synced) -> None:
+        """Brings a run that was found to where its trial is now: a merge numbers trials anew, and may give the cell a new run."""
+        run = cell.runs.get(trial.key)
+        if run is None or run.place is None or run.deleted:
+            return
+        if run.place != (str(trial.number), parent.id):
+            tags = {
+                "raystudy.number": str(trial.number),
+                "mlflow.parentRunId": parent.id,
+                "mlflow.runName": _trial_name(trial),
+            }
+            for name, value in tags.items():
+                self.client.set_tag(run.id, name, value)
+            done.changes += 1
+        run.place = None
+
     def _create(self, name: str, begun: int, tags: dict[str, str], done: Synced) -> Run:
         run = self.client.create_run(self.experiment, begun, tags, name)
         done.runs += 1
@@ -449,11 +491,31 @@ class Projection:
         # Always step 0, where the newest value counts: MLflow draws numbers of one step as bars side by side, not as curves.
         new = {k: v for k, v in values.items() if math.isfinite(v) and parent.metrics.get(k) != v}
         when = max(t.ended for t in history.trials.values())
-        if new:
-            self.client.log_batch(parent.id, [Metric(k, v, when, 0) for k, v in new.items()])
+        if new:  # always when a trial has ended: their numbers are among these
+            told = _progress(history, parent.epochs)
+            self.client.log_batch(parent.id, [*(Metric(k, v, when, 0) for k, v in new.items()), *told])
             parent.metrics = {**parent.metrics, **new}
-            done.values += len(new)
+            parent.epochs = max([parent.epochs, *(m.step + 1 for m in told)])
+            done.values += len(new) + len(told)
             done.changes += 1
+
+    def _mark_tuned(self, cell: CellState, done: Synced) -> None:
+        """Tags the trainings behind the cell's tuned numbers with its name, by which the view of the curves groups them."""
+        from analysis.select import VAL, chosen, replicates
+
+        history = cell.history
+        tuned = {t.key for t in replicates(history, chosen(history, history.header.get("objective", VAL)))}
+        for key, run in cell.runs.items():
+            if run.deleted or run.tuned == (key in tuned):
+                continue
+            if run.tuned:
+                self.client.delete_tag(run.id, TUNED)
+            else:
+                self.client.set_tag(run.id, TUNED, _cell_name(history))
+            run.tuned = not run.tuned
+            done.changes += 1
+
+    # -- what the UI shows, and files
 
     def _log_dataset(self, cell: CellState, done: Synced) -> None:
         """Data and labels as the data set of the cell's run; on every trial it would cost much, and say nothing new."""
@@ -469,6 +531,86 @@ class Projection:
         data = Dataset(_condition(header["cell"]), digest, "code", source, profile=profile)
         self.client.log_inputs(cell.parent.id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
         done.changes += 1
+
+    # -- what the UI shows, and files
+
+    def _save_views(self, done: Synced) -> None:
+        """Saves the views of the study, those that are new."""
+        names: dict[str, list[str]] = {}
+        for cell in self.cells.values():
+            for trial in cell.history.trials.values():
+                known = names.setdefault(cell.history.header["cell"]["method"], sorted(trial.point))
+                known[:] = [name for name in known if name in trial.point]
+        if self.tags is None:
+            experiment = self.client.get_experiment(self.experiment)
+            self.tags, self.begun = dict(experiment.tags), experiment.creation_time
+        for key, value in views.saved(self.begun, names).items():
+            if self.tags.get(key) != value:
+                self.client.set_experiment_tag(self.experiment, key, value)
+                self.tags[key] = value
+                done.changes += 1
+
+    def _log_files(self, done: Synced) -> None:
+        """Brings the study's files to the runs of its cells; a run is tagged with the digest of what it has."""
+        runs = {r.data.tags["raystudy.cell"]: r for r in self._search(self.experiment, "tags.`raystudy.role` = 'cell'")}
+        runs = {k: r for k, r in runs.items() if r.info.lifecycle_stage == "active" and k in _cell_keys(self.dir)}
+        if not runs:
+            return
+        first = min(runs.values(), key=lambda r: (r.info.start_time, r.info.run_name))
+        for key, run in runs.items():
+            folders = [(self.dir / "artifacts" / key, "")]
+            folders += [(f, f.name) for f in _study_folders(self.dir)] if run is first else []
+            if (digest := _digest([f for f, _ in folders])) not in ("", run.data.tags.get("raystudy.files", "")):
+                for folder, below in folders:
+                    for file in _files(folder):
+                        place = Path(below) / file.relative_to(folder).parent
+                        self.client.log_artifact(run.info.run_id, str(file), str(place) if place.parts else None)
+                self.client.set_tag(run.info.run_id, "raystudy.files", digest)
+                done.changes += 1
+        if _study_folders(self.dir):
+            at = f"#/experiments/{self.experiment}/runs/{first.info.run_id}/artifacts"
+            for run in runs.values():
+                note = f"The study's report and pictures: [artifacts of {first.info.run_name}]({at})"
+                if run.data.tags.get("mlflow.note.content") != note:
+                    self.client.set_tag(run.info.run_id, "mlflow.note.content", note)
+                    done.changes += 1
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def _cell_keys(study_dir: Path) -> set[str]:
+    return {path.stem for path in ledger.cells(study_dir)}
+
+
+def _study_folders(study_dir: Path) -> list[Path]:
+    """The folders with files of the study as a whole."""
+    folders = (study_dir / "report", study_dir / "data", study_dir / "masks", study_dir / "artifacts" / "study")
+    return [f for f in folders if _files(f)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files below a folder, but not what is being written (``.NAME``, ``NAME.new``, ``NAME.tmp``)."""
+    found = folder.rglob("*") if folder.is_dir() else ()
+    return sorted(f for f in found if f.is_file() and not f.name.startswith(".") and f.suffix not in (".new", ".tmp"))
+
+
+def _files_state(study_dir: Path) -> str:
+    """Changes when a file to log is written: a look at the folders, no more. Empty without files."""
+    folders = [*_study_folders(study_dir), study_dir / "artifacts"]
+    told = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for folder in folders for f in _files(folder)]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""
+
+
+def _digest(folders: list[Path]) -> str:
+    """Of the names and contents of the files below; empty without files."""
+    told = [(str(f.relative_to(d.parent)), _content(f)) for d in folders for f in _files(d)]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""
+
+
+def _content(file: Path) -> str:
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 # ----------------------------------------------------------------------------------------------- what runs are called
@@ -497,6 +639,30 @@ def _read(cell: CellState, path: Path) -> dict[str, None]:
 def _last_time(history: CellHistory) -> int:
     times = [max(t.started, t.ended, t.times[-1] if t.epochs else 0) for t in history.trials.values()]
     return max([history.header["time"], *times])
+
+
+def _progress(history: CellHistory, known: int) -> list[Any]:
+    """Metrics of the search, a step a trial: the best noisy validation so far, and the test accuracy of the point that has it.
+
+    Trials count in the order of their numbers up to the first that has not ended, so that what was told never changes.
+    """
+    from mlflow.entities import Metric
+
+    from analysis.select import RULES, VAL, value
+
+    metric, out, best, when = history.header.get("objective", VAL), [], None, 0
+    searched = sorted((t for t in history.trials.values() if t.origin != "replicate"), key=lambda t: t.number)
+    for step, trial in enumerate(searched):
+        if trial.state == "running":
+            break
+        when = max(when, trial.ended)
+        known_value = trial.state == "complete" and not math.isnan(value(trial, metric))
+        if known_value and (best is None or value(trial, metric) > value(best, metric)):
+            best = trial
+        if best is not None and step >= known:
+            shown = (abs(value(best, metric)), RULES["noisy_val"](best))
+            out += [Metric(n, v, when, step) for n, v in zip(views.SEARCH, shown, strict=True) if math.isfinite(v)]
+    return out
 
 
 def _noise_label(noise: dict[str, Any]) -> str:
@@ -555,6 +721,14 @@ def _end_tags(trial: TrialHistory) -> dict[str, str]:
     return {"raystudy.state": trial.state} | ({"raystudy.reason": trial.reason[:5000]} if trial.reason else {})
 
 
+def _cell_params(history: CellHistory) -> dict[str, str]:
+    """What cells are compared by: the axes of a plot over cells."""
+    header, cell = history.header, history.header["cell"]
+    told = {"method": cell["method"], "dataset": cell["dataset"], "noise": cell["noise"]["kind"]}
+    told |= {"rate": f"{cell['noise']['rate']:g}", "network": header.get("network"), "epochs": header.get("epochs")}
+    return {name: str(value)[:6000] for name, value in told.items() if value is not None}
+
+
 def _params(history: CellHistory, trial: TrialHistory) -> dict[str, str]:
     header = history.header
     told = {f"recipe.{name}": value for name, value in header.get("recipe", {}).items()}
@@ -599,26 +773,62 @@ def _environment(uri: str) -> dict[str, str]:
 def behind(study_dir: Path, uri: str) -> bool:
     """Whether a study that is not running has something that may not be in MLflow yet. A look at files, no more."""
     try:
-        done = Cursor(**json.loads(_cursor_file(study_dir, uri).read_text())).done
+        told = Cursor(**json.loads(_cursor_file(study_dir, uri).read_text()))
     except (OSError, ValueError, TypeError):
         return True
-    return any(done.get(path.stem) != path.stat().st_size for path in ledger.cells(study_dir))
+    if told.version != VERSION:
+        return True
+    grown = any(told.done.get(path.stem) != path.stat().st_size for path in ledger.cells(study_dir))
+    return grown or told.files != _files_state(study_dir)
 
 
-def studies(uri: str) -> dict[str, str]:
-    """Name and page of each study's experiment in a SQLite store, newest first; empty for other stores."""
+def store_of(study_dir: Path) -> str | None:
+    """The store that a study was brought to last, as far as its own folder tells."""
+    cursors = sorted((study_dir / "tracking").glob("*.json"), key=lambda p: p.stat().st_mtime)
+    for file in reversed(cursors):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if uri := Cursor(**json.loads(file.read_text())).uri:
+                return uri
+    return None
+
+
+def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
+    """What can be looked at of each study in a store (``views.links``), or of one, by the name of its experiment, newest first.
+
+    Raises InputError, one line, if the store does not answer.
+    """
+    found: dict[str, dict[str, str]] = {}
     file = sqlite_file(uri)
-    if not file or not file.exists():
-        return {}
-    query = (
-        "SELECT e.name, e.experiment_id FROM experiments e JOIN experiment_tags t ON t.experiment_id = e.experiment_id "
-        "WHERE t.key = 'raystudy.study' AND e.lifecycle_stage = 'active' ORDER BY e.last_update_time DESC"
-    )
+    if file and not file.exists():
+        return found
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
-            return {name: page(str(experiment)) for name, experiment in db.execute(query)}
-    except sqlite3.Error:
-        return {}
+        client = _connect(uri)
+        for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
+            name = experiment.tags.get("raystudy.study")
+            if name is None or study not in (None, name, experiment.name):
+                continue
+            told = client.search_runs([experiment.experiment_id], "tags.`raystudy.role` = 'cell'", max_results=1000)
+            runs = sorted(told, key=lambda r: (r.info.start_time, r.info.run_name))
+            methods = dict.fromkeys(r.data.tags["method"] for r in runs)
+            found[experiment.name] = views.links(experiment.experiment_id, methods, [r.info.run_id for r in runs])
+    except Exception as e:
+        raise InputError(f"MLflow at {_public(uri)}: {_one_line(e)}") from e
+    return found
+
+
+def open_when_up(base: str, place: str) -> None:
+    """Opens the browser on a page as soon as the server answers, from a process of its own that waits two minutes for it."""
+    code = (
+        "import sys, time, urllib.request, webbrowser\n"
+        "for _ in range(240):\n"
+        "    try:\n"
+        "        urllib.request.urlopen(sys.argv[1] + '/health', timeout=2).close()\n"
+        "    except OSError:\n"
+        "        time.sleep(0.5)\n"
+        "    else:\n"
+        "        sys.exit(not webbrowser.open(sys.argv[1] + sys.argv[2]))\n"
+    )
+    subprocess.Popen([sys.executable, "-c", code, base, place], stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def start(study_dir: Path, uri: str) -> subprocess.Popen[bytes]:

@@ -29,10 +29,20 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def ui(store: Path) -> Iterator[tuple[str, str]]:
-    """``raystudy ui`` on a SQLite store: (address of the server, what the command printed of studies' pages)."""
+def ui(store: Path, *study: str) -> Iterator[tuple[str, str]]:
+    """``raystudy ui [STUDY]`` on a SQLite store: (address of the server, what the command printed of studies' pages)."""
     port = free_port()
-    command = [sys.executable, "-m", "raystudy", "ui", "--tracking-uri", f"sqlite:///{store}", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "raystudy",
+        "ui",
+        "--tracking-uri",
+        f"sqlite:///{store}",
+        "--port",
+        str(port),
+        *study,
+    ]
     log = store.with_suffix(".log")
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)

@@ -312,7 +312,9 @@ def test_help_of_the_process() -> None:
 # -- what is asked for and given
 
 
-@pytest.mark.parametrize("command", ["", "sweep", "train", "methods", "datasets", "status", "sync", "ui"])
+@pytest.mark.parametrize(
+    "command", ["", "sweep", "train", "methods", "datasets", "status", "sync", "export", "simulate", "merge", "ui"]
+)
 def test_help(run: Callable[..., Told], command: str) -> None:
     told = run(*filter(None, [command]), "--help")
     assert told.code == 0

@@ -51,6 +51,8 @@ def test_published_step_parity(z) -> None:
         close(grad1, z["grad1_official"] * scale)
         close(grad2, z["grad2_official"] * scale)
     assert len(out.kept1) == int(z["n_keep"])
+    assert z["logits1"].shape[1] == int(z["num_class"])
+    assert int(z["step"]) >= 0  # with disagreement the gate, and so the step, has no say
     for kept, name in ((out.kept1, "1"), (out.kept2, "2")):
         assert kept.tolist() == z[f"idx{name}"].tolist()
         torch.testing.assert_close(z["clean_flag"][z["index"]][kept].double().mean(), z[f"pure_ratio{name}"])
@@ -84,7 +86,6 @@ def test_without_disagreement_the_original_is_cross_entropy_of_the_softmax_or_no
     everything = torch.arange(len(z["labels"]))
     out = plus_losses(z["logits1"], z["same_logits2"], z["labels"], everything, 0.0, loss_on_probs=True)
     is_open = (z["gate_steps"] < int(z["gate_limit"])).double()
-    assert set(is_open.tolist()) == {0.0, 1.0}
     close(out.loss1 * is_open, z["gate_loss1"])
     close(out.loss2 * is_open, z["gate_loss2"])
 

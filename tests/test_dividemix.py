@@ -51,6 +51,7 @@ def test_targets_parity(z) -> None:
 def test_mixing_parity(z) -> None:
     inputs = torch.cat([z["inputs_x1"], z["inputs_x2"], z["inputs_u1"], z["inputs_u2"]])
     targets = torch.cat([z["targets_x"], z["targets_x"], z["targets_u"], z["targets_u"]])
+    assert len(targets) == 2 * int(z["batch_labeled"]) + 2 * int(z["batch_unlabeled"])
     assert float(z["lam"]) == max(float(z["lam_raw"]), 1 - float(z["lam_raw"]))
     mixed_inputs, mixed_targets = mix(inputs, targets, float(z["lam"]), z["perm"])
     close(mixed_inputs, z["mixed_inputs"])
@@ -400,6 +401,35 @@ def test_edge_batches(guess: str, n_labelled: int) -> None:
     logs = list(method._mixmatch(0, 9, train, torch.rand(67), labelled))
     assert len(logs) == -(-n_labelled // 16)
     assert all(bool(log["loss"].isfinite()) for log in logs)
+    assert all(bool(p.isfinite().all()) for p in method.parameters())
+
+
+class Shifted(ToyTrain):
+    """Strong views are the images moved far off, weak ones the images themselves."""
+
+    def batches(self, subset=None, views=1, augment=True, shuffle=True, batch_size=None):
+        for batch in super().batches(subset, views, False, shuffle, batch_size):
+            far = 100.0 if augment == "strong" else 0.0
+            yield Batch(batch.index, batch.x + far, batch.y, batch.x2 + far if views == 2 else None)
+
+
+@pytest.mark.parametrize("strong", [False, True])
+def test_strong_views_are_for_the_update_only(strong: bool) -> None:
+    toy = blobs(n=67, batch_size=16)
+    train = Shifted(**vars(toy.train))
+    torch.manual_seed(0)
+    method = DivideMix(task(train, epochs=10), alpha=0.0, strong=strong)
+    seen: list[tuple[bool, Tensor]] = []
+    method.nets[0].register_forward_pre_hook(lambda module, args: seen.append((torch.is_grad_enabled(), args[0])))
+    labelled = torch.arange(67) < 40
+    logs = list(method._mixmatch(0, 9, train, torch.rand(67), labelled))
+    assert len(logs) == 3
+    updates, guesses = [x for grad, x in seen if grad], [x for grad, x in seen if not grad]
+    assert all(float(x.mean()) < 50 for x in guesses)
+    assert all((float(x.mean()) > 50) == strong for x in updates)
+    own = [x for x in guesses if len(x) == len(guesses[0])]  # without mixing, the same images in the same order
+    shift = 100.0 if strong else 0.0
+    torch.testing.assert_close(updates[0], torch.cat([own[2], own[3], own[0], own[1]]) + shift)
     assert all(bool(p.isfinite().all()) for p in method.parameters())
 
 

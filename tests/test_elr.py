@@ -9,8 +9,9 @@ from toy import accuracy, blobs, run, task
 
 from raystudy.losses import early_learning_penalty, early_learning_target
 from raystudy.method import Batch
+from raystudy.methods import elr
 from raystudy.methods.ce import CE
-from raystudy.methods.elr import CLAMP, ELR
+from raystudy.methods.elr import ELR
 
 
 class Given(torch.nn.Module):
@@ -30,25 +31,25 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 def test_three_steps_parity(parity) -> None:
     z = {key: torch.from_numpy(value) for key, value in parity("elr").items()}
-    assert float(z["clamp"]) == CLAMP
-    beta, lam = float(z["beta"]), float(z["lam"])
+    beta, lam, clamp = float(z["beta"]), float(z["lam"]), float(z["clamp"])
     n, k = int(z["num_examples"]), int(z["num_class"])
     target = torch.zeros(n, k, dtype=torch.float64)
-    for s in range(3):
+    for s in range(sum(key.startswith("index_") for key in z)):
         index, y, logits = z[f"index_{s}"], z[f"labels_{s}"], z[f"logits_{s}"].clone().requires_grad_()
-        target[index] = early_learning_target(target[index], logits, beta, CLAMP)
+        target[index] = early_learning_target(target[index], logits, beta, clamp)
         close(target, z[f"target_{s}"])
-        loss = F.cross_entropy(logits, y) + lam * early_learning_penalty(logits, target[index], CLAMP).mean()
+        loss = F.cross_entropy(logits, y) + lam * early_learning_penalty(logits, target[index], clamp).mean()
         close(loss.detach(), z[f"loss_{s}"])
         close(torch.autograd.grad(loss, logits)[0], z[f"grad_{s}"])
 
 
-def test_the_steps_of_the_method_parity(parity) -> None:
+def test_the_steps_of_the_method_parity(parity, monkeypatch) -> None:
     """The class on top: the buffer it keeps and the loss and gradient of its step."""
     z = {key: torch.from_numpy(value) for key, value in parity("elr").items()}
+    monkeypatch.setattr(elr, "CLAMP", float(z["clamp"]))
     toy = blobs(n=int(z["num_examples"]), n_classes=int(z["num_class"]))
     method = ELR(task(toy.train, lr=0.0), beta=float(z["beta"]), lambda_elr=float(z["lam"])).double()
-    for s in range(3):
+    for s in range(sum(key.startswith("index_") for key in z)):
         method.nets[0] = Given(z[f"logits_{s}"])
         method.optimizers[0] = torch.optim.SGD(method.nets[0].parameters(), lr=1.0)
         log = method.step(Batch(z[f"index_{s}"], torch.zeros(1), z[f"labels_{s}"]), s)

@@ -49,7 +49,8 @@ def test_mixture_parity(z) -> None:
     for ours, key in zip(bmm, ("bmm_alphas", "bmm_betas", "bmm_weights"), strict=True):
         close(ours, z[key], 1e-6)
     close(bmm_posterior(bmm, z["post_x"]), z["post_noisy"], 1e-6)
-    for order in (False, True):  # no label switching here
+    mean = z["bmm_alphas"] / (z["bmm_alphas"] + z["bmm_betas"])
+    for order in [False] + [True] * bool(mean[0] < mean[1]):  # as published; and where no labels are switched
         table = noise_table(normalise(inside, low, high), int(z["em_iters"]), order=order)
         close(table, z["bmm_lookup"], 1e-6)
 
@@ -101,12 +102,19 @@ def test_mixing_parity(z) -> None:
 
 
 def test_temperature_parity(z) -> None:
-    method = MCorrection(task(blobs(n=8).train, epochs=300), bootstrap="soft_to_hard")
-    assert (method.guided_epoch, method.bootstrap_epoch) == (105, 110)  # epochs 106 and 111 of the original
-    ours = [method.temperature(110 + i) for i in range(len(z["temperature_schedule"]))]
+    n = len(z["temperature_schedule"])
+    options = {"start": 0.25, "lead": 0.0, "temperature_end": 0.25 + (n - 1) / (4 * n)}
+    method = MCorrection(task(blobs(n=8).train, epochs=4 * n), bootstrap="soft_to_hard", **options)
+    ours = [method.temperature(method.bootstrap_epoch + i) for i in range(n)]
     assert ours == pytest.approx(z["temperature_schedule"].tolist(), rel=1e-9)
     assert ours[int(z["temperature_index"])] == pytest.approx(float(z["temperature"]))
-    assert method.temperature(299) == pytest.approx(0.001)
+
+
+def test_temperature_at_the_published_budget() -> None:
+    method = MCorrection(task(blobs(n=8).train, epochs=300), bootstrap="soft_to_hard")
+    assert (method.guided_epoch, method.bootstrap_epoch) == (105, 110)  # epochs 106 and 111 of the original
+    assert method.temperature(110) == 1
+    assert [method.temperature(t) for t in (198, 199, 299)] == pytest.approx([0.001] * 3)
 
 
 class Scripted(nn.Module):

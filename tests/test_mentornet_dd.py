@@ -1,14 +1,23 @@
 """MentorNet DD: parity of the forward pass, burn-in, what reaches its parameters; learning it on a toy; the shipped file."""
 
+import re
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from toy import blobs, mlp, run, task
+from toy import blobs, mlp, task
+from toy import run as run_method
 
-from raystudy import mentor
+from raystudy import cli, mentor, space
+from raystudy.data.noise import Noise
+from raystudy.errors import InputError
 from raystudy.method import Batch
-from raystudy.methods.mentornet_dd import FILE, MentorNetDD, mentor_logits, with_burn_in
+from raystudy.methods import mentornet_dd
+from raystudy.methods.mentormix import MentorMix
+from raystudy.methods.mentornet_dd import FILE, SHAPES, Mentor, MentorNetDD, mentor_logits, with_burn_in
 from raystudy.ops import nearest_rank
 
 
@@ -34,9 +43,9 @@ def test_forward_pass_and_burn_in_parity(parity) -> None:
         exact(with_burn_in(v, fixed, burn_in), z["burn_fixed_v"][s])
 
 
-def test_parameters_have_the_published_shapes(parity) -> None:
-    z, net = parity("mentornet"), mentor.initial(torch.Generator())
-    assert {name: tuple(p.shape) for name, p in net.items()} == {name: z[f"net_{name}"].shape for name in net}
+def test_parameters_have_the_published_shapes() -> None:
+    net = mentor.initial(torch.Generator())
+    assert {name: tuple(p.shape) for name, p in net.items()} == SHAPES
     assert sum(p.numel() for name, p in net.items() if name != "epoch_embedding") == 257
 
 
@@ -65,18 +74,116 @@ def test_learns_a_threshold() -> None:
     assert torch.equal(mentor.fit(losses[:1500], diff[:1500], clean[:1500], steps=10)["fc_w"], again["fc_w"])
 
 
+def source(tmp_path: Path, *options: str) -> tuple[str, ...]:
+    return ("train-mentor", "--out", str(tmp_path / "made.npz"), *options)
+
+
 @pytest.mark.slow
-def test_shipped_file_is_what_its_documented_command_makes(tmp_path, monkeypatch, capsys) -> None:
+def test_shipped_file_is_what_its_documented_command_makes(tmp_path, capsys) -> None:
     """Up to rounding that differs between machines: the same decisions on the losses of a student not seen."""
-    monkeypatch.setattr(mentor, "FILE", tmp_path / "made.npz")
-    mentor.main()
-    losses, clean = mentor.record(seed=9)
+    documented = ("--dataset", "digits", "--noise", "symmetric:0.2", "--students", "4", "--epochs", "100")
+    assert " ".join(documented) in " ".join((mentornet_dd.__doc__ or "").split())
+    assert cli.main(source(tmp_path, *documented, "--no-tracking")) == 0
+    recipe = space.recipe_for("shared", "ce", "digits", "mlp")
+    losses, clean = mentor.record(9, Noise("symmetric", 0.2, seed=9), 100, "digits", Path("data"), "mlp", recipe)
     diff = losses - nearest_rank(losses, 0.9)
-    for file in (FILE, tmp_path / "made.npz"):
-        with np.load(file, allow_pickle=False) as stored:
-            net = {name: torch.from_numpy(stored[name]) for name in stored.files}
-        v = mentor_logits(net, losses, diff, net.pop("trained_at")).sigmoid()
-        assert ((v > 0.5) == clean).float().mean() > 0.93
+    for file in ("package", str(tmp_path / "made.npz")):
+        assert ((Mentor(file)(losses, diff) > 0.5) == clean).float().mean() > 0.93
+
+
+@pytest.mark.slow
+def test_command_makes_a_mentor_and_stores_it_in_mlflow(tmp_path, capsys) -> None:
+    """From another source than the package's; what MLflow gives back weighs as the file does, with its accuracy as metrics."""
+    import mlflow
+    import pandas as pd
+
+    uri = f"sqlite:///{tmp_path / 'm.db'}"
+    options = ("--noise", "symmetric:exclusive:0.4", "--students", "1", "--epochs", "60", "--seed", "5")
+    assert cli.main(source(tmp_path, *options, "--tracking-uri", uri)) == 0
+    told = capsys.readouterr().out
+    file, uri_before = tmp_path / "made.npz", mlflow.get_tracking_uri()
+    assert str(file) in told
+    mlflow.set_tracking_uri(uri)
+    try:
+        (run,) = mlflow.search_runs(experiment_names=["mentors"], output_format="list")
+        loaded = mlflow.pyfunc.load_model(re.search(r"models:/\S+", told)[0])
+        losses, diff = torch.linspace(0, 5, 20), torch.linspace(-2, 3, 20)
+        v = loaded.predict(pd.DataFrame({"loss": losses.double(), "diff": diff.double()}))
+        folder = Path(mlflow.artifacts.download_artifacts(re.search(r"models:/\S+", told)[0]))
+    finally:
+        mlflow.set_tracking_uri(uri_before)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {
+        "dataset": "digits", "noise": "symmetric:exclusive:0.4", "students": "1", "seed": "5", "percentile": "0.9", "network": "mlp",
+        "epochs": "60",
+    }  # fmt: skip
+    assert run.data.metrics["losses"] == 1212
+    assert run.data.metrics["wrong"] == pytest.approx(0.4, abs=0.04)
+    for part in ("train", "held_out"):
+        assert run.data.metrics[f"{part}/accuracy"] > 0.85
+        assert run.data.metrics[f"{part}/auroc"] > 0.85
+    torch.testing.assert_close(torch.from_numpy(v), Mentor(str(file))(losses, diff))
+    assert not [p for p in folder.rglob("*") if p.suffix in (".pkl", ".pt", ".pth")], "nothing pickled"
+
+    toy = blobs(n=64)
+    for method, name in ((MentorNetDD, "mentor"), (partial(MentorMix, mentor="learned"), "mentor_file")):
+        weights = []
+        for which in ("package", str(file)):
+            torch.manual_seed(0)
+            weights.append(run_method(method(task(toy.train), **{name: which}), toy.train, range(5, 6))[0][0]["weight"])
+        assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        (None, "there is no mentor"),
+        ({}, "cannot be read"),
+        ({"fc_w": np.zeros((9, 21))}, "fc_w must be [9, 20]"),
+        ({"fc_b": np.full(20, np.nan)}, "fc_b must be [20] finite numbers"),
+        ({"trained_at": np.int64(100)}, "trained_at"),
+        ({"out_b": np.array([None], dtype=object)}, "cannot be read"),
+    ],
+)
+def test_what_is_no_mentor_is_refused_in_one_line(tmp_path, arrays, told: str) -> None:
+    path = tmp_path / "m.npz"
+    if arrays is not None:
+        with np.load(FILE, allow_pickle=False) as stored:
+            whole = {name: stored[name] for name in stored.files}
+        np.savez(path, **(whole | arrays if arrays else {"x": np.zeros(1)}))
+    with pytest.raises(InputError) as error:
+        Mentor(str(path))
+    assert told in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--students", "0"), "--students is 0"),
+        (("--epochs", "0"), "--epochs is 0"),
+        (("--percentile", "90"), "--percentile is 90"),
+        (("--noise", "symmetric:0.2,0.4"), "one noise level"),
+        (("--noise", "symetric:0.2"), "did you mean 'symmetric'"),
+        (("--noise", "symmetric:0", "--students", "1", "--epochs", "6"), "only one kind"),
+        (("--out", "mentor.pt"), "ends in .npz"),
+        (("--tracking-uri", "sqlite://"), "names no file"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, capsys, monkeypatch, options, told: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (
+        cli.main(
+            source(tmp_path, "--no-tracking", *options)
+            if options[0] != "--tracking-uri"
+            else source(tmp_path, *options)
+        )
+        == 2
+    )
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_step_uses_the_net_as_constants() -> None:
@@ -85,8 +192,8 @@ def test_one_step_uses_the_net_as_constants() -> None:
     method = MentorNetDD(task(toy.train, net=lambda: mlp(8, 4, norm=False)), late_dropout=0.0)
     net = mlp(8, 4, norm=False)
     net.load_state_dict(method.nets[0].state_dict())
-    mentor_before = {k: v.clone() for k, v in method.state_dict().items() if k.startswith("mentor_")}
-    assert len(mentor_before) == 10
+    mentor_before = {k: v.clone() for k, v in method.state_dict().items() if k.startswith("mentor.")}
+    assert len(mentor_before) == 11
     log = method.step(Batch(torch.arange(32), toy.train.x, toy.train.y), 5)
     losses = F.cross_entropy(net(toy.train.x), toy.train.y, reduction="none")
     with np.load(FILE, allow_pickle=False) as stored:
@@ -104,7 +211,7 @@ def test_phases_follow_the_budget() -> None:
     toy = blobs(n=64, batch_size=64)
     torch.manual_seed(0)
     method = MentorNetDD(task(toy.train, epochs=20))
-    told = ["weight" in run(method, toy.train, range(t, t + 1))[0][0] for t in range(6)]
+    told = ["weight" in run_method(method, toy.train, range(t, t + 1))[0][0] for t in range(6)]
     assert told == [False] * 4 + [True] * 2  # 0, 5, 10, 15 | 20, 25 percent
     assert method.settled() == 0.18
 
@@ -113,7 +220,7 @@ def test_tells_clean_from_flipped_labels() -> None:
     toy = blobs(n=400, rate=0.4)
     torch.manual_seed(0)
     method = MentorNetDD(task(toy.train, epochs=12), keep=0.65)
-    logs = run(method, toy.train, range(10))[-1]
+    logs = run_method(method, toy.train, range(10))[-1]
     index, weight = torch.cat([log["index"] for log in logs]), torch.cat([log["weight"] for log in logs])
     is_clean = (toy.train.y == toy.clean)[index]
     assert weight[is_clean].mean() > weight[~is_clean].mean() + 0.3

@@ -20,7 +20,9 @@ from raystudy.methods.meta_learning import (
     MetaLearning,
     fast_weights,
     features,
+    kept,
     meta_weight,
+    mixed_target,
     neighbours,
     synthetic_labels,
 )
@@ -243,6 +245,69 @@ def test_learns_and_answers_with_the_teacher() -> None:
     assert accuracy(method, toy) > 0.85
     method.eval()
     torch.testing.assert_close(method.probs(toy.test_x), method.teacher(toy.test_x).softmax(1))
+
+
+def test_the_mentors_part_by_hand() -> None:
+    teacher, mentor = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.2, 0.8]])
+    for u, expected in ((-1.0, [0.2, 0.8]), (0.0, [0.2, 0.8]), (0.5, [0.4, 0.6]), (1.0, [0.6, 0.4]), (9.0, [0.6, 0.4])):
+        assert mixed_target(teacher, mentor, u)[0].tolist() == pytest.approx(expected)
+    p = torch.tensor([[0.995, 0.005], [0.9, 0.1], [0.01, 0.99]])
+    assert kept(p, torch.tensor([1, 1, 0]), 0.01).tolist() == [False, True, True]
+
+
+def test_iterations_share_the_epochs_and_hand_the_teacher_on() -> None:
+    toy = blobs(n=64)
+    torch.manual_seed(0)
+    method = MetaLearning(task(toy.train, epochs=13), warmup=1 / 13, ramp=1 / 13, n_sets=1, iterations=3)
+    assert method.starts == [1, 5, 9]
+    assert method.settled() == pytest.approx(2 / 13 + 12 / 13 * 2 / 3)
+    run(method, toy.train, range(4))
+    before = copy.deepcopy(method.teacher.state_dict())
+    logs = run(method, toy.train, range(4, 5))[0]
+    assert "weight" not in logs[0], "the first iteration has no mentor"
+    teacher = copy.deepcopy(method.teacher.state_dict())
+    assert not all(torch.equal(a, before[k]) for k, a in teacher.items())
+    logs = run(method, toy.train, range(5, 6))[0]
+    assert all(torch.equal(a, teacher[k]) for k, a in method.reference.state_dict().items())
+    method.reference.eval()
+    index, weight = torch.cat([log["index"] for log in logs]), torch.cat([log["weight"] for log in logs])
+    assert sorted(index.tolist()) == list(range(64))
+    assert ((weight >= 0) & (weight <= 1)).all()
+    run(method, toy.train, range(6, 9))
+    assert all(torch.equal(a, teacher[k]) for k, a in method.reference.state_dict().items()), (
+        "frozen within an iteration"
+    )
+    short = MetaLearning(task(toy.train, epochs=2), warmup=0.0, iterations=3)
+    assert short.starts == [0, 1]
+
+
+def test_filtered_samples_leave_the_cross_entropy_alone() -> None:
+    method, batch = one_batch(alpha=0.0, filter=0.3)
+    with torch.no_grad():
+        stays = kept(method.reference(batch.x).softmax(1), batch.y, 0.3)
+        losses = F.cross_entropy(copy.deepcopy(method.nets[0])(batch.x), batch.y, reduction="none")
+    assert 0 < int(stays.sum()) < 24
+    log = method._update(batch, 0.5, mentored=True)
+    assert log["loss"].item() == pytest.approx(losses[stays].mean().item(), rel=1e-5)
+    assert log["kept"].item() == pytest.approx(stays.float().mean().item())
+    nobody, batch = one_batch(alpha=0.0, filter=1.1)
+    assert nobody._update(batch, 0.5, mentored=True)["loss"].item() == 0
+
+
+def test_learns_in_three_iterations() -> None:
+    toy = blobs(n=300, rate=0.4)
+    torch.manual_seed(0)
+    method = MetaLearning(task(toy.train, epochs=12), n_sets=1, iterations=3, filter=0.05)
+    logs = run(method, toy.train, range(12))[-1]
+    assert accuracy(method, toy) > 0.85
+    index, weight = torch.cat([log["index"] for log in logs]), torch.cat([log["weight"] for log in logs])
+    clean = (toy.train.y == toy.clean)[index]
+    assert weight[clean].mean() > weight[~clean].mean() + 0.3
+
+
+def test_no_iteration_is_refused() -> None:
+    with pytest.raises(InputError, match="iterations=0"):
+        MetaLearning(task(blobs(n=8).train), iterations=0)
 
 
 def test_an_unknown_reduction_is_refused() -> None:

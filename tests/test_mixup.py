@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from toy import blobs, run, task
+from test_dropout import net as dropping
+from toy import accuracy, blobs, run, task
 
 from raystudy.losses import soft_cross_entropy
 from raystudy.method import Batch
@@ -21,6 +22,8 @@ def test_parity(parity) -> None:
     torch.testing.assert_close(x, z["x_mixed"], rtol=1e-9, atol=1e-9)
     assert torch.equal(z["labels"], z["labels_a"])
     assert torch.equal(z["labels"][z["perm"]], z["labels_b"])
+    right = q.gather(1, z["logits"].argmax(1, keepdim=True)).sum()  # the original's training accuracy, in images
+    torch.testing.assert_close(right, z["soft_correct"].double(), rtol=1e-9, atol=1e-9)
     logits = z["logits"].requires_grad_()
     loss = soft_cross_entropy(logits, q)
     loss.backward()
@@ -68,6 +71,20 @@ def test_no_mixing_with_probability_zero_and_in_the_tail() -> None:
     one_epoch(mixup, toy.train, 1)  # the first half mixes
     one_epoch(ce, toy.train, 1)
     assert not states_equal(mixup, ce)
+
+
+def test_dropout_is_asked_of_the_network_and_only_where_it_is_wanted() -> None:
+    toy = blobs(n=320, rate=0.2)
+    rates = [
+        [m.p for m in Mixup(task(toy.train, net=dropping), dropout=p).modules() if isinstance(m, torch.nn.Dropout)]
+        for p in (0.0, 0.3)
+    ]
+    assert rates == [[], [0.3, 0.3]]
+    Mixup(task(toy.train))  # a network that takes no dropout is never asked for it
+    torch.manual_seed(0)
+    method = Mixup(task(toy.train, net=dropping), dropout=0.3)
+    run(method, toy.train, range(10))
+    assert accuracy(method, toy) > 0.7
 
 
 class Recorder(torch.nn.Module):

@@ -15,6 +15,8 @@ FITS = [
     ("convnet", 1, 8),
     ("convnet", 1, 28),
     ("convnet", 3, 32),
+    ("convnet_small", 1, 8),
+    ("convnet_small", 3, 32),
     ("cnn9", 1, 28),
     ("cnn9", 3, 32),
     ("preact_resnet18", 1, 8),
@@ -142,7 +144,10 @@ def test_one_channel_is_shown_to_torchvision_three_times():
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("preact_resnet", 3, 32, 10), "did you mean 'preact_resnet18'? choose from: cnn9, convnet, mlp"),
+        (
+            ("preact_resnet", 3, 32, 10),
+            "did you mean 'preact_resnet18'? choose from: cnn9, convnet, convnet_small, mlp",
+        ),
         (("resnet81", 3, 32, 10), "did you mean 'resnet18'"),
         (("zzz", 3, 32, 10), "a torchvision classifier such as resnet18, or timm:NAME"),
         (("fcn_resnet50", 3, 32, 10), "unknown network"),  # segmentation

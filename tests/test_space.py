@@ -72,6 +72,9 @@ def mistake(folder: Path, text: str, method: str = "dividemix") -> str:
         (ROW + 'point = { alpha = 4 }\noracle = ["alfa"]', ["'alfa'", "oracle", "alpha"]),
         (ROW.replace("0.5", '"0.5"'), ["rate='0.5'", "type"]),
         (ROW.replace("0.5", "50"), ["rate=50", "[0, 1]"]),
+        (ROW.replace("0.5", "[0.2, 50]"), ["rate=50", "[0, 1]"]),
+        (ROW.replace("0.5", '[0.2, "0.5"]'), ["rate='0.5'", "type"]),
+        (ROW.replace("0.5", "[]"), ["rate", "empty"]),
         (ROW.replace("rate = 0.5\n", ""), ["[[paper]]", "no rate"]),
         ("[space]\nalpha = { low = 1, high = 3 }\n" + ROW + "point = { alpha = 9 }", ["alpha=9.0", "outside [1, 3]"]),
         (

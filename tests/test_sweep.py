@@ -15,6 +15,7 @@ import pytest
 
 from raystudy.data import masks
 from raystudy.ledger import cells, replay
+from raystudy.methods import METHODS
 
 pytestmark = pytest.mark.slow
 
@@ -272,3 +273,28 @@ def test_a_failing_trial_is_told_and_the_study_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "alexnet" in done.stderr
+
+
+def test_every_method_runs_in_a_sweep(tmp_path: Path) -> None:
+    """As ``python -m raystudy.sweep NAME`` runs it, through real Ray, all in one study."""
+    options = (
+        "--no-baseline",
+        "--noise",
+        "symmetric:0.4",
+        "--epochs",
+        "2",
+        "--trials",
+        "1",
+        "--replicates",
+        "0",
+        "--name",
+        "all",
+    )
+    command = [sys.executable, "-m", "raystudy.sweep", *sorted(METHODS), *options, "--tracking-uri", "none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = {path.stem: list(replay(path).trials.values()) for path in cells(tmp_path / "studies" / "all")}
+    assert len(trials) == len(METHODS)
+    for cell, (trial,) in trials.items():
+        assert (trial.origin, trial.state, trial.reason) == ("paper", "complete", ""), cell
+        assert len(trial.curves["test/acc"]) == 2, cell

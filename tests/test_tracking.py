@@ -200,6 +200,114 @@ def test_mlflow_has_exactly_what_the_ledger_tells(study: Path, uri: str) -> None
     assert all(len(curves) < 25 for _, curves in found.values())
 
 
+def files(uri: str, run: Any) -> dict[str, str]:
+    """What is logged with a run, by path."""
+    root = Path(run.info.artifact_uri.removeprefix("file://"))
+    return {str(f.relative_to(root)): f.read_text() for f in root.rglob("*") if f.is_file()}
+
+
+@pytest.mark.slow
+def test_what_cells_are_compared_by(study: Path, uri: str) -> None:
+    """Params as axes, the search's progress as a curve, tags on the tuned trainings, saved views; none of it twice."""
+    synced = tracking.sync(study, uri)
+    found = runs(uri)
+    assert found["ce"][0].data.params == {
+        "method": "ce",
+        "dataset": "digits",
+        "noise": "symmetric",
+        "rate": "0.5",
+        "network": "mlp",
+        "epochs": "3",
+    }
+    assert [(step, value) for step, value, _ in found["elr"][1]["search/best_val"]] == [(0, 0.7), (1, 0.7), (2, 0.7)]
+    assert found["elr"][1]["search/test_of_best"][-1][1] == pytest.approx(0.71)  # trial 3 has not ended: no further
+    tuned = {label: run.data.tags.get(tracking.TUNED) for label, (run, _) in found.items()}
+    assert {k: v for k, v in tuned.items() if v} == {
+        "elr/#0 paper (oracle)": "elr 0.5 symmetric:inclusive digits",
+        "ce/#1 replicate seed 1": "ce 0.5 symmetric:inclusive digits",
+    }
+    tags = client(uri).get_experiment(synced.experiment).tags
+    saved = {k.removeprefix("mlflow.sharedViewState."): json.loads(v) for k, v in tags.items() if "sharedView" in k}
+    assert saved.keys() == {"study", "cells", "curves", "trials-ce", "trials-elr"}
+    assert tracking.studies(uri)["demo"].keys() == {*saved, "compare"}
+    assert json.loads(saved["cells"]["state"])["searchFilter"] == "tags.`raystudy.role` = 'cell'"
+    with written(study) as ledger:
+        ledger.append(ELR, record(3, 2, 0.9), end(3, "complete"), trial(5, "replicate", seed=1, lam=3.0))
+    with written(study) as ledger:  # trial 3 has another point, which is chosen now
+        ledger.append(ELR, *(record(5, e, 0.5) for e in range(3)), end(5, "complete"))
+    tracking.sync(study, uri)
+    found = runs(uri)
+    assert {k for k, (run, _) in found.items() if tracking.TUNED in run.data.tags} == {
+        "elr/#3 search",
+        "ce/#1 replicate seed 1",
+    }
+    assert [v for _, v, _ in found["elr"][1]["search/best_val"]] == [0.7, 0.7, 0.7, 0.9, 0.9]
+    before = dump(uri)
+    forget_cursor(study)
+    tracking.sync(study, uri)
+    assert dump(uri) == before
+
+
+@pytest.mark.slow
+def test_files_are_logged_with_their_cells_and_again_when_they_change(study: Path, uri: str) -> None:
+    for place in ("report/index.html", "report/figures/a.svg", f"artifacts/{ELR}/loss.svg", "report/.index.html.new"):
+        (study / place).parent.mkdir(parents=True, exist_ok=True)
+        (study / place).write_text(place)
+    tracking.sync(study, uri, running=True)  # not while it runs
+    assert not files(uri, runs(uri)["elr"][0])
+    tracking.sync(study, uri)
+    found = {label: files(uri, run) for label, (run, _) in runs(uri).items() if "/" not in label}
+    whole = {"report/index.html": "report/index.html", "report/figures/a.svg": "report/figures/a.svg"}
+    assert sorted(map(len, found.values())) in ([1, 2], [0, 3])  # both cells may have begun in the same millisecond
+    assert {k: v for held in found.values() for k, v in held.items()} == whole | {
+        "loss.svg": f"artifacts/{ELR}/loss.svg"
+    }
+    notes = {run.data.tags["mlflow.note.content"] for label, (run, _) in runs(uri).items() if "/" not in label}
+    assert len(notes) == 1
+    assert tracking.sync(study, uri).changes == 0
+    with written(study) as ledger:
+        ledger.append(ELR, end(3, "failed"))
+    tracking.sync(study, uri)
+    assert not tracking.behind(study, tracking.absolute(uri))
+
+    (study / "report" / "index.html").write_text("another")
+    assert tracking.behind(study, tracking.absolute(uri))
+    assert tracking.sync(study, uri).changes == 1
+    held = {k: v for label, (run, _) in runs(uri).items() if "/" not in label for k, v in files(uri, run).items()}
+    assert held["report/index.html"] == "another"
+    forget_cursor(study)
+    before = dump(uri)
+    tracking.sync(study, uri)
+    assert dump(uri) == before
+
+
+@pytest.mark.slow
+def test_a_merged_study_keeps_its_experiment_and_its_runs_in_place(tmp_path: Path, uri: str) -> None:
+    """The other machine's cell began earlier: the cell gets a run of that time, and its trials go along, numbered anew."""
+    from raystudy.merge import merge
+    from raystudy.study import Study
+
+    told = Study("demo", ("elr", "ce"), ("digits",), (), 5, 1, 3, "mlp")
+    other, mine = tmp_path / "other" / "demo", tmp_path / "mine" / "demo"
+    for folder, numbers in ((other, (0, 2)), (mine, (0, 1))):
+        with written(folder) as ledger:
+            for place, number in enumerate(numbers):
+                event = {**trial(number, "search" if number else "paper"), "number": place}
+                ledger.append(ELR, event, *(record(number, e, 0.5) for e in range(3)), end(number, "complete"))
+        (folder / "study.toml").write_text(told.to_toml())
+        time.sleep(0.01)
+    tracking.sync(mine, uri)
+    merge(mine, other)
+    tracking.sync(mine, uri)
+    found = runs(uri)
+    assert {k for k in found if k.startswith("elr")} == {"elr", "elr/#0 paper", "elr/#1 search", "elr/#2 search"}
+    for label, (run, _) in found.items():
+        if label.startswith("elr/"):
+            assert run.data.tags["mlflow.parentRunId"] == found["elr"][0].info.run_id
+            assert f"#{run.data.tags['raystudy.number']} " in label
+    assert len(client(uri).search_experiments()) == 2  # the default one, too
+
+
 @pytest.mark.slow
 def test_the_store_keeps_a_write_ahead_log(study: Path, uri: str) -> None:
     tracking.sync(study, uri)

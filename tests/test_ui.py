@@ -46,18 +46,52 @@ def eventually(look: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     raise AssertionError(f"never seen: {what}")
 
 
-def test_the_ui_opens_on_the_study_with_one_row_per_cell(store: Path, tmp_path: Path) -> None:
-    with ui(store) as (address, printed), chromium(tmp_path) as driver:
-        page = next(line.split(": ", 1)[1] for line in printed.splitlines() if line.strip().startswith("seen: "))
-        assert page.startswith(address)
-        driver.get(page)
+CLOSE = "button[aria-label='Close']"  # of MLflow's assistant, which covers a part of the page
+UNFOLD = ".ag-row [col-id*='Run Name'] button"
+
+
+def test_the_study_as_a_person_sees_it(store: Path, tmp_path: Path) -> None:
+    """Opens the study, reads its rows, unfolds trials, opens the saved views and the comparison by their links, and the report."""
+    with ui(store, "seen") as (address, printed), chromium(tmp_path, "2400,1200") as driver:
+        links = dict(line.strip().split(": ", 1) for line in printed.splitlines() if f": {address}/#/" in line)
+        assert links.keys() == {"seen", "cells", "curves", "trials-ce", "trials-mixup", "compare"}
 
         def text() -> str:
             return str(driver.find_element("tag name", "body").text)
 
         rows = [f"{method} {rate} symmetric" for method in ("ce", "mixup") for rate in ("0.2", "0.5")]
+        driver.get(links["seen"])
         eventually(lambda: all(row in text() for row in rows), "a row for each cell")
         assert "Model training" in text()
+        for button in driver.find_elements("css selector", CLOSE):
+            button.click()
+        for column in ("tuned/last10", "tuned/ORACLE", "paper/last10", "cost/seconds"):
+            eventually(lambda column=column: column in text(), f"the column {column}")
         assert "#0 paper" not in text()  # trials are folded away below their cells
-        driver.get(f"{page}&compareRunsMode=CHART")
-        eventually(lambda: "tuned/last10" in text() or "cost/seconds" in text(), "the charts of the summary numbers")
+        assert sum(line.startswith("0.") for line in text().splitlines()) >= 4 * 4  # their numbers
+        eventually(lambda: unfold(driver), "what unfolds a cell")
+        eventually(lambda: "#0 paper" in text(), "the trials of a cell")
+        for box in driver.find_elements("css selector", ".ag-row .ag-selection-checkbox input")[:2]:
+            driver.execute_script("arguments[0].click()", box)
+        eventually(lambda: "Compare" in text(), "runs can be selected and compared")
+
+        driver.get("about:blank")
+        driver.get(links["cells"])
+        eventually(lambda: "Parallel Coordinates" in text() and "search/best_val" in text(), "the cells' charts")
+        assert all(name in text() for name in ("tuned/noisy_val", "search/test_of_best"))
+        eventually(lambda: "mixup 0.5 symmetric:inclusive digits" in text(), "a curve by its cell's name")
+        driver.get("about:blank")
+        driver.get(links["curves"])
+        eventually(lambda: "test/acc" in text() and "ce 0.2 symmetric:inclusive digits" in text(), "the tuned curves")
+        driver.get("about:blank")
+        driver.get(links["compare"])
+        eventually(lambda: "Comparing 4 Runs from 1 Experiment" in text(), "the cells side by side")
+        assert "Parallel Coordinates Plot" in text()
+
+
+def unfold(driver: Any) -> bool:
+    """Clicks the first row's sign of folded trials."""
+    found = driver.find_elements("css selector", UNFOLD)  # the first of a row is its sign of folded rows
+    if found:
+        driver.execute_script("arguments[0].click()", found[0])
+    return bool(found)

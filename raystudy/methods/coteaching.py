@@ -94,8 +94,9 @@ class CoTeaching(Method):
     """Co-teaching.
 
     ``forget_rate``: final share of a batch to drop, ideally the noise rate. ``gradual``: fraction of the epochs over
-    which it ramps. ``exponent``, ``schedule``: see ``drop_rate``. ``decay_start``: fraction of the epochs after which
-    Adam's beta1 is ``late_beta1``. ``exchange``: False for self-selection.
+    which it ramps. ``exponent``: of that ramp. ``schedule``: the ramp of the "code" or of the "paper", see
+    ``drop_rate``. ``decay_start``: fraction of the epochs after which Adam's beta1 is ``late_beta1``. ``exchange``:
+    False for self-selection.
     """
 
     n_nets = 2

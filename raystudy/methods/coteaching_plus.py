@@ -94,10 +94,10 @@ def plus_losses(
 class CoTeachingPlus(Method):
     """Co-teaching+.
 
-    ``forget_rate``: final share to drop, ideally the noise rate. ``gradual``: fraction of the epochs over which it ramps.
-    ``schedule``: see ``drop_rate_plus``. ``warmup``: fraction of the epochs of plain Co-teaching. ``empty``: what a batch without
-    disagreement does. ``loss_on_probs``: the published loss. ``decay_start``: fraction of the epochs after which Adam's beta1 is
-    ``late_beta1``.
+    ``forget_rate``: final share to drop, ideally the noise rate. ``gradual``: fraction of the epochs over which it
+    ramps. ``schedule``: "type_1" stays at that share, "type_2" goes on to twice it. ``warmup``: fraction of the epochs
+    of plain Co-teaching. ``empty``: what a batch without disagreement does. ``loss_on_probs``: the published loss.
+    ``decay_start``: fraction of the epochs after which Adam's beta1 is ``late_beta1``.
     """
 
     n_nets = 2

@@ -16,6 +16,7 @@ Paper: Li, Socher, Hoi, "DivideMix: Learning with Noisy Labels as Semi-supervise
 | lambda_u(t) = lambda_u clip((e - W) / R, 0, 1), e with the fraction of the epoch | ``ramp`` |
 | confidence penalty in the warm-up (minus entropy) | ``confidence_penalty`` |
 | prediction: sum of the logits of both nets | ``DivideMix.probs`` |
+| AugDesc (an ablation): weak views for splits and guesses, strong ones for the update | ``strong`` |
 
 Deviations from the original, and why
 - What the original decides from the truth is a hyperparameter: ``loss_history`` (5 where it reads r == 0.9, else 1),
@@ -39,6 +40,9 @@ Deviations from the original, and why
   probabilities.
 - Clothing1M (class-balanced subsets, labelled rows only, selected on clean validation data) and WebVision are not
   rebuilt.
+- ``strong=True`` is no part of DivideMix but the switch of Nishi et al. (CVPR 2021, arXiv 2103.02130;
+  KentoNishi/Augmentation-for-LNL): losses and guesses by weakly augmented images, the gradient step on two strong views of the
+  same ones. Their warm-up stays weak too; their strong policy is AutoAugment's of CIFAR-10, ours the study's.
 - Weights are the mean of both nets' clean posteriors, reported each epoch after the warm-up. Clean labels (the
   original logs an AUC from them) are not seen here.
 
@@ -111,7 +115,7 @@ class DivideMix(Method):
     unlabelled loss. ``alpha``: strength of mixing. ``temperature``: of sharpening. ``warmup``, ``rampup``: fractions of
     the epochs. ``loss_history``: how many epochs of losses the split averages. ``confidence_penalty``: its weight in
     the warm-up. ``prior_penalty``: weight of the prior penalty after it. ``reg_covar``: added to the mixture's
-    variances. ``guess``: mode of the trained net while it guesses.
+    variances. ``guess``: mode of the trained net while it guesses. ``strong``: descend on strongly augmented views.
     """
 
     n_nets = 2
@@ -133,6 +137,7 @@ class DivideMix(Method):
         prior_penalty: float = 1.0,
         reg_covar: float = 5e-4,
         guess: Literal["train", "eval"] = "train",
+        strong: bool = False,
     ) -> None:
         super().__init__(task)
         if guess not in ("train", "eval"):
@@ -144,7 +149,7 @@ class DivideMix(Method):
             )
         self.p_threshold, self.lambda_u, self.alpha, self.temperature = p_threshold, lambda_u, alpha, temperature
         self.confidence_weight, self.prior_weight = confidence_penalty, prior_penalty
-        self.reg_covar, self.guess = reg_covar, guess
+        self.reg_covar, self.guess, self.strong = reg_covar, guess, strong
         self.settled_at = min(warmup + rampup, 1.0)
         self.warmup_epochs = max(round(warmup * task.epochs), 1)  # a split by the losses of untrained nets is no split
         self.rampup_epochs = max(round(rampup * task.epochs), 1)
@@ -215,11 +220,13 @@ class DivideMix(Method):
         net, peer = self.nets[i].train(), self.nets[1 - i].eval()
         subset_x, subset_u = labelled.nonzero().squeeze(1), (~labelled).nonzero().squeeze(1)
         n_iter = len(subset_x) // train.batch_size + 1  # as in the original: one too many where it divides
-        unlabelled = _cycle(train, subset_u) if len(subset_u) else None
-        for step, x in enumerate(train.batches(subset_x, views=2)):
-            u = next(unlabelled) if unlabelled else None
+        unlabelled = _cycle(train, subset_u, self.strong) if len(subset_u) else None
+        for step, (x, strong_x) in enumerate(_passes(train, subset_x, self.strong)):
+            u, strong_u = next(unlabelled) if unlabelled else (None, None)
             with torch.no_grad():
                 images, targets = self._targets(net, peer, x, w[x.index], u)
+                if strong_x is not None:
+                    images = torch.cat([*_views(strong_x), *(_views(strong_u) if strong_u else [])])
                 lam = beta_draw(self.alpha)
                 images, targets = mix(images, targets, max(lam, 1 - lam), permutation(len(images), images.device))
             logits = net(images)
@@ -244,10 +251,20 @@ class DivideMix(Method):
         return torch.cat(views_x + views_u), torch.cat([q_x, q_x, q_u, q_u])
 
 
-def _cycle(train: Train, subset: Tensor) -> Iterator[Batch]:
-    """Batches of two views of ``subset`` without end, in a new order each round."""
+def _passes(train: Train, subset: Tensor, strong: bool) -> Iterator[tuple[Batch, Batch | None]]:
+    """One pass over ``subset`` in two weak views, beside them two strong ones of the same images where asked for."""
+    if not strong:
+        yield from ((batch, None) for batch in train.batches(subset, views=2))
+        return
+    order = subset[permutation(len(subset), subset.device)]
+    weak = train.batches(order, views=2, shuffle=False)
+    yield from zip(weak, train.batches(order, views=2, augment="strong", shuffle=False), strict=True)
+
+
+def _cycle(train: Train, subset: Tensor, strong: bool) -> Iterator[tuple[Batch, Batch | None]]:
+    """Passes over ``subset`` without end, in a new order each round."""
     while True:
-        yield from train.batches(subset, views=2)
+        yield from _passes(train, subset, strong)
 
 
 def _views(batch: Batch) -> list[Tensor]:

@@ -89,11 +89,12 @@ def candidate_batch(n_candidates: int, n_selected: int, batch_size: int, share: 
 class INCV(Method):
     """INCV.
 
-    ``iterations``: of cross-validation, two halves each. ``stage1``: fraction of the epochs for them. ``t_best``: iterations in which
-    the best epoch of a half counts instead of the last (-1: by the estimated rate). ``discard_cap``: see ``discard_ratio``; 0 for none.
-    ``estimator``, ``pattern``: kind of noise taken for the estimate, and for the noise left in the selection. ``warmup``, ``gradual``:
-    fractions of the epochs of Co-teaching before candidates come in, and over which it forgets more. ``candidate_share``: see
-    ``candidate_batch``. ``forget_scale``: multiplies the share to forget.
+    ``iterations``: of cross-validation, two halves each. ``stage1``: fraction of the epochs for them. ``t_best``:
+    iterations in which the best epoch of a half counts instead of the last (-1: by the estimated rate).
+    ``discard_cap``: largest ratio of what is discarded to what is selected, 0 for none. ``estimator``, ``pattern``:
+    kind of noise taken for the estimate, and for the noise left in the selection. ``warmup``, ``gradual``: fractions of
+    the epochs of Co-teaching before candidates come in, and over which it forgets more. ``candidate_share``: the
+    largest share of candidates beside a batch of the selected. ``forget_scale``: multiplies the share to forget.
     """
 
     selected: Tensor  # [n] bool, S

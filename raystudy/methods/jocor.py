@@ -56,10 +56,11 @@ def jocor_losses(logits1: Tensor, logits2: Tensor, y: Tensor, co_lambda: float) 
 class JoCoR(Method):
     """JoCoR.
 
-    ``co_lambda``: weight of the agreement against the labels, in [0, 1). ``forget_rate``: final share of a batch to drop,
-    ideally the noise rate. ``gradual``: fraction of the epochs over which it ramps. ``exponent``, ``schedule``: see
-    ``coteaching.drop_rate``. ``decay_start``: fraction of the epochs after which Adam's beta1 is ``late_beta1``.
-    ``lambda_ramp``: fraction over which lambda ramps. ``normalise``: divide the loss by 1 - lambda.
+    ``co_lambda``: weight of the agreement against the labels, in [0, 1). ``forget_rate``: final share of a batch to
+    drop, ideally the noise rate. ``gradual``: fraction of the epochs over which it ramps. ``exponent``, ``schedule``:
+    shape of that ramp, as in Co-teaching (``coteaching.drop_rate``). ``decay_start``: fraction of the epochs after
+    which Adam's beta1 is ``late_beta1``. ``lambda_ramp``: fraction over which lambda ramps. ``normalise``: divide the
+    loss by 1 - lambda.
     """
 
     n_nets = 2

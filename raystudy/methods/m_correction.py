@@ -91,7 +91,8 @@ def noise_table(inside: Tensor, max_iter: int = 10, mixture: Mixture = "beta", o
 
 def look_up(table: Tensor, losses: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """w = p(noisy) of ``losses`` [n] by the table, in [1e-4, 1 - 1e-4]."""
-    bins = (BINS * normalise(losses.to(table.dtype), low, high).nan_to_num(0.999)).long().clamp(0, BINS - 1)
+    n = len(table)
+    bins = (n * normalise(losses.to(table.dtype), low, high).nan_to_num(0.999)).long().clamp(0, n - 1)
     return table[bins].clamp(W_MIN, 1 - W_MIN)
 
 

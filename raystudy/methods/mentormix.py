@@ -7,7 +7,7 @@ cifar_train_mentormix.py).
 | original | here |
 | --- | --- |
 | m1 follows the p-percentile of the losses of the unmixed batch | ``ops.nearest_rank``, ``ops.moving_average`` |
-| v = MentorNet(l, l - m1, e), of the exact pre-defined curriculum, or 1[l < m1] | ``mentor_weights``, ``ops.pd_weights`` |
+| v = MentorNet(l, l - m1, e): the exact curriculum, 1[l < m1], or learned | ``mentor_weights``, ``mentornet_dd.Mentor`` |
 | partner j(i) ~ softmax(v), independently and with replacement | ``partner_probs``, ``draw_partners`` |
 | lam_i ~ Beta(alpha, alpha) per sample; max(lam, 1 - lam), flipped where v_i < 0.5 | ``mixing_coefficients`` |
 | x~ = lam x_i + (1 - lam) x_j, y~ likewise | ``ops.mix`` |
@@ -17,7 +17,8 @@ cifar_train_mentormix.py).
 Deviations from the original, and why
 - ``mentor="pd"`` is the rule v* that the released MentorNet imitates (19 % of burn-in in it, linear from 90 % on);
   "threshold" is the variant the README endorses. With ``update_rate=1`` it is the batch's own percentile. The flag's
-  burn-in of 10 % (v = 1 while e < burn_in - 1, as there) acts on both. A MentorNet learned from data is not offered.
+  burn-in of 10 % (v = 1 while e < burn_in - 1, as there) acts on all. "learned" is a MentorNet learned from data as in
+  ``mentornet_dd``: the package's, or the one of ``mentor_file``.
 - ``lam_rule="soft"`` is the paper's v max + (1 - v) min; "hard", the code's threshold, is the default. Where v is 0 or
   1 they agree.
 - softmax(v), not v/sum v: a trusted sample is at most e times as likely a partner as a rejected one. ``temperature``
@@ -49,6 +50,7 @@ from torch import Tensor
 
 from raystudy.errors import unknown
 from raystudy.method import Batch, Log, Method, Task, Train
+from raystudy.methods.mentornet_dd import Mentor
 from raystudy.ops import beta_draws, mix, moving_average, nearest_rank, pd_weights, progress
 
 
@@ -89,9 +91,11 @@ class MentorMix(Method):
     """MentorMix.
 
     ``keep``: percentile p of the losses (gamma_p of the paper), ideally near the share of clean labels. ``alpha``:
-    strength of mixing. ``second_reweight``: weigh the mixed losses too. ``mentor``: the weighting. ``lam_rule``: see
-    ``mixing_coefficients``. ``burn_in``: fraction of the epochs with weight 1. ``update_rate``: weight of the newest
-    batch in the moving percentiles. ``temperature``: of the partners' softmax. ``ema``: decay of the averaged weights.
+    strength of mixing. ``second_reweight``: weigh the mixed losses too. ``mentor``: the weighting, exact curriculum
+    "pd", "threshold" or "learned". ``lam_rule``: lambda's side by v >= 0.5 ("hard") or in proportion to v ("soft").
+    ``burn_in``: fraction of the epochs with weight 1. ``update_rate``: weight of the newest batch in the moving
+    percentiles. ``temperature``: of the partners' softmax. ``ema``: decay of the averaged weights. ``mentor_file``:
+    with mentor="learned", "package" or the path of a learned MentorNet.
     """
 
     m1: Tensor  # 0-d moving percentile of the unmixed losses, NaN before the first batch
@@ -104,16 +108,17 @@ class MentorMix(Method):
         keep: float = 0.7,
         alpha: float = 8.0,
         second_reweight: bool = True,
-        mentor: Literal["pd", "threshold"] = "pd",
+        mentor: Literal["pd", "threshold", "learned"] = "pd",
         lam_rule: Literal["hard", "soft"] = "hard",
         burn_in: float = 0.1,
         update_rate: float = 0.5,
         temperature: float = 1.0,
         ema: float = 0.9999,
+        mentor_file: str = "package",
     ) -> None:
         super().__init__(task)
-        if mentor not in ("pd", "threshold"):
-            raise unknown("mentor", mentor, ("pd", "threshold"))
+        if mentor not in ("pd", "threshold", "learned"):
+            raise unknown("mentor", mentor, ("pd", "threshold", "learned"))
         if lam_rule not in ("hard", "soft"):
             raise unknown("lam_rule", lam_rule, ("hard", "soft"))
         self.mentor, self.lam_rule = mentor, lam_rule
@@ -122,6 +127,7 @@ class MentorMix(Method):
         self.update_rate, self.temperature, self.ema = update_rate, temperature, ema
         self.average = copy.deepcopy(self.nets[0]).requires_grad_(False)
         device = next(self.nets.parameters()).device
+        self.learned = Mentor(mentor_file).to(device) if mentor == "learned" else None
         self.register_buffer("m1", torch.full((), torch.nan, device=device))
         self.register_buffer("m2", torch.full((), torch.nan, device=device))
 
@@ -161,7 +167,9 @@ class MentorMix(Method):
         return log if e < self.burn_in_percent else log | {"weight": v}
 
     def _weigh(self, losses: Tensor, m: Tensor, e: int) -> Tensor:
-        return torch.ones_like(losses) if e < self.burn_in_percent else mentor_weights(self.mentor, losses, m, e)
+        if e < self.burn_in_percent:
+            return torch.ones_like(losses)
+        return self.learned(losses, losses - m) if self.learned else mentor_weights(self.mentor, losses, m, e)
 
     def _logits_apart(self, x: Tensor) -> Tensor:
         """Logits in train mode, with batch norm's running statistics left as they are."""

@@ -119,11 +119,13 @@ def weights(scheme: str, losses: Tensor, lam: Tensor, softness: float) -> Tensor
 class SelfPaced(Method):
     """Self-paced learning with one net.
 
-    ``age``, ``scheme``: see the card. ``keep``: the percentile ("average"), the final share ("rank") or the cap
-    ("growing"). ``start``: the share at first ("rank", "growing"). ``warmup``: fraction of the epochs on all data.
-    ``ramp``: fraction over which the share moves ("rank"). ``growth``: factor of the age every ``outer`` of the budget
-    ("growing"). ``update_rate``: weight of the newest batch in the moving average. ``softness``: of spcl and mixture.
-    ``diversity``: how much of its age a class's easiest sample is given on top. ``reduction``: see the card.
+    ``age``: what the loss is held against, a moving percentile ("average"), a share of the batch ("rank") or a
+    "growing" limit. ``scheme``: how weights fall with the loss. ``keep``: the percentile ("average"), the final share
+    ("rank") or the cap ("growing"). ``start``: the share at first ("rank", "growing"). ``warmup``: fraction of the
+    epochs on all data. ``ramp``: fraction over which the share moves ("rank"). ``growth``: factor of the age every
+    ``outer`` of the budget ("growing"). ``update_rate``: weight of the newest batch in the moving average.
+    ``softness``: of spcl and mixture. ``diversity``: how much of its age a class's easiest sample is given on top.
+    ``reduction``: the loss's mean is over the "batch" or over what is "selected".
     """
 
     lam: Tensor  # 0-d: the moving average, or the age at the first selection; NaN before it
