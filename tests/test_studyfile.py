@@ -14,7 +14,6 @@ from raystudy import studyfile, sweep, training
 from raystudy.build import Builder
 from raystudy.data import datasets
 from raystudy.data.noise import NOISES, Noise
-from raystudy.data.spec import base
 from raystudy.errors import InputError
 from raystudy.methods import METHODS
 from raystudy.study import Block, Cell, Study
@@ -324,8 +323,9 @@ def test_a_shipped_study(name: str, tmp_path: Path) -> None:
     assert text.startswith("# ")  # the table and its protocol
     told = read(studyfile.find(name))
     assert told == tomllib.loads(text)
-    sets = {base(d) for d in told["datasets"]}
-    missing = {n.partition(":")[0] for n in told["noise"]} - NOISES.keys() | sets - datasets.DATASETS.keys()
+    missing = {n.partition(":")[0] for n in told["noise"]} - NOISES.keys() | set(
+        told["datasets"]
+    ) - datasets.DATASETS.keys()
     if missing:
         pytest.skip(f"this version has no {', '.join(sorted(missing))}")
     study = load(name, ROOT)
