@@ -16,7 +16,7 @@ from raystudy.data import datasets
 from raystudy.data.noise import NOISES, Noise
 from raystudy.errors import InputError
 from raystudy.methods import METHODS
-from raystudy.study import Block, Cell, Study
+from raystudy.study import RECIPES, Block, Cell, Study
 from raystudy.studyfile import load, miniature, read, shipped
 
 GOOD: dict[str, Any] = {
@@ -96,6 +96,10 @@ def test_network_and_epochs_by_data_set_where_none_is_named(tmp_path: Path) -> N
         ("digits", "mlp", 90),
         ("mnist", "convnet", 60),
     }
+
+
+def test_a_recipe_may_be_any_methods() -> None:
+    assert RECIPES == ("shared", "paper", *sorted(METHODS))
 
 
 def test_all_methods(tmp_path: Path) -> None:
