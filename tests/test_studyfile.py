@@ -99,7 +99,7 @@ def test_network_and_epochs_by_data_set_where_none_is_named(tmp_path: Path) -> N
 
 
 def test_a_recipe_may_be_any_methods() -> None:
-    assert RECIPES == ("shared", "paper", *sorted(METHODS))
+    assert ("shared", "paper", *sorted(METHODS)) == RECIPES
 
 
 def test_all_methods(tmp_path: Path) -> None:
