@@ -36,7 +36,7 @@ class Price:
 
     @property
     def source(self) -> str:
-        return f"{self.machine}, {self.hour:.3g} {self.currency} an hour and trial, prices of {self.date}"
+        return f"{self.machine}, {self.hour:.4g} {self.currency} an hour and trial, prices of {self.date}"
 
 
 def price(path: Path, machine: str | None, cpus: float, gpus: float) -> Price:

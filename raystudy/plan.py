@@ -138,10 +138,8 @@ def work(study: Study, cell: Cell, space_: Space, history: CellHistory | None) -
     trials = list(history.trials.values()) if history else []
     searched = [t for t in trials if t.origin != "replicate"]
     first, middle = _stopped(study, cell, space_) if target > 1 else (epochs, float(epochs))
-    whole = min(
-        max(0, PEERS - len(searched)), target
-    )  # the first are not stopped: there is nothing to compare them with
     new = max(0, target - len(searched))
+    whole = min(max(0, PEERS - len(searched)), new)  # the first are not stopped: nothing to compare them with
     left = sum(epochs - t.epochs for t in trials if t.state == "running")
     stopped = max(0, new - whole)
     search = Range(
@@ -216,7 +214,7 @@ class Probe:
         self.device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
         self.end = time.monotonic() + limit
         self._passes: dict[str, float] = {}
-        self._cost: dict[tuple[str, str], tuple[float, float]] = {}
+        self._cost: dict[tuple[str, int, int], tuple[float, float]] = {}
         self._warm = False
 
     def pace(self, cell: Cell) -> Pace:
@@ -226,7 +224,7 @@ class Probe:
         network = self.study.network_of(cell)
         (channels, size, _), classes, train, test = facts(cell.dataset, self.root)
         images = round(train * (1 - self.study.val_fraction))
-        key = cell.dataset, network
+        key = network, channels, size
         if key not in self._cost:
             if time.monotonic() > self.end:
                 return Pace(UNKNOWN, "not measured")
@@ -383,13 +381,13 @@ def made(study: Study, storage: Path, resources: "Resources", args: argparse.Nam
     return Plan(study, tuple(rows), done, capacity(resources), device, each, charge)
 
 
-def _told(r: Range, digits: int = 0) -> str:
+def _told(r: Range, whole: bool = False) -> str:
     """``12 (10 to 14)``; one number where there is no range; a dash where nothing is known."""
     if math.isnan(r.mid):
         return "–"
 
     def number(v: float) -> str:
-        return f"{v:,.{digits}f}" if digits == 0 or v >= 100 else f"{v:.3g}"
+        return f"{v:,.0f}" if whole or v >= 100 else f"{v:.3g}"
 
     low, mid, high = map(number, r)
     return mid if low == high else f"{mid} ({low} to {high})"
@@ -410,10 +408,10 @@ def show(plan: Plan, console: Console) -> None:
             row.dataset,
             row.network,
             str(row.cells),
-            _told(row.work.trials),
-            _told(row.work.epochs),
-            _told(pace, 3) if row.work.epochs.high else "",
-            _told(row.seconds.scaled(plan.per_trial / 3600), 3) if row.work.epochs.high else "done",
+            _told(row.work.trials, whole=True),
+            _told(row.work.epochs, whole=True),
+            _told(pace) if row.work.epochs.high else "",
+            _told(row.seconds.scaled(plan.per_trial / 3600)) if row.work.epochs.high else "done",
             "; ".join(p.source for p in row.paces),
         )
     console.print(table)
@@ -429,7 +427,7 @@ def show(plan: Plan, console: Console) -> None:
     line(
         f"in the ledger, not repeated: {ended} trials ended, {begun} begun; {epochs:,} epochs, {duration(seconds)} of training"
     )
-    line(f"to go: {_told(plan.work.trials)} trials, {_told(plan.work.epochs)} epochs")
+    line(f"to go: {_told(plan.work.trials, whole=True)} trials, {_told(plan.work.epochs, whole=True)} epochs")
     if not plan.work.epochs.high:
         return
     hours, devices = plan.hours, plan.device_hours
@@ -441,8 +439,8 @@ def show(plan: Plan, console: Console) -> None:
         return
     clock = hours.scaled(3600 / plan.slots)
     long = f"{duration(clock.mid)} ({duration(clock.low)} to {duration(clock.high)})"
-    line(f"{plan.device}-hours: {_told(devices, 3)}; with {plan.slots:.0f} trials at once {long}")
-    line(f"money: {_told(hours.scaled(plan.price.hour), 3)} {plan.price.currency} ({plan.price.source})")
+    line(f"{plan.device}-hours: {_told(devices)}; with {plan.slots:.0f} trials at once {long}")
+    line(f"money: {_told(hours.scaled(plan.price.hour))} {plan.price.currency} ({plan.price.source})")
     line(
         "rests on: low, the scheduler stops all it may and the chosen point is the published one; high, it stops none; the pace as in the "
         "last column, without the start of Ray and of workers"
@@ -456,7 +454,7 @@ def confirmed(plan: Plan, limit: float, console: Console) -> bool:
         raise InputError(f"--confirm-above is {limit:g}; it must be 0 or more")
     if hours.mid <= limit:  # not so for what is not known
         return True
-    told = f"planned to take {_told(hours, 3)} {plan.device}-hours, above --confirm-above {limit:g}"
+    told = f"planned to take {_told(hours)} {plan.device}-hours, above --confirm-above {limit:g}"
     if not (sys.stdin.isatty() and console.is_terminal):
         raise InputError(f"study {plan.study.name} is {told}; --yes runs it all the same")
     show(plan, console)

@@ -20,11 +20,13 @@ PLAIN_SECONDS = 15.0  # how often a line is printed where there is no terminal
 
 
 def duration(seconds: float) -> str:
-    """``4 s``, ``3 min``, ``2 h 05``; a dash for unknown."""
+    """``4 s``, ``3 min``, ``2 h 05``, ``12 days``; a dash for unknown."""
     if not math.isfinite(seconds):
         return "–"
     if seconds < 90:
         return f"{seconds:.0f} s"
+    if seconds >= 4 * 86400:
+        return f"{seconds / 86400:,.0f} days"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f}"
 
 

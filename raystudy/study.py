@@ -293,11 +293,8 @@ OBJECTIVES = ("val/acc", "val/loss")
 SAMPLERS = ("tpe", "random", "qmc", "gp")
 SCHEDULERS = ("asha", "none")
 # One recipe for all methods, each method's own paper's, or one paper's for all methods (by the name of its method).
-RECIPES = (
-    "shared",
-    "paper",
-    *sorted(p.stem for p in Path(search_spaces.__path__[0]).glob("*.toml") if p.stem != "recipes"),
-)
+SPACES = {p.stem for p in Path(search_spaces.__path__[0]).glob("*.toml")} - {"recipes", "prices"}
+RECIPES = ("shared", "paper", *sorted(SPACES))
 
 
 def study_dir(storage: Path, name: str) -> Path:

@@ -27,8 +27,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def history(*trials: tuple[str, int, str], seconds: float = 2.0) -> CellHistory:
-    """Of trials (origin, epochs, state); each has a point of its own."""
+def history(*trials: tuple[str, int, str], seconds: float = 2.0, points: int = 2) -> CellHistory:
+    """Of trials (origin, epochs, state) of so many points in turn."""
     cell = CellHistory("c")
     for n, (origin, epochs, state) in enumerate(trials):
         key = str(n)
@@ -39,7 +39,7 @@ def history(*trials: tuple[str, int, str], seconds: float = 2.0) -> CellHistory:
                 "key": key,
                 "number": n,
                 "origin": origin,
-                "point": {"beta": n % 2},
+                "point": {"beta": n % points},
                 "seed": n,
             }
         )
@@ -76,6 +76,12 @@ def test_what_the_ledger_holds_is_not_counted() -> None:
     done = history(*searched, *(("replicate", 27, "complete"),) * 4)
     assert told(STUDY, ELR, done) == ((0, 0, 0), (0, 0, 0))
     assert told(replace(STUDY, replicates=3), ELR, done) == ((2, 2, 2), (54, 54, 54))  # grown by a seed, for two points
+
+
+def test_a_finished_cell_without_a_search_needs_nothing() -> None:
+    one = history(("paper", 27, "complete"), ("replicate", 27, "complete"), ("replicate", 27, "complete"), points=1)
+    assert told(STUDY, CE, one) == ((0, 0, 0), (0, 0, 0))
+    assert told(replace(STUDY, trials=1), ELR, one) == ((0, 0, 0), (0, 0, 0))
 
 
 def arguments(*argv: str) -> argparse.Namespace:
