@@ -33,7 +33,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search with pruned and diverged trials; one more cell in the middle of its first trial."""
     folder = tmp_path_factory.mktemp("studies") / "s"
     cells = (CELL, replace(CELL, noise=replace(CELL.noise, rate=0.2)))
-    grid = told(name="s", trials=14, sampler="random", replicates=1, noises=tuple(c.noise for c in cells))
+    grid = told(name="s", trials=10, sampler="random", replicates=1, noises=tuple(c.noise for c in cells))
     search = opened(folder, grid)
     train(search, score)
     search.ledger.close()
@@ -99,7 +99,6 @@ def test_the_optuna_storage_is_what_the_search_saw(study: Path, out: Path) -> No
         assert got.intermediate_values == finite
     assert loaded.best_trial.user_attrs["raystudy.key"] == chosen(history).key
     assert loaded.best_value == pytest.approx(objective(chosen(history).curves["val/acc"]))
-    assert optuna.importance.get_param_importances(loaded)
     begun = next(s for s in optuna.get_all_study_summaries(storage) if s.study_name != f"s {CELL.key}")
     assert begun.n_trials == 0  # its only trial has not ended
     assert begun.user_attrs["rate"] == 0.2
