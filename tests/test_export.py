@@ -33,7 +33,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search with pruned and diverged trials; one more cell in the middle of its first trial."""
     folder = tmp_path_factory.mktemp("studies") / "s"
     cells = (CELL, replace(CELL, noise=replace(CELL.noise, rate=0.2)))
-    grid = told(name="s", trials=10, sampler="random", replicates=1, noises=tuple(c.noise for c in cells))
+    grid = told(name="s", trials=14, sampler="random", replicates=1, noises=tuple(c.noise for c in cells))
     search = opened(folder, grid)
     train(search, score)
     search.ledger.close()
