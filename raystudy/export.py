@@ -134,6 +134,8 @@ def _place(study: Study, cell: Cell, history: CellHistory) -> dict[str, Any]:
         "variant": cell.noise.variant,
         "rate": cell.noise.rate,
         "noise_seed": cell.noise.seed,
+        "network": study.network_of(cell),
+        "recipe": study.recipe_of(cell),
         "effective_rate": history.header.get("effective_rate", math.nan),
     }
 
@@ -286,6 +288,7 @@ def benchmark(study: Study, histories: Histories, folder: Path) -> int:
         found, mine = _space(cell.method), [t for c, t in rows if c is cell]
         cells[cell.key] = _place(study, cell, history) | {
             "space": {d.name: _dimension(d) for d in found.dimensions} if found else {},
+            "epochs": study.epochs_of(cell),
             "trainings": len(mine),
             "whole": sum(t.state == "complete" for t in mine),
         }

@@ -24,7 +24,7 @@ from raystudy.study import Study, study_dir
 ORIGINS = ("paper", "search", "replicate")
 FIXED = ("cell", "digests", "network", "recipe", "epochs", "objective")  # of a cell's header: what all its trials share
 CONFLICTS = ("refuse", "keep")
-BESIDES = ("artifacts", "data", "masks")  # folders whose files come along
+BESIDES = ("arrays", "artifacts", "data", "masks")  # folders whose files come along
 
 
 @dataclass

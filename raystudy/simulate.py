@@ -180,7 +180,9 @@ def replay(
     )
 
     def spec(point: Point, seed: int) -> TrialSpec:
-        return TrialSpec(cell.method, 1, point, "", "", {}, "", "", {}, study.epochs, seed, study.val_fraction, 0)
+        return TrialSpec(
+            cell.method, 1, point, "", "", {}, "", "", {}, study.epochs_of(cell), seed, study.val_fraction, 0
+        )
 
     where = Pool(found.method, found.dimensions, found.papers, found.recipe, tuple(points), history)
     search = CellSearch(told, cell, where, Memory(history), history, spec)  # type: ignore[arg-type]

@@ -47,6 +47,7 @@ CHOICES = "sqlite:///FILE.db, http(s)://HOST:PORT, or postgresql|mysql|mssql://.
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 ENDS = frozenset(STATUS.values())  # a trial's run has one of these when all of it is in
 VERSION = 2
+OWN = ("network", "epochs", "recipe")  # of a cell where they are not the study's
 TUNED = "raystudy.tuned"  # tag of the trainings behind a cell's tuned numbers
 ANY = 3  # mlflow.entities.ViewType.ALL: deleted ones, too
 PAUSE = 2.0  # seconds between two looks at the ledger; longer if looking takes more than a twentieth of that
@@ -681,7 +682,8 @@ def _cell_name(history: CellHistory) -> str:
     """Method and level first: MLflow's lists show no more than the beginning."""
     cell = history.header["cell"]
     kind, _, level = _noise_label(cell["noise"]).rpartition(":")
-    return " ".join(word for word in (cell["method"], level, kind, cell["dataset"]) if word)
+    own = [f"{v} epochs" if name == "epochs" else v for name in OWN if (v := cell.get(name))]
+    return " ".join(word for word in (cell["method"], level, kind, cell["dataset"], *own) if word)
 
 
 def _trial_name(trial: TrialHistory) -> str:
@@ -726,6 +728,7 @@ def _cell_params(history: CellHistory) -> dict[str, str]:
     header, cell = history.header, history.header["cell"]
     told = {"method": cell["method"], "dataset": cell["dataset"], "noise": cell["noise"]["kind"]}
     told |= {"rate": f"{cell['noise']['rate']:g}", "network": header.get("network"), "epochs": header.get("epochs")}
+    told |= {"recipe": cell.get("recipe")}
     return {name: str(value)[:6000] for name, value in told.items() if value is not None}
 
 

@@ -51,7 +51,7 @@ def saved(begun: int, hyperparameters: Mapping[str, Sequence[str]]) -> dict[str,
     same arguments give the same text.
     """
     charts = [
-        _parallel("cells", ["method", "rate"], ["cost/seconds", "paper/last10", "tuned/noisy_val", "tuned/last10"]),
+        _parallel("cells", ["method", "rate"], ["paper/last10", "tuned/last10"]),
         *(_line(m) for m in SEARCH),
         *(_bar(m) for m in SUMMARY),
     ]

@@ -16,10 +16,10 @@ from raystudy.ledger import TrialHistory
 from raystudy.simulate import Options, distance, expected_epochs, recorded, replay
 from raystudy.space import Dimension
 
-RANDOM = Options(("random",), ("none", "asha"), 8, 0.0)
+RANDOM = Options(("random",), ("none", "asha"), 4, 0.0)
 
 
-def recorded_study(folder: Path, trials: int = 24, scheduler: str = "none", score: Any = accuracy) -> Path:
+def recorded_study(folder: Path, trials: int = 16, scheduler: str = "none", score: Any = accuracy) -> Path:
     """A study of one cell that is run to its end; best near p_threshold 0.6."""
     study = told(name=folder.name, trials=trials, scheduler=scheduler, sampler="random", replicates=1)
     search = opened(folder, study)
@@ -36,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_search_finds_the_best_recorded_point_and_counts_what_it_cost(study: Path) -> None:
     rows = simulate.simulate(study, RANDOM)
-    assert len(rows) == 16
+    assert len(rows) == 8
     curves = [
         list(t.curves["val/acc"])
         for t in simulate.load.study(study)[1][CELL].trials.values()
@@ -45,8 +45,8 @@ def test_every_search_finds_the_best_recorded_point_and_counts_what_it_cost(stud
     winner = max(statistics.fmean(c[-3:]) for c in curves)
     for r in rows:
         assert r.winner == pytest.approx(winner)
-        assert (r.pool, r.censored) == (24, 0)
-        assert 1 <= r.trials <= 24
+        assert (r.pool, r.censored) == (16, 0)
+        assert 1 <= r.trials <= 16
         if r.scheduler == "none":
             assert r.found
             assert r.best == r.winner
