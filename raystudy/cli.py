@@ -11,7 +11,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from raystudy import __version__, studyfile, sweep
+from raystudy import __version__, storage, studyfile, sweep
 from raystudy.errors import InputError, unknown
 from raystudy.study import NAME, study_dir
 from raystudy.terminal import guarded, terminal
@@ -168,9 +168,9 @@ def list_datasets(args: argparse.Namespace) -> int:
 
 def _study_folder(args: argparse.Namespace) -> Path:
     folder = study_dir(args.storage.expanduser().absolute(), args.study)
+    storage.pull(folder)
     if not (folder / "study.toml").exists():
-        held = sorted(p.parent.name for p in args.storage.expanduser().glob("*/study.toml"))
-        raise unknown(f"study in {args.storage}", args.study, held)
+        raise unknown(f"study in {storage.told(args.storage)}", args.study, storage.studies(args.storage.expanduser()))
     return folder
 
 
@@ -184,7 +184,8 @@ def status(args: argparse.Namespace) -> int:
     study, histories = load.study(folder)
     console.print(tables.status(study, histories))
     console.print(tables.leaderboard(study, histories))
-    console.print("a sweep is running" if is_running(folder) else "no sweep is running")
+    running = is_running(folder) or storage.driven(folder)
+    console.print("a sweep is running" if running else "no sweep is running")
     return 0
 
 
@@ -197,7 +198,7 @@ def sync(args: argparse.Namespace) -> int:
     folder = _study_folder(args)
     uri = tracking.absolute(args.tracking_uri or tracking.default_uri())
     tracking.check(uri)
-    told = tracking.sync(folder, uri, running=is_running(folder))
+    told = tracking.sync(folder, uri, running=is_running(folder) or storage.driven(folder))
     wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
     console.print(f"{args.study} -> {uri}: {wrote}", markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -244,10 +245,10 @@ def _study_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("study", metavar="STUDY", help="name of the study")
     c.add_argument(
         "--storage",
-        type=Path,
+        type=storage.folder,
         default=Path("studies"),
-        metavar="DIR",
-        help="folder that holds studies (default: studies)",
+        metavar="DIR|URL",
+        help="folder or URL that holds studies (default: studies)",
     )
 
 

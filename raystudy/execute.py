@@ -23,6 +23,7 @@ from raystudy.errors import InputError
 from raystudy.ledger import TrialHistory
 from raystudy.progress import Progress
 from raystudy.search import CellScheduler, CellSearch, StudySearch, checkpoint_path
+from raystudy.storage import url
 from raystudy.trial import TrialActor
 
 RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
@@ -99,6 +100,8 @@ def execute(
             "recorded": trial.epochs,
             "rungs": search.rungs if trial.origin != "replicate" else [],
             "checkpoint": str(checkpoint_path(search.ledger.dir, trial.key)),
+            "storage": url(search.ledger.dir.parent),
+            "study": name,
             "checkpoint_seconds": resources.checkpoint_every,
             "data_root": str(resources.data_root),
             "threads": max(1, int(resources.cpus)),

@@ -10,6 +10,7 @@ import torch
 from ray import tune
 
 from raystudy.data.noise import Noise
+from raystudy.storage import Checkpoints
 from raystudy.study import TrialSpec
 from raystudy.training import Run, prepare, resume
 
@@ -20,19 +21,25 @@ class TrialActor(tune.Trainable):
     """Runs one trial at a time.
 
     The config names the trial (``spec``), how many epochs the driver already holds (``recorded``), where rungs lie (``rungs``), the
-    checkpoint file and how often it is written. One ``step`` is one epoch, or as many as fit in half a second without passing a rung,
-    so that trials are judged at equal epochs. A checkpoint carries its records: what it knows and the driver does not is told again, what
-    the driver knows beyond it is trained again, identically.
+    checkpoint file, how often it is written and the storage it is copied to. One ``step`` is one epoch, or as many as fit in half a
+    second without passing a rung, so that trials are judged at equal epochs. A checkpoint carries its records: what it knows and the
+    driver does not is told again, what the driver knows beyond it is trained again, identically.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        self.checkpoints: Checkpoints | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)
         return True
 
+    def cleanup(self) -> None:
+        if self.checkpoints:
+            self.checkpoints.close()
+
     def _begin(self, config: dict[str, Any]) -> None:
+        self.cleanup()
         self.failure = ""
         self.run: Run | None = None
         self.notes: list[str] = []
@@ -43,9 +50,9 @@ class TrialActor(tune.Trainable):
             spec = TrialSpec(**config["spec"])
             data = prepare(spec.dataset, Path(config["data_root"]), Noise(**spec.noise), spec.val_fraction, device)
             self.run = Run(spec, data, device)
-            self.file = Path(config["checkpoint"])
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            resume(self.run, self.file, self.notes.append)
+            self.checkpoints = Checkpoints(Path(config["checkpoint"]), config["storage"], config["study"])
+            self.checkpoints.fetch()
+            resume(self.run, self.checkpoints.file, self.notes.append)
         except Exception as e:
             self.failure = _told(e)
         self.rungs, self.every = set(config["rungs"]), config["checkpoint_seconds"]
@@ -76,9 +83,12 @@ class TrialActor(tune.Trainable):
 
     def _epoch(self) -> None:
         assert self.run is not None
+        assert self.checkpoints is not None
         self.run.epoch()
         if time.monotonic() - self.saved >= self.every and len(self.run.records) < self.run.spec.epochs:
-            self.run.save(self.file)
+            self.run.save(self.checkpoints.file)
+            if problem := self.checkpoints.store():
+                self.notes.append(problem)
             self.saved = time.monotonic()
 
 
