@@ -204,6 +204,16 @@ def sync(args: argparse.Namespace) -> int:
     return 0
 
 
+def ship(args: argparse.Namespace) -> int:
+    """Writes what a cluster's nodes need."""
+    from raystudy import provenance
+
+    record = provenance.ship(args.folder.expanduser().absolute())
+    code = f"commit {record['commit'] or 'unknown'}, code {record['code']}"
+    terminal().print(f"{args.folder}: {code}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
 def ui(args: argparse.Namespace) -> int:
     """Opens the MLflow UI on what was recorded."""
     console = terminal()
@@ -377,6 +387,13 @@ def parser() -> argparse.ArgumentParser:
     )
     _study_options(c)
     c.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
+    c = add(
+        "ship",
+        ship,
+        "write the code and its provenance to a folder, for `ray up cluster.yaml`",
+        "example:\n  raystudy ship && ray up cluster.yaml\n",
+    )
+    c.add_argument("folder", nargs="?", type=Path, default=Path(".ship"), metavar="DIR", help="default: .ship")
     c = add("ui", ui, "open the MLflow UI on what was recorded", "example:\n  raystudy ui --port 5001\n")
     c.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
     c.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (default: 127.0.0.1)")
