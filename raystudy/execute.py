@@ -9,7 +9,7 @@ import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ import torch
 from ray import tune
 from rich.console import Console
 
+from raystudy import memory
 from raystudy.budget import Budget
 from raystudy.errors import InputError
 from raystudy.ledger import TrialHistory
+from raystudy.nodes import Watch, largest
 from raystudy.progress import Progress
 from raystudy.search import CellScheduler, CellSearch, StudySearch, checkpoint_path
 from raystudy.storage import url
@@ -35,7 +37,8 @@ class Resources:
 
     address: str | None  # of a running Ray; None: one of its own on this machine
     cpus: float  # per trial
-    gpus: float
+    gpus: float  # per trial, of a device
+    measure: bool  # find out by a probe how much of a device each method takes, rather than ``gpus``
     max_concurrent: int | None
     checkpoint_every: float  # seconds
     data_root: Path
@@ -92,9 +95,17 @@ def execute(
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as e:
-        raise InputError(f"cannot start or reach Ray {place}: {str(e).splitlines()[0]}") from None
+        raise InputError(f"cannot start or reach Ray {place}: {' '.join(str(e).split())[:400]}") from None
+    shares = _measured(searches, resources, console) if resources.measure and resources.gpus else {}
+    if shares:
+        slots = capacity(replace(resources, gpus=min(shares.values())))
+
+    machine = max(resources.cpus, largest("CPU"))
 
     def config(search: CellSearch, trial: TrialHistory) -> dict[str, Any]:
+        cpus, gpus = resources.cpus, shares.get((search.cell.method, search.cell.dataset), resources.gpus)
+        if trial.retried:
+            cpus, gpus = (cpus, max(1.0, gpus)) if gpus else (machine, 0.0)
         return {
             "spec": asdict(search.spec(trial.point, trial.seed)),
             "recorded": trial.epochs,
@@ -105,17 +116,20 @@ def execute(
             "checkpoint_seconds": resources.checkpoint_every,
             "data_root": str(resources.data_root),
             "threads": max(1, int(resources.cpus)),
-            "gpus": resources.gpus,
+            "cpus": cpus,
+            "gpus": gpus,
+            "whole": gpus >= 1 if gpus else cpus >= machine,
         }
 
     limit = resources.max_concurrent or (math.inf if resources.address else slots)
     searcher = StudySearch(searches, config, limit)
     scratch = tempfile.mkdtemp(prefix="raystudy-")
+    watch = Watch(searches[0].ledger.dir) if resources.address else contextlib.nullcontext()
     try:
-        with _sigterm_like_sigint(), warnings.catch_warnings(), Progress(searches, slots, console):
+        with watch, _sigterm_like_sigint(), warnings.catch_warnings(), Progress(searches, slots, console):
             warnings.simplefilter("ignore")
             tune.Tuner(
-                tune.with_resources(TrialActor, {"cpu": resources.cpus, "gpu": resources.gpus}),
+                tune.with_resources(TrialActor, _request),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     scheduler=CellScheduler(searcher),
@@ -138,6 +152,27 @@ def execute(
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial asks Ray for."""
+    return tune.PlacementGroupFactory([{"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})])
+
+
+def _measured(searches: list[CellSearch], resources: Resources, console: Console) -> dict[tuple[str, str], float]:
+    """The share of a device that each method needs on each data set, measured with its published point on free devices."""
+    asked = {}
+    for search in searches:
+        kind = search.cell.method, search.cell.dataset
+        if kind not in asked and not search.finished():
+            spec = search.spec(search.paper_point, search.study.seed)
+            task = ray.remote(num_gpus=1, num_cpus=resources.cpus, max_calls=1)(memory.probe)
+            asked[kind] = task.remote(spec, resources.data_root)
+    console.print(f"measuring the memory of {len(asked)} methods", highlight=False)
+    shares = dict(zip(asked, ray.get(list(asked.values())), strict=True))
+    for (method, dataset), part in shares.items():
+        console.print(f"  {method} on {dataset}: {part:g} of a device", markup=False, highlight=False)
+    return shares
 
 
 @contextlib.contextmanager

@@ -178,10 +178,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     g.add_argument(
         "--gpus-per-trial",
-        type=float,
+        type=gpu_share,
         default=None,
-        metavar="F",
-        help="GPUs of a trial, may be a fraction (default: 1 where there is one, else 0)",
+        metavar="F|auto",
+        help="GPUs of a trial, may be a fraction; auto measures what each method needs (default: 1 where this machine has one, else 0)",
     )
     g.add_argument(
         "--max-concurrent",
@@ -225,6 +225,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar="S",
         help="how long a plan may measure what no ledger tells; 0: not at all (default: 60)",
     )
+
+
+def gpu_share(text: str) -> float | str:
+    """What --gpus-per-trial takes: a number, or auto."""
+    return text if text == "auto" else float(text)
 
 
 def default_name(methods: Sequence[str], dataset: str) -> str:
@@ -272,6 +277,9 @@ def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
     for what, value in (("--cpus-per-trial", args.cpus_per_trial), ("--checkpoint-every", checkpoint_every)):
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{what} is {value:g}; it must be above 0")
+    measure = args.gpus_per_trial == "auto"
+    if measure:
+        args.gpus_per_trial = None
     if args.gpus_per_trial is not None and not (math.isfinite(args.gpus_per_trial) and args.gpus_per_trial >= 0):
         raise InputError(f"--gpus-per-trial is {args.gpus_per_trial:g}; it must be 0 or more")
     if args.max_concurrent is not None and args.max_concurrent < 1:
@@ -283,7 +291,7 @@ def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
     from raystudy.execute import Resources
 
     held = torch.cuda.device_count()
-    gpus = float(held > 0) if args.gpus_per_trial is None else args.gpus_per_trial
+    gpus = float(held > 0 or (measure and bool(args.address))) if args.gpus_per_trial is None else args.gpus_per_trial
     if gpus > 1 and not gpus.is_integer():
         raise InputError(f"--gpus-per-trial is {gpus:g}; above 1 it must be a whole number")
     if not (args.address or args.dry_run):  # Ray would wait for ever for a machine that is large enough
@@ -294,6 +302,7 @@ def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
         address=args.address,
         cpus=args.cpus_per_trial,
         gpus=gpus,
+        measure=measure,
         max_concurrent=args.max_concurrent,
         checkpoint_every=checkpoint_every,
         data_root=args.data_root.expanduser().absolute(),
