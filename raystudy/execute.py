@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -93,8 +94,11 @@ def execute(
     place = f"on {resources.address}" if resources.address else "on this machine"
     console.print(f"starting Ray {place}: up to {slots:.0f} trials at once", highlight=False)
     try:
+        host, colon, port = (resources.address or "").rpartition(":")
+        if colon and port.isdecimal() and "/" not in host:  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), 10).close()
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as e:
+    except (OSError, RuntimeError, ValueError) as e:
         raise InputError(f"cannot start or reach Ray {place}: {' '.join(str(e).split())[:400]}") from None
     shares = _measured(searches, resources, console) if resources.measure and resources.gpus else {}
     if shares:

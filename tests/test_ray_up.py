@@ -54,7 +54,6 @@ cd {laptop}
 step up;     ray up -y --no-config-cache cluster.yaml
 step ports;  cat /proc/net/tcp
 step token;  ray exec cluster.yaml 'RAY_AUTH_MODE=disabled timeout 60 ray status' && echo "a stranger was let in" || echo refused
-step again;  ray up -y --no-config-cache cluster.yaml
 step sweep;  ray exec cluster.yaml '{sweep}'
 step mlflow; ray exec cluster.yaml 'cat ~/pip.log; raystudy sync s --storage {storage}'
 step down;   ray down -y cluster.yaml
@@ -138,7 +137,7 @@ def test_the_shipped_code_ran_and_says_which_commit_it_is(session: dict[str, Any
     shipped = json.loads((session["home"] / "raystudy" / "PROVENANCE.json").read_text())
     assert shipped == session["record"]
     header = replay(cells(session["storage"] / "s")[0]).header
-    assert header["commit"] == shipped["commit"] == provenance.commit()
+    assert header["commit"] == shipped["commit"]
 
 
 def test_mlflow_has_the_runs(session: dict[str, Any]) -> None:
