@@ -4,6 +4,7 @@ A node whose torch, or whose raystudy, differs measures something else under the
 it keeps there. Both are found before the first trial, and again on every node that the autoscaler brings.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -104,8 +105,10 @@ def check(study_dir: Path, nodes: Mapping[str, str]) -> None:
                     "give a folder that all nodes mount, or a URL (s3://, gs://, file:///mounted)"
                 )
     finally:
-        for node in nodes:
-            (there / node).remove()
+        with contextlib.suppress(OSError):
+            for node in nodes:
+                (there / node).remove()
+            there.fs.delete_dir(there.path)
 
 
 class Watch:

@@ -70,18 +70,7 @@ def test_autoscaling_sees_the_whole_demand_and_a_trial_moves_to_another_node(clu
     from ray.util import placement_group_table
 
     url = f"file://{tmp_path}/there"
-    options = (
-        "ce",
-        "elr",
-        "mixup",
-        "--no-baseline",
-        "--noise",
-        "symmetric:0.2,0.5",
-        "--epochs",
-        "1500",
-        "--trials",
-        "1",
-    )
+    options = ("ce", "elr", "--no-baseline", "--noise", "symmetric:0.2,0.5", "--epochs", "300", "--trials", "1")
     process = sweep(cluster, tmp_path, *options, "--max-concurrent", "4", "--storage", url, "--checkpoint-every", "0.5")
     ray.init(cluster.address, log_to_driver=False)
     try:
@@ -106,7 +95,7 @@ def test_autoscaling_sees_the_whole_demand_and_a_trial_moves_to_another_node(clu
         ray.shutdown()
     assert process.returncode == 0, out
     found = [t for path in cells(study) for t in replay(path).trials.values()]
-    assert [(t.state, t.epochs) for t in found] == [("complete", 600)] * 4
+    assert [(t.state, t.epochs) for t in found] == [("complete", 300)] * 4
     assert not list((study / "checkpoints").iterdir())  # ended: gone
     assert not (study / "driver.json").exists()
 
