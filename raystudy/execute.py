@@ -107,7 +107,7 @@ def execute(
     machine = max(resources.cpus, largest("CPU"))
 
     def config(search: CellSearch, trial: TrialHistory) -> dict[str, Any]:
-        cpus, gpus = resources.cpus, shares.get((search.cell.method, search.cell.dataset), resources.gpus)
+        cpus, gpus = resources.cpus, shares.get(_kind(search), resources.gpus)
         if trial.retried:
             cpus, gpus = (cpus, max(1.0, gpus)) if gpus else (machine, 0.0)
         return {
@@ -163,19 +163,30 @@ def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})])
 
 
-def _measured(searches: list[CellSearch], resources: Resources, console: Console) -> dict[tuple[str, str], float]:
-    """The share of a device that each method needs on each data set, measured with its published point on free devices."""
-    asked = {}
+def _kind(search: CellSearch) -> tuple[str, str, str]:
+    """What decides how much memory a trial takes: method, data set and network."""
+    spec = search.spec(search.paper_point, search.study.seed)
+    return spec.method, spec.dataset, spec.network
+
+
+def _measured(searches: list[CellSearch], resources: Resources, console: Console) -> dict[tuple[str, str, str], float]:
+    """The share of a device for each kind of trial, measured with the published point on free devices."""
+    asked: dict[tuple[str, str, str], Any] = {}
     for search in searches:
-        kind = search.cell.method, search.cell.dataset
+        kind = _kind(search)
         if kind not in asked and not search.finished():
             spec = search.spec(search.paper_point, search.study.seed)
             task = ray.remote(num_gpus=1, num_cpus=resources.cpus, max_calls=1)(memory.probe)
             asked[kind] = task.remote(spec, resources.data_root)
-    console.print(f"measuring the memory of {len(asked)} methods", highlight=False)
-    shares = dict(zip(asked, ray.get(list(asked.values())), strict=True))
-    for (method, dataset), part in shares.items():
-        console.print(f"  {method} on {dataset}: {part:g} of a device", markup=False, highlight=False)
+    console.print(f"measuring how much memory {len(asked)} kinds of trial take", highlight=False)
+    shares = {}
+    for kind, task in asked.items():
+        try:
+            shares[kind] = ray.get(task)
+        except ray.exceptions.RayError:  # what is wrong, a trial will tell
+            shares[kind] = 1.0
+    for (method, dataset, network), part in shares.items():
+        console.print(f"  {method}, {network} on {dataset}: {part:g} of a device", markup=False, highlight=False)
     return shares
 
 

@@ -7,8 +7,8 @@ copy. So a slow or absent storage never holds up a study, and ``flock``, append 
     s3://bucket/studies     working copy ~/.cache/raystudy/s3%3A%2F%2Fbucket%2Fstudies, the same for every command
     /nfs/studies            no URL: a folder that is used as it is
 
-A storage holds what a study's folder holds (``study.toml``, ``cells/*.jsonl``, ``report/*``, ``checkpoints/*.pt``) and, while a sweep
-runs, ``driver.json``, by which a second driver on another machine sees the first.
+A storage holds what a study's folder holds (``study.toml``, ``cells/*.jsonl``, ``masks/*``, ``report/*``, ``checkpoints/*.pt``) and,
+while a sweep runs, ``driver.json``, by which a second driver on another machine sees the first.
 """
 
 import contextlib
@@ -32,6 +32,7 @@ LOOK_SECONDS = 0.5
 LEASE_SECONDS = 60.0  # a driver that has not been heard of for so long is dead
 CLOSE_WAITS = (0.5, 2.0, 5.0)  # seconds before each further try of the last copy
 COMPARED = 4096  # bytes by which one ledger file is known to continue another: its last lines, with their times in milliseconds
+KEPT = ("masks", "report")  # folders of a study whose files are copied as they are
 OBJECT_STORES = ("s3", "gcs", "abfs")  # what is written there appears when it is whole
 
 
@@ -184,6 +185,12 @@ def pull(study_dir: Path) -> int:
                 mine = study_dir / "cells" / name
                 if not _continues(mine, held / name, size):
                     taken.append((held / name, mine))
+        for kind in KEPT:
+            taken += [
+                (there / kind / name, study_dir / kind / name)
+                for name in (there / kind).files()
+                if not (study_dir / kind / name).exists()
+            ]
         settings = there / "study.toml"
         if settings.size() is not None and (taken or not (study_dir / "study.toml").exists()):
             taken.append((settings, study_dir / "study.toml"))
@@ -282,8 +289,8 @@ class Mirror:
             if due:
                 self._next = time.monotonic() + MIRROR_SECONDS
                 self._claim()
-                for file in (self.dir / "study.toml", *sorted((self.dir / "report").glob("*"))):
-                    if file.is_file():
+                for file in (self.dir / "study.toml", *sorted(f for k in KEPT for f in (self.dir / k).glob("*"))):
+                    if file.is_file() and not file.name.endswith(".new"):
                         self._copy_whole(file)
             for file in sorted((self.dir / "cells").glob("*.jsonl")):
                 self._copy_ledger(file, due)

@@ -64,6 +64,8 @@ def begun(address: str) -> tuple[Path, Ledger]:
     folder = storage.folder(address) / "s"
     ledger = Ledger(folder)
     (folder / "study.toml").write_text("name = 's'\n")
+    (folder / "masks").mkdir()
+    (folder / "masks" / "m.npz").write_bytes(b"mask")
     ledger.open("c", {"cell": {"method": "ce"}})
     ledger.append("c", TRIAL, record(0))
     return folder, ledger
@@ -119,8 +121,9 @@ def test_a_mirror_and_back(address: str) -> None:
     kept = mine.read_bytes()
     shutil.rmtree(folder)
     assert storage.studies(folder.parent) == ["s"]
-    assert storage.pull(folder) == 2
+    assert storage.pull(folder) == 3
     assert mine.read_bytes() == kept
+    assert (folder / "masks" / "m.npz").read_bytes() == b"mask"
     assert replay(mine).trials["k"].state == "complete"
     assert (folder / "study.toml").read_text() == "name = 's'\n"
     assert storage.pull(folder) == 0
