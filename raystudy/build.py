@@ -1,17 +1,12 @@
 """Turns a study into what can be run: data loaded and digested, spaces, recipes and network checked, one search per cell."""
 
-import contextlib
-import importlib.metadata
 import math
-import platform
-import subprocess
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
 
-import raystudy
 from raystudy import networks, space, training
 from raystudy.data import corruption, datasets, masks
 from raystudy.data.loader import split_validation
@@ -19,11 +14,10 @@ from raystudy.data.noise import Noise, condition_digest
 from raystudy.errors import InputError
 from raystudy.ledger import Ledger
 from raystudy.point import Point, method_class
+from raystudy.provenance import commit, versions
 from raystudy.recipe import Recipe
 from raystudy.search import CellSearch
 from raystudy.study import Cell, Study, TrialSpec
-
-PACKAGES = ("raystudy", "ray", "torch", "torchvision", "optuna", "mlflow", "numpy", "scikit-learn")
 
 
 class Data(NamedTuple):
@@ -131,25 +125,3 @@ class Builder:
             history = ledger.open(cell.key, self.header(cell))
             found.append(CellSearch(study, cell, self.spaces[cell.method], ledger, history, partial(self.spec, cell)))
         return found
-
-
-def commit() -> str:
-    """The git commit of this code, with ``+`` where the working tree differs; empty where it is not a checkout."""
-    here = Path(raystudy.__file__).parent
-    git = ["git", "-C", str(here)]
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        return head + ("+" if dirty else "")
-    return ""
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide results."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from raystudy import __version__, studyfile, sweep
+from raystudy import __version__, storage, studyfile, sweep
 from raystudy.errors import InputError, unknown
 from raystudy.study import NAME, study_dir
 from raystudy.terminal import guarded, terminal
@@ -189,9 +189,9 @@ def noise_estimate(args: argparse.Namespace) -> int:
 
 def _study_folder(args: argparse.Namespace) -> Path:
     folder = study_dir(args.storage.expanduser().absolute(), args.study)
+    storage.pull(folder)
     if not (folder / "study.toml").exists():
-        held = sorted(p.parent.name for p in args.storage.expanduser().glob("*/study.toml"))
-        raise unknown(f"study in {args.storage}", args.study, held)
+        raise unknown(f"study in {storage.told(args.storage)}", args.study, storage.studies(args.storage.expanduser()))
     return folder
 
 
@@ -205,7 +205,8 @@ def status(args: argparse.Namespace) -> int:
     study, histories = load.study(folder, only=tables.READ)
     console.print(tables.status(study, histories))
     console.print(tables.leaderboard(study, histories))
-    console.print("a sweep is running" if is_running(folder) else "no sweep is running")
+    running = is_running(folder) or storage.driven(folder)
+    console.print("a sweep is running" if running else "no sweep is running")
     return 0
 
 
@@ -232,7 +233,7 @@ def sync(args: argparse.Namespace) -> int:
     folder = _study_folder(args)
     uri = tracking.absolute(args.tracking_uri or tracking.default_uri())
     tracking.check(uri)
-    told = tracking.sync(folder, uri, running=is_running(folder))
+    told = tracking.sync(folder, uri, running=is_running(folder) or storage.driven(folder))
     wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
     console.print(f"{args.study} -> {uri}: {wrote}", markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -243,8 +244,7 @@ def merge(args: argparse.Namespace) -> int:
     console = terminal()
     from raystudy import merge as m
 
-    storage = args.storage.expanduser().absolute()
-    first, second, into = m.resolve(args.first, args.second, args.into, storage)
+    first, second, into = m.resolve(args.first, args.second, args.into, args.storage.expanduser().absolute())
     done = m.merge(first, second, into, args.on_conflict)
     for conflict in done.conflicts:
         console.print(f"note: {conflict}", style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -277,6 +277,16 @@ def simulate(args: argparse.Namespace) -> int:
     console.print(s.table(rows, told))
     console.print(s.verdict(rows), markup=False, highlight=False, soft_wrap=True)
     console.print(f"{len(rows)} searches in {out}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def ship(args: argparse.Namespace) -> int:
+    """Writes what a cluster's nodes need."""
+    from raystudy import provenance
+
+    record = provenance.ship(args.folder.expanduser().absolute())
+    code = f"commit {record['commit'] or 'unknown'}, code {record['code']}"
+    terminal().print(f"{args.folder}: {code}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -318,15 +328,15 @@ def plan(args: argparse.Namespace) -> int:
     console = terminal()
     from raystudy import plan as planning
 
-    storage = args.storage.expanduser().absolute()
+    held = args.storage.expanduser().absolute()
     if len(args.methods) == 1 and not args.study and args.methods[0] not in sweep.RECIPES:
-        if NAME.fullmatch(args.methods[0]) and (storage / args.methods[0] / "study.toml").exists():
-            args.study = str(storage / args.methods[0] / "study.toml")
+        if NAME.fullmatch(args.methods[0]) and (held / args.methods[0] / "study.toml").exists():
+            args.study = str(held / args.methods[0] / "study.toml")
         else:
             args.study = args.methods[0]
         args.methods = []
     study, resources = sweep.request(args)
-    planning.show(planning.made(study, storage, resources, args, console), console)
+    planning.show(planning.made(study, held, resources, args, console), console)
     return 0
 
 
@@ -334,10 +344,10 @@ def _study_options(c: argparse.ArgumentParser, optional: bool = False) -> None:
     c.add_argument("study", metavar="STUDY", nargs="?" if optional else None, help="name of the study")
     c.add_argument(
         "--storage",
-        type=Path,
+        type=storage.folder,
         default=Path("studies"),
-        metavar="DIR",
-        help="folder that holds studies (default: studies)",
+        metavar="DIR|URL",
+        help="folder or URL that holds studies (default: studies)",
     )
 
 
@@ -639,6 +649,13 @@ def parser() -> argparse.ArgumentParser:
         default="refuse",
         help="where two copies of a trial tell different things: merge nothing, or keep the one further along (default: refuse)",
     )
+    c = add(
+        "ship",
+        ship,
+        "write the code and its provenance to a folder, for `ray up cluster.yaml`",
+        "example:\n  raystudy ship && ray up cluster.yaml\n",
+    )
+    c.add_argument("folder", nargs="?", type=Path, default=Path(".ship"), metavar="DIR", help="default: .ship")
     c = add(
         "ui",
         ui,

@@ -6,10 +6,11 @@ import math
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ import torch
 from ray import tune
 from rich.console import Console
 
+from raystudy import memory
 from raystudy.budget import Budget
 from raystudy.errors import InputError
 from raystudy.ledger import TrialHistory
+from raystudy.nodes import Watch, largest
 from raystudy.progress import Progress
 from raystudy.search import CellScheduler, CellSearch, StudySearch, checkpoint_path
+from raystudy.storage import url
 from raystudy.study import arrays_path
 from raystudy.trial import TrialActor
 
@@ -35,7 +39,8 @@ class Resources:
 
     address: str | None  # of a running Ray; None: one of its own on this machine
     cpus: float  # per trial
-    gpus: float
+    gpus: float  # per trial, of a device
+    measure: bool  # find out by a probe how much of a device each method takes, rather than ``gpus``
     max_concurrent: int | None
     checkpoint_every: float  # seconds
     data_root: Path
@@ -90,31 +95,47 @@ def execute(
     place = f"on {resources.address}" if resources.address else "on this machine"
     console.print(f"starting Ray {place}: up to {slots:.0f} trials at once", highlight=False)
     try:
+        host, colon, port = (resources.address or "").rpartition(":")
+        if colon and port.isdecimal() and "/" not in host:  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), 10).close()
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as e:
-        raise InputError(f"cannot start or reach Ray {place}: {str(e).splitlines()[0]}") from None
+    except (OSError, RuntimeError, ValueError) as e:
+        raise InputError(f"cannot start or reach Ray {place}: {' '.join(str(e).split())[:400]}") from None
+    shares = _measured(searches, resources, console) if resources.measure and resources.gpus else {}
+    if shares:
+        slots = capacity(replace(resources, gpus=min(shares.values())))
+
+    machine = max(resources.cpus, largest("CPU"))
 
     def config(search: CellSearch, trial: TrialHistory) -> dict[str, Any]:
+        cpus, gpus = resources.cpus, shares.get(_kind(search), resources.gpus)
+        if trial.retried:
+            cpus, gpus = (cpus, max(1.0, gpus)) if gpus else (machine, 0.0)
         return {
             "spec": asdict(search.spec(trial.point, trial.seed)),
             "recorded": trial.epochs,
             "rungs": search.rungs if trial.origin != "replicate" else [],
             "checkpoint": str(checkpoint_path(search.ledger.dir, trial.key)),
             "arrays": str(arrays_path(search.ledger.dir, trial.key)),
+            "storage": url(search.ledger.dir.parent),
+            "study": name,
             "checkpoint_seconds": resources.checkpoint_every,
             "data_root": str(resources.data_root),
             "threads": max(1, int(resources.cpus)),
-            "gpus": resources.gpus,
+            "cpus": cpus,
+            "gpus": gpus,
+            "whole": gpus >= 1 if gpus else cpus >= machine,
         }
 
     limit = resources.max_concurrent or (math.inf if resources.address else slots)
     searcher = StudySearch(searches, config, limit)
     scratch = tempfile.mkdtemp(prefix="raystudy-")
+    watch = Watch(searches[0].ledger.dir) if resources.address else contextlib.nullcontext()
     try:
-        with _sigterm_like_sigint(), warnings.catch_warnings(), Progress(searches, slots, console):
+        with watch, _sigterm_like_sigint(), warnings.catch_warnings(), Progress(searches, slots, console):
             warnings.simplefilter("ignore")
             tune.Tuner(
-                tune.with_resources(TrialActor, {"cpu": resources.cpus, "gpu": resources.gpus}),
+                tune.with_resources(TrialActor, _request),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     scheduler=CellScheduler(searcher),
@@ -137,6 +158,38 @@ def execute(
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial asks Ray for."""
+    return tune.PlacementGroupFactory([{"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})])
+
+
+def _kind(search: CellSearch) -> tuple[str, str, str]:
+    """What decides how much memory a trial takes: method, data set and network."""
+    spec = search.spec(search.paper_point, search.study.seed)
+    return spec.method, spec.dataset, spec.network
+
+
+def _measured(searches: list[CellSearch], resources: Resources, console: Console) -> dict[tuple[str, str, str], float]:
+    """The share of a device for each kind of trial, measured with the published point on free devices."""
+    asked: dict[tuple[str, str, str], Any] = {}
+    for search in searches:
+        kind = _kind(search)
+        if kind not in asked and not search.finished():
+            spec = search.spec(search.paper_point, search.study.seed)
+            task = ray.remote(num_gpus=1, num_cpus=resources.cpus, max_calls=1)(memory.probe)
+            asked[kind] = task.remote(spec, resources.data_root)
+    console.print(f"measuring how much memory {len(asked)} kinds of trial take", highlight=False)
+    shares = {}
+    for kind, task in asked.items():
+        try:
+            shares[kind] = ray.get(task)
+        except ray.exceptions.RayError:  # what is wrong, a trial will tell
+            shares[kind] = 1.0
+    for (method, dataset, network), part in shares.items():
+        console.print(f"  {method}, {network} on {dataset}: {part:g} of a device", markup=False, highlight=False)
+    return shares
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ Events of ``cells/<cell key>.jsonl``, each with ``time`` in milliseconds since 1
     cell    first line of the file: the cell and what all its trials share (digests, effective noise rate, ...)
     trial   key, number, origin (paper | search | replicate), point, seed: a trial was proposed
     record  key, epoch (from 0), metrics: what was measured after one epoch
+    retry   key, reason: memory ran out, and the trial goes on from its checkpoint with a whole device; once at most
     end     key, state (complete | pruned | diverged | failed), reason, worker (host:process it last ran in)
 """
 
@@ -44,6 +45,7 @@ class TrialHistory:
     reason: str = ""
     started: int = 0  # ms, when it was proposed
     ended: int = 0  # ms
+    retried: str = ""  # why it was given a whole device
     times: array = field(default_factory=lambda: array("q"))  # ms, one per epoch
     curves: dict[str, array] = field(default_factory=dict)
 
@@ -102,6 +104,11 @@ class CellHistory:
             if trial.state != "running":
                 return False
             trial.state, trial.reason, trial.ended = event["state"], event.get("reason", ""), event["time"]
+        elif kind == "retry":
+            trial = self.trials[event["key"]]
+            if trial.retried or trial.state != "running":
+                return False
+            trial.retried = event["reason"]
         elif kind == "cell":
             self.header = event
         return True

@@ -253,9 +253,19 @@ class CellSearch:
         return open_ + self.epochs * (search + (0 if planned else self.study.replicates * distinct))
 
     def report(
-        self, key: str, start: int, records: list[dict[str, Any]], diverged: bool, failure: str, worker: str = ""
+        self,
+        key: str,
+        start: int,
+        records: list[dict[str, Any]],
+        diverged: bool,
+        failure: str,
+        worker: str = "",
+        again: bool = False,
     ) -> bool:
-        """Takes a trial's new records, epoch ``start`` first. Returns whether the trial has ended, by its own or by pruning."""
+        """Takes a trial's new records, epoch ``start`` first. Returns whether the trial has ended, by its own or by pruning.
+
+        A failure that is worth another try (``again``: memory ran out on a part of a device) is recorded, and the trial waits once more.
+        """
         trial = self.history.trials[key]
         if trial.state != "running":
             return True
@@ -265,6 +275,10 @@ class CellSearch:
         )
         if worker:
             self.workers[key] = worker
+        if failure and again and not trial.retried:
+            self.ledger.append(self.cell.key, {"event": "retry", "key": key, "reason": failure})
+            self.started.discard(key)
+            return True
         if failure:
             self.end(key, "failed", failure)
         elif diverged:
@@ -387,6 +401,6 @@ class CellScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         cell, key = self.searcher.live[trial.trial_id]
-        told = (result[k] for k in ("start", "records", "diverged", "failure", "worker"))
+        told = (result[k] for k in ("start", "records", "diverged", "failure", "worker", "again"))
         ended = cell.report(key, *told)
         return TrialScheduler.STOP if ended else TrialScheduler.CONTINUE

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from raystudy import storage as storages
 from raystudy import studyfile
 from raystudy.budget import PRICES, Budget, price, seconds
 from raystudy.data.noise import parse, told_wrong
@@ -155,10 +156,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     g.add_argument(
         "--storage",
-        type=Path,
+        type=storages.folder,
         default=Path("studies"),
-        metavar="DIR",
-        help="folder that holds studies (default: studies)",
+        metavar="DIR|URL",
+        help="folder that holds studies, or a URL: s3://, gs://, file://, ... (default: studies)",
     )
     g.add_argument(
         "--tracking-uri",
@@ -179,10 +180,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     g.add_argument(
         "--gpus-per-trial",
-        type=float,
+        type=gpu_share,
         default=None,
-        metavar="F",
-        help="GPUs of a trial, may be a fraction (default: 1 where there is one, else 0)",
+        metavar="F|auto",
+        help="GPUs of a trial, may be a fraction; auto measures what each method needs (default: 1 where this machine has one, else 0)",
     )
     g.add_argument(
         "--max-concurrent",
@@ -193,9 +194,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--checkpoint-every",
         type=float,
-        default=10.0,
+        default=None,
         metavar="SECONDS",
-        help="how often a running trial is checkpointed (default: 10)",
+        help="how often a running trial is checkpointed (default: 10; 120 where --storage is a URL)",
     )
     g.add_argument("--dry-run", action="store_true", help="print what would be run, and stop")
     g = p.add_argument_group("what it may take (docs/studies.md)")
@@ -263,6 +264,11 @@ def dataset_of(args: argparse.Namespace) -> str:
     )
 
 
+def gpu_share(text: str) -> float | str:
+    """What --gpus-per-trial takes: a number, or auto."""
+    return text if text == "auto" else float(text)
+
+
 def default_name(methods: Sequence[str], dataset: str) -> str:
     """A study's name where the user gives none: its methods and its data."""
     named = [m for m in methods if m != BASELINE] or [BASELINE]
@@ -303,9 +309,15 @@ def requested(args: argparse.Namespace) -> Study:
 
 def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
     """The study and the resources that a command line asks for. Raises InputError before anything is written."""
-    for what, value in (("--cpus-per-trial", args.cpus_per_trial), ("--checkpoint-every", args.checkpoint_every)):
+    checkpoint_every = args.checkpoint_every
+    if checkpoint_every is None:  # a network's upload takes longer than a disk's write
+        checkpoint_every = 120.0 if storages.url(args.storage) else 10.0
+    for what, value in (("--cpus-per-trial", args.cpus_per_trial), ("--checkpoint-every", checkpoint_every)):
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{what} is {value:g}; it must be above 0")
+    measure = args.gpus_per_trial == "auto"
+    if measure:
+        args.gpus_per_trial = None
     if args.gpus_per_trial is not None and not (math.isfinite(args.gpus_per_trial) and args.gpus_per_trial >= 0):
         raise InputError(f"--gpus-per-trial is {args.gpus_per_trial:g}; it must be 0 or more")
     if args.max_concurrent is not None and args.max_concurrent < 1:
@@ -317,7 +329,7 @@ def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
     from raystudy.execute import Resources
 
     held = torch.cuda.device_count()
-    gpus = float(held > 0) if args.gpus_per_trial is None else args.gpus_per_trial
+    gpus = float(held > 0 or (measure and bool(args.address))) if args.gpus_per_trial is None else args.gpus_per_trial
     if gpus > 1 and not gpus.is_integer():
         raise InputError(f"--gpus-per-trial is {gpus:g}; above 1 it must be a whole number")
     if not (args.address or args.dry_run):  # Ray would wait for ever for a machine that is large enough
@@ -328,8 +340,9 @@ def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
         address=args.address,
         cpus=args.cpus_per_trial,
         gpus=gpus,
+        measure=measure,
         max_concurrent=args.max_concurrent,
-        checkpoint_every=args.checkpoint_every,
+        checkpoint_every=checkpoint_every,
         data_root=args.data_root.expanduser().absolute(),
     )
 
@@ -373,6 +386,7 @@ def run(
     from raystudy.execute import capacity, execute
 
     folder = study_dir(storage, study.name)
+    storages.pull(folder)
     told = folder / "study.toml"
     if told.exists():
         study = study.grown_from(Study.from_toml(told))
@@ -380,8 +394,9 @@ def run(
     uri = None if tracking_uri == "none" else tracking.absolute(tracking_uri or tracking.default_uri())
     if uri:
         tracking.check(uri)
-    ledger = Ledger(folder)
+    ledger, mirror = Ledger(folder), None
     try:
+        mirror = storages.mirror(folder)
         if not told.exists():
             searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
             study = replace(study, batch=max(1, math.ceil(capacity(resources) / max(1, searched))))
@@ -406,6 +421,8 @@ def run(
             tracking.finish(tracking.start(folder, uri), TRACKING_SECONDS)
     finally:
         ledger.close()
+        if mirror:
+            mirror.close()
     if left := sum(not s.finished() for s in searches):
         why = f"{budget.reason}; " if budget and budget.reason else ""
         note = f"{why}stopped with {left} of {len(searches)} cells unfinished; the same command goes on from here"
@@ -432,7 +449,7 @@ def finish(folder: Path, tracking_uri: str | None, console: Console) -> None:
         note = f"{trial.state}: trial {trial.number} ({tables.point(trial.point)}): {trial.reason}"
         console.print(note, style="red", markup=False, highlight=False, soft_wrap=True)
     store = f" --tracking-uri {tracking_uri}" if tracking_uri else ""
-    where = "" if folder.parent == Path("studies").absolute() else f" --storage {folder.parent}"
+    where = "" if folder.parent == Path("studies").absolute() else f" --storage {storages.told(folder.parent)}"
     steps = [f"raystudy status {study.name}{where}"] + ([] if tracking_uri == "none" else [f"raystudy ui{store}"])
     console.print("next:  " + "   ".join(steps), markup=False, highlight=False, soft_wrap=True)
 

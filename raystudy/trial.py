@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from ray import tune
 
+from raystudy import memory
 from raystudy.data.noise import Noise
+from raystudy.storage import Checkpoints
 from raystudy.study import TrialSpec
 from raystudy.training import Run, prepare, resume
 
@@ -21,35 +23,44 @@ class TrialActor(tune.Trainable):
     """Runs one trial at a time.
 
     The config names the trial (``spec``), how many epochs the driver already holds (``recorded``), where rungs lie (``rungs``), the
-    checkpoint file and how often it is written, and the file for what a finished trial leaves (``arrays``). One ``step`` is one epoch,
-    or as many as fit in half a second without passing a rung, so that trials are judged at equal epochs. A checkpoint carries its
-    records: what it knows and the driver does not is told again, what the driver knows beyond it is trained again, identically.
+    checkpoint file, how often it is written and the storage it is copied to, what the trial may use (``gpus``, ``whole``), and the file
+    for what a finished trial leaves (``arrays``). One ``step`` is one epoch, or as many as fit in half a second without passing a rung, so
+    that trials are judged at equal epochs. A checkpoint carries its records: what it knows and the driver does not is told again, what the
+    driver knows beyond it is trained again, identically.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        self.checkpoints: Checkpoints | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)
         return True
 
+    def cleanup(self) -> None:
+        if self.checkpoints:
+            self.checkpoints.close()
+
     def _begin(self, config: dict[str, Any]) -> None:
-        self.failure = ""
+        self.cleanup()
+        self.failure, self.again, self.whole = "", False, config["whole"]
         self.run: Run | None = None
         self.notes: list[str] = []
         self.next: int = config["recorded"]
         try:
             torch.set_num_threads(config["threads"])
             device = "cuda" if torch.cuda.is_available() and config["gpus"] else "cpu"
+            if device == "cuda":
+                memory.limit(config["gpus"])
             spec = TrialSpec(**config["spec"])
             data = prepare(spec.dataset, Path(config["data_root"]), Noise(**spec.noise), spec.val_fraction, device)
             self.run = Run(spec, data, device)
-            self.file = Path(config["checkpoint"])
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.checkpoints = Checkpoints(Path(config["checkpoint"]), config["storage"], config["study"])
             self.arrays: str | None = config.get("arrays")
-            resume(self.run, self.file, self.notes.append)
+            self.checkpoints.fetch()
+            resume(self.run, self.checkpoints.file, self.notes.append)
         except Exception as e:
-            self.failure = _told(e)
+            self._failed(e)
         self.rungs, self.every = set(config["rungs"]), config["checkpoint_seconds"]
         self.saved = time.monotonic()
 
@@ -66,21 +77,37 @@ class TrialActor(tune.Trainable):
                     if self.next in self.rungs or time.monotonic() - start > STEP_SECONDS:
                         break
             except Exception as e:
-                self.failure = _told(e)
+                self._failed(e)
         return {
             "start": first,
             "records": records,
             "diverged": diverged,
             "failure": self.failure,
+            "again": self.again,
             "notes": self.notes,
             "worker": f"{socket.gethostname()}:{os.getpid()}",
         }
 
+    def _failed(self, e: Exception) -> None:
+        """Notes why the trial cannot go on. Where memory ran out, it is freed for the next trial, and this one may have a whole device."""
+        self.failure = _told(e)
+        if memory.exhausted(e):
+            self.failure = (
+                f"out of memory on {'a whole device' if self.whole else 'its part of a device'}: {self.failure}"
+            )
+            self.again = not self.whole
+            self.run = None
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+
     def _epoch(self) -> None:
         assert self.run is not None
+        assert self.checkpoints is not None
         self.run.epoch()
         if time.monotonic() - self.saved >= self.every and len(self.run.records) < self.run.spec.epochs:
-            self.run.save(self.file)
+            self.run.save(self.checkpoints.file)
+            if problem := self.checkpoints.store():
+                self.notes.append(problem)
             self.saved = time.monotonic()
         if len(self.run.records) == self.run.spec.epochs and not self.run.diverged and self.arrays:
             self._leave(Path(self.arrays))

@@ -1,0 +1,404 @@
+"""Where a study is kept when that is no folder of this machine: any file system that pyarrow or fsspec opens.
+
+Here belong names of storages, pulling and mirroring a ledger, and moving checkpoints; nothing that reads an event's meaning, bar that a
+trial has ended. The driver stays the only writer of the ledger: it appends to a working copy on its own disk, and a thread mirrors the
+copy. So a slow or absent storage never holds up a study, and ``flock``, append and ``fsync`` are never asked of an object store.
+
+    s3://bucket/studies     working copy ~/.cache/raystudy/s3%3A%2F%2Fbucket%2Fstudies, the same for every command
+    /nfs/studies            no URL: a folder that is used as it is
+
+A storage holds what a study's folder holds (``study.toml``, ``cells/*.jsonl``, ``masks/*``, ``report/*``, ``checkpoints/*.pt``) and,
+while a sweep runs, ``driver.json``, by which a second driver on another machine sees the first.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+from raystudy.errors import InputError, unknown
+
+MIRROR_SECONDS = 5.0  # the longest that a change waits; the end of a trial waits for LOOK_SECONDS only
+LOOK_SECONDS = 0.5
+LEASE_SECONDS = 60.0  # a driver that has not been heard of for so long is dead
+CLOSE_WAITS = (0.5, 2.0, 5.0)  # seconds before each further try of the last copy
+COMPARED = 4096  # bytes by which one ledger file is known to continue another: its last lines, with their times in milliseconds
+KEPT = ("masks", "report")  # folders of a study whose files are copied as they are
+OBJECT_STORES = ("s3", "gcs", "abfs")  # what is written there appears when it is whole
+
+
+def folder(text: str) -> Path:
+    """The folder in which commands find the studies of ``--storage``: the folder itself, or a URL's working copy."""
+    if "://" not in text:
+        return Path(text)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
+    return cache / "raystudy" / quote(text.rstrip("/"), safe="")
+
+
+def url(storage: Path) -> str | None:
+    """The URL of which ``storage`` is the working copy; None for a folder that is used as it is."""
+    found = unquote(storage.name)
+    return found if "://" in found else None
+
+
+def told(storage: Path) -> str:
+    """A storage as the user names it."""
+    return url(storage) or str(storage)
+
+
+class Place(NamedTuple):
+    """A folder in a file system of pyarrow."""
+
+    fs: Any
+    path: str
+
+    def __truediv__(self, name: str) -> "Place":
+        return Place(self.fs, f"{self.path}/{name}")
+
+    def write(self, data: bytes) -> None:
+        """Writes a small file in one step: a reader sees the old bytes or the new."""
+        with self._replaced() as out:
+            out.write(data)
+
+    def upload(self, file: Path) -> None:
+        """Copies a file of this machine here, in one step."""
+        with file.open("rb") as f, self._replaced() as out:
+            shutil.copyfileobj(f, out, 1 << 24)
+
+    @contextlib.contextmanager
+    def _replaced(self) -> Iterator[Any]:
+        if self.fs.type_name in OBJECT_STORES:
+            with self.fs.open_output_stream(self.path) as out:
+                yield out
+            return
+        self.fs.create_dir(self.path.rpartition("/")[0], recursive=True)
+        new = f"{self.path}.{socket.gethostname()}.{os.getpid()}.new"
+        with self.fs.open_output_stream(new) as out:
+            yield out
+        self.fs.move(new, self.path)
+
+    def read(self, start: int = 0, end: int | None = None) -> bytes:
+        with self.fs.open_input_file(self.path) as f:
+            f.seek(start)
+            return f.read() if end is None else f.read(end - start)
+
+    def download(self, file: Path) -> None:
+        """Copies this to a file of this machine, in one step."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = file.with_name(f"{file.name}.{os.getpid()}.new")
+        with self.fs.open_input_stream(self.path) as f, new.open("wb") as out:
+            shutil.copyfileobj(f, out, 1 << 24)
+        os.replace(new, file)
+
+    def size(self) -> int | None:
+        """Bytes, None where there is no file."""
+        info = self.fs.get_file_info(self.path)
+        return info.size if info.is_file else None
+
+    def files(self) -> dict[str, int]:
+        """Names and sizes of the files in this folder."""
+        from pyarrow.fs import FileSelector
+
+        found = self.fs.get_file_info(FileSelector(self.path, allow_not_found=True))
+        return {i.base_name: i.size for i in found if i.is_file and not i.base_name.endswith(".new")}
+
+    def folders(self) -> list[str]:
+        """Names of the folders in this folder."""
+        from pyarrow.fs import FileSelector, FileType
+
+        found = self.fs.get_file_info(FileSelector(self.path, allow_not_found=True))
+        return [i.base_name for i in found if i.type == FileType.Directory]
+
+    def remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self.size() is not None:
+                self.fs.delete_file(self.path)
+
+
+@lru_cache(maxsize=16)
+def place(address: str) -> Place:
+    """Opens a URL. Raises InputError, one line, where nothing opens it."""
+    import fsspec
+    import pyarrow
+    from pyarrow import fs
+
+    try:
+        return Place(*fs.FileSystem.from_uri(address))
+    except pyarrow.ArrowInvalid as e:
+        if "Unrecognized filesystem type" not in str(e):
+            raise InputError(f"--storage {address}: {_line(e)}") from None
+    except OSError as e:
+        raise InputError(f"--storage {address} cannot be opened: {_line(e)}") from None
+    scheme = address.partition("://")[0]
+    if scheme not in fsspec.available_protocols():
+        raise unknown("kind of --storage", scheme, {"file", "s3", "gs", "abfs", *fsspec.available_protocols()})
+    try:
+        found, path = fsspec.core.url_to_fs(address)
+    except Exception as e:  # each of fsspec's file systems has its own
+        raise InputError(f"--storage {address} cannot be opened: {_line(e)}") from None
+    return Place(fs.PyFileSystem(fs.FSSpecHandler(found)), path)
+
+
+def _line(e: BaseException) -> str:
+    """An exception in one line."""
+    return " ".join(str(e).split())[:300] or type(e).__name__
+
+
+# -- pulling ---------------------------------------------------------------------------------------------------------------------
+
+
+def studies(storage: Path) -> list[str]:
+    """Names of the studies that a storage holds."""
+    here = [p.parent.name for p in storage.glob("*/study.toml")]
+    address = url(storage)
+    if address:
+        root = place(address)
+        with _reached(address):
+            here += [name for name in root.folders() if (root / name / "study.toml").size() is not None]
+    return sorted(set(here))
+
+
+def pull(study_dir: Path) -> int:
+    """Brings the working copy of a study up to what its storage holds; of two ledger files the longer one wins.
+
+    Returns how many files were taken. Does nothing for a folder that is used as it is.
+    Raises InputError where the copy and the storage tell different stories: neither continues the other.
+    """
+    address = url(study_dir.parent)
+    if not address:
+        return 0
+    there = place(address) / study_dir.name
+    taken = []
+    with _reached(address):
+        held = there / "cells"
+        for name, size in held.files().items():
+            if name.endswith(".jsonl"):
+                mine = study_dir / "cells" / name
+                if not _continues(mine, held / name, size):
+                    taken.append((held / name, mine))
+        for kind in KEPT:
+            taken += [
+                (there / kind / name, study_dir / kind / name)
+                for name in (there / kind).files()
+                if not (study_dir / kind / name).exists()
+            ]
+        settings = there / "study.toml"
+        if settings.size() is not None and (taken or not (study_dir / "study.toml").exists()):
+            taken.append((settings, study_dir / "study.toml"))
+        for source, file in taken:
+            source.download(file)
+    return len(taken)
+
+
+def _continues(mine: Path, other: Place, size: int) -> bool:
+    """Whether a ledger file here holds all that the one in the storage holds. Raises InputError where neither continues the other."""
+    if not mine.exists():
+        return False
+    with mine.open("rb") as f:
+        here = f.seek(0, os.SEEK_END)
+        f.seek(max(0, here - COMPARED))
+        here -= len((b"\n" + f.read()).rpartition(b"\n")[2])  # without a torn last line
+        common = min(here, size)
+        start = max(0, common - COMPARED)
+        f.seek(start)
+        if f.read(common - start) != other.read(start, common):
+            raise InputError(
+                f"{mine} and {other.path} tell different stories of one cell: the study was run in two places. "
+                f"Move the folder {mine.parent.parent} away to go on from the storage, or choose another --name"
+            )
+    return here >= size
+
+
+@contextlib.contextmanager
+def _reached(address: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise InputError(f"--storage {address} cannot be read: {_line(e)}") from None
+
+
+# -- mirroring -------------------------------------------------------------------------------------------------------------------
+
+
+class Mirror:
+    """Copies a study's ledger to its storage from a thread, and removes the checkpoints of trials that have ended.
+
+    A file is copied, up to its last whole line, when it has grown and ``MIRROR_SECONDS`` have passed or a trial has ended in it. A copy
+    that fails is tried again with the next; ``close`` makes a last one, and raises InputError if the storage still lacks anything.
+    """
+
+    def __init__(self, study_dir: Path, address: str) -> None:
+        self.dir, self.address, self.there = study_dir, address, place(address) / study_dir.name
+        self.problem = ""
+        self._sizes: dict[str, int] = {}  # what the storage holds, bytes
+        self._seen: dict[str, int] = {}  # how far a file was searched for ends of trials
+        self._stamps: dict[str, tuple[int, int]] = {}  # of files that are no ledger
+        self._ended: list[str] = []
+        self._next = 0.0
+        self._id = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="raystudy-mirror", daemon=True)
+
+    def start(self) -> None:
+        """Claims the study and begins. Raises InputError where another living driver has it, or the storage cannot be written."""
+        if other := driver(self.there):
+            ago = time.time() - other["time"]
+            raise InputError(
+                f"study {self.dir.name} in {self.address} is being run by process {other['pid']} on {other['host']}, heard of "
+                f"{ago:.0f} s ago; wait for it or stop it (a driver that was killed is forgotten after {LEASE_SECONDS:.0f} s)"
+            )
+        try:
+            self._claim()
+            self._sizes = (self.there / "cells").files()
+        except OSError as e:
+            raise InputError(f"--storage {self.address} cannot be written: {_line(e)}") from None
+        self._thread.start()
+
+    def close(self) -> None:
+        """Copies what is left. Raises InputError if that fails: what was measured is safe here, and not there."""
+        self._stop.set()
+        self._thread.join()
+        for wait in (0.0, *CLOSE_WAITS):
+            time.sleep(wait)
+            self._copy(all_=True)
+            if not self.problem:
+                break
+        with contextlib.suppress(OSError):
+            if driver(self.there).get("id") == self._id:
+                (self.there / "driver.json").remove()
+        if self.problem:
+            raise InputError(f"the ledger is whole in {self.dir}, but not in {self.address}: {self.problem}")
+
+    def _follow(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            self._copy()
+
+    def _copy(self, all_: bool = False) -> None:
+        """One round. Anything that goes wrong is kept for ``close`` to tell: a mirror must never end a study."""
+        due = all_ or time.monotonic() >= self._next
+        try:
+            if due:
+                self._next = time.monotonic() + MIRROR_SECONDS
+                self._claim()
+                for file in (self.dir / "study.toml", *sorted(f for k in KEPT for f in (self.dir / k).glob("*"))):
+                    if file.is_file() and not file.name.endswith(".new"):
+                        self._copy_whole(file)
+            for file in sorted((self.dir / "cells").glob("*.jsonl")):
+                self._copy_ledger(file, due)
+            while self._ended:
+                for name in checkpoint_names(self._ended[-1]):
+                    (self.there / "checkpoints" / name).remove()
+                self._ended.pop()
+            if due:
+                self.problem = ""
+        except Exception as e:
+            self.problem = _line(e)
+
+    def _copy_ledger(self, file: Path, due: bool) -> None:
+        size = file.stat().st_size
+        name, start = file.name, self._seen.get(file.name, self._sizes.get(file.name, 0))
+        if size > start:
+            with file.open("rb") as f:
+                f.seek(start)
+                new = f.read(size - start)
+            new = new[: new.rfind(b"\n") + 1]
+            ends = [json.loads(line)["key"] for line in new.splitlines() if b'"event":"end"' in line]
+            self._ended += ends
+            self._seen[name] = start + len(new)
+            due = due or bool(ends)
+        whole = self._seen.get(name, 0)
+        if due and whole > self._sizes.get(name, 0):
+            with file.open("rb") as f:
+                (self.there / "cells" / name).write(f.read(whole))
+            self._sizes[name] = whole
+
+    def _copy_whole(self, file: Path) -> None:
+        name, stat = str(file.relative_to(self.dir)), file.stat()
+        stamp = stat.st_size, stat.st_mtime_ns
+        if self._stamps.get(name) != stamp:
+            (self.there / name).upload(file)
+            self._stamps[name] = stamp
+
+    def _claim(self) -> None:
+        mine = {"id": self._id, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+        (self.there / "driver.json").write(json.dumps(mine).encode())
+
+
+def mirror(study_dir: Path) -> Mirror | None:
+    """Begins to mirror a study that is about to be run; None for a folder that is used as it is."""
+    address = url(study_dir.parent)
+    if not address:
+        return None
+    begun = Mirror(study_dir, address)
+    begun.start()
+    return begun
+
+
+def driver(study: Place) -> dict[str, Any]:
+    """Who runs a study: id, host, pid and time (seconds since 1970). Empty where nobody does, or nobody was heard of for a while."""
+    try:
+        found = json.loads((study / "driver.json").read())
+        fresh = time.time() - found["time"] < LEASE_SECONDS
+        here = found["host"] == socket.gethostname()
+        return found if fresh and not (here and not Path(f"/proc/{found['pid']}").exists()) and found["id"] else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def driven(study_dir: Path) -> bool:
+    """Whether some machine runs a study into the storage of this working copy."""
+    address = url(study_dir.parent)
+    return bool(address and driver(place(address) / study_dir.name))
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------------------
+
+
+def checkpoint_names(key: str) -> tuple[str, str]:
+    """A trial's newest checkpoint, and the one before."""
+    return f"{key}.pt", f"{key}.pt.prev"
+
+
+class Checkpoints:
+    """A trial's checkpoints on a worker: files of this machine, each also in the storage, so that another node can go on."""
+
+    def __init__(self, file: Path, address: str | None, study: str) -> None:
+        self.there = place(address) / study / "checkpoints" if address else None
+        self._scratch = tempfile.TemporaryDirectory(prefix="raystudy-checkpoint-") if address else None
+        self.file = Path(self._scratch.name) / file.name if self._scratch else file
+        self.names = checkpoint_names(file.stem)
+        if not self._scratch:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+
+    def fetch(self) -> None:
+        """Brings what the storage holds to this machine. Raises OSError where the storage cannot be read."""
+        if self.there:
+            for name in self.names:
+                if (self.there / name).size() is not None:
+                    (self.there / name).download(self.file.with_name(name))
+
+    def store(self) -> str:
+        """Copies a checkpoint that was just saved to the storage, where the one before is kept. Returns what went wrong, or ""."""
+        if self.there:
+            newest, before = (self.there / name for name in self.names)
+            try:
+                if newest.size() is not None:
+                    before.remove()
+                    newest.fs.move(newest.path, before.path)
+                newest.upload(self.file)
+            except Exception as e:  # costs time if the node is lost, never the trial
+                return f"the checkpoint was not stored: {_line(e)}"
+        return ""
+
+    def close(self) -> None:
+        if self._scratch:
+            self._scratch.cleanup()
