@@ -482,6 +482,7 @@ def parser() -> argparse.ArgumentParser:
     )
     c.add_argument("--epochs", type=int, metavar="N", help="epochs that 18 %% are trained of (default: by data set)")
     c.add_argument("--network", metavar="NAME", help="the students' network (default: by data set)")
+    c.add_argument("--steps", type=int, default=30_000, metavar="N", help="updates of the MentorNet (default: 30000)")
     c.add_argument(
         "--percentile",
         type=float,

@@ -101,7 +101,7 @@ def fit(
 
 
 def learn(
-    records: list[tuple[Tensor, Tensor]], percentile: float, seed: int = 0
+    records: list[tuple[Tensor, Tensor]], percentile: float, steps: int = 30_000, seed: int = 0
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """A MentorNet fitted on four fifths of the ``records``, and how good it is there and on the held-out fifth.
 
@@ -116,7 +116,7 @@ def learn(
             raise InputError(
                 "a MentorNet learns from clean and wrong labels, and these students met only one kind: use a --noise rate such as 0.2"
             )
-    net = fit(losses[parts["train"]], diff[parts["train"]], clean[parts["train"]], seed=seed)
+    net = fit(losses[parts["train"]], diff[parts["train"]], clean[parts["train"]], steps, seed=seed)
     told = {"losses": float(len(losses)), "wrong": round(1 - float(clean.mean()), 4)}
     for name, rows in parts.items():
         v = mentor_logits(net, losses[rows], diff[rows], torch.tensor(TRAINED_AT)).sigmoid()
@@ -186,6 +186,7 @@ def train_mentor(args: argparse.Namespace) -> int:
         ("--students", args.students, 1),
         ("--seed", args.seed, 0),
         ("--threads", args.threads, 1),
+        ("--steps", args.steps, 1),
         ("--epochs", 1 if args.epochs is None else args.epochs, 1),
     ):
         if number < low:
@@ -212,14 +213,14 @@ def train_mentor(args: argparse.Namespace) -> int:
         console.print(
             f"student {len(records)} of {args.students}: {len(records[-1][0])} losses, {wrong:.1%} wrong labels"
         )
-    net, told = learn(records, args.percentile)
+    net, told = learn(records, args.percentile, args.steps)
     save(net, args.out)
     held = f"{told['held_out/accuracy']:.1%} of the held-out fifth told right (AUROC {told['held_out/auroc']:.3f})"
     console.print(
         f"{args.out}: {len(records)} students, {told['losses']:.0f} losses, {held}", highlight=False, soft_wrap=True
     )
     if uri:
-        names = ("dataset", "noise", "students", "seed", "percentile")
+        names = ("dataset", "noise", "students", "seed", "percentile", "steps")
         params = {name: str(getattr(args, name)) for name in names} | {"network": network, "epochs": str(epochs)}
         model = store(args.out, uri, params, told)
         console.print(f"in MLflow: experiment {EXPERIMENT!r}, model {model}", highlight=False, soft_wrap=True)

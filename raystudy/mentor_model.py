@@ -7,6 +7,7 @@ the weights [B] in [0, 1]. raystudy must be installed where it is loaded. Nothin
 from pathlib import Path
 from typing import Any
 
+import pandas
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
@@ -20,7 +21,9 @@ class MentorModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self.mentor = Mentor(str(Path(context.artifacts["mentor"])))
 
-    def predict(self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    def predict(
+        self, context: PythonModelContext, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
+    ) -> Any:
         """The weights of the rows of a frame with columns ``loss`` and ``diff``, float32 [B]."""
         loss, diff = (torch.tensor(model_input[name].to_numpy(), dtype=torch.float32) for name in ("loss", "diff"))
         return self.mentor(loss, diff).numpy()

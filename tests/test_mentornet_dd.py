@@ -98,7 +98,18 @@ def test_command_makes_a_mentor_and_stores_it_in_mlflow(tmp_path, capsys) -> Non
     import pandas as pd
 
     uri = f"sqlite:///{tmp_path / 'm.db'}"
-    options = ("--noise", "symmetric:exclusive:0.4", "--students", "1", "--epochs", "60", "--seed", "5")
+    options = (
+        "--noise",
+        "symmetric:exclusive:0.4",
+        "--students",
+        "1",
+        "--epochs",
+        "60",
+        "--seed",
+        "5",
+        "--steps",
+        "4000",
+    )
     assert cli.main(source(tmp_path, *options, "--tracking-uri", uri)) == 0
     told = capsys.readouterr().out
     file, uri_before = tmp_path / "made.npz", mlflow.get_tracking_uri()
@@ -114,8 +125,8 @@ def test_command_makes_a_mentor_and_stores_it_in_mlflow(tmp_path, capsys) -> Non
         mlflow.set_tracking_uri(uri_before)
     assert run.info.status == "FINISHED"
     assert run.data.params == {
-        "dataset": "digits", "noise": "symmetric:exclusive:0.4", "students": "1", "seed": "5", "percentile": "0.9", "network": "mlp",
-        "epochs": "60",
+        "dataset": "digits", "noise": "symmetric:exclusive:0.4", "students": "1", "seed": "5", "percentile": "0.9",
+        "steps": "4000", "network": "mlp", "epochs": "60",
     }  # fmt: skip
     assert run.data.metrics["losses"] == 1212
     assert run.data.metrics["wrong"] == pytest.approx(0.4, abs=0.04)
@@ -162,6 +173,7 @@ def test_what_is_no_mentor_is_refused_in_one_line(tmp_path, arrays, told: str) -
     [
         (("--students", "0"), "--students is 0"),
         (("--epochs", "0"), "--epochs is 0"),
+        (("--steps", "0"), "--steps is 0"),
         (("--percentile", "90"), "--percentile is 90"),
         (("--noise", "symmetric:0.2,0.4"), "one noise level"),
         (("--noise", "symetric:0.2"), "did you mean 'symmetric'"),
