@@ -49,7 +49,7 @@ from raystudy.ledger import TrialHistory, is_running
 from raystudy.study import Study, slug
 
 FEW, MANY = 4, 12  # noise levels in a figure whose panels need room, and in others; evenly spread where there are more
-TOP = 12  # methods in a figure with a panel for each
+TOP = 11  # methods in a figure with a panel for each
 LINES = 1000  # trials drawn as lines in one figure
 Item = Sheet | Picture | Code
 Steps = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
