@@ -65,9 +65,9 @@ class Builder:
         self.outcomes = [o for g in self.groups for row in g.levels.values() for o in row.values()]
         self.rules = [r for r in RULES if r != "clean_val" or self.study.clean_val]
         self.files: list[Path] = []
-        # Drawing takes nearly all of the time of a report, so it is left to other processes; a clean server forks them.
+        # Drawing takes most of the time of a report, so it is left to other processes; new ones, since ours may have threads.
         workers = min(8, os.cpu_count() or 1)
-        self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"))
+        self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
         self.drawing: list[tuple[str, Figure, Future[tuple[bytes, bytes]]]] = []
         self._arrays: dict[str, load.Arrays | None] = {}
 

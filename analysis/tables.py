@@ -36,7 +36,8 @@ def leaderboard(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
         box=box.SIMPLE_HEAD,
         title=f"{study.name} ({escape(', '.join(study.datasets))}): clean test accuracy in %, mean ± standard deviation over replicates",
         caption="Point chosen by noisy validation. wrong: share of wrong labels. n: replicates. gain: tuned - paper point, "
-        "percentage points under last10. ORACLE picks the epoch on the test set and is no result; gap: ORACLE - noisy_val. *: a point read off the truth.",
+        "percentage points under last10. ORACLE picks the epoch on the test set and is no result; gap: ORACLE - noisy_val. "
+        "*: a point read off the truth.",
         title_justify="left",
         caption_justify="left",
     )
