@@ -6,6 +6,7 @@
 <out>/figures/NAME.png|pdf
 """
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis import figures, literature, load, page, stats, surfaces, words
-from analysis.grid import MAIN, Group, Outcome, grouped, mean
+from analysis.grid import MAIN, PLAIN, Group, Outcome, grouped, mean
 from analysis.page import Code, Picture, Section
 from analysis.select import (
     COSTS,
@@ -43,7 +44,7 @@ from analysis.select import (
 from analysis.sheets import Row, Sheet, Value, num, p_value, percent
 from analysis.sheets import document as latex_document
 from analysis.tables import point
-from raystudy.data.noise import NOISES, transition_matrix
+from raystudy.data.noise import transition_matrix
 from raystudy.errors import InputError
 from raystudy.ledger import TrialHistory, is_running
 from raystudy.study import Study, slug
@@ -297,7 +298,7 @@ class Builder:
             measured = next((a[0]["transition"] for a in found.values()), None)
             if measured is not None:
                 transitions[f"{level}, the labels"] = measured
-                if NOISES[noise.kind].matrix is not None:
+                with contextlib.suppress(InputError):  # a kind of noise that is no matrix
                     transitions[f"{level}, the model"] = transition_matrix(noise, len(measured))
         figure = figures.matrices(transitions, "given class", "true class")
         title = f"Noise transition matrices, {g.title}"
@@ -347,7 +348,7 @@ class Builder:
         drawn = {(o.cell.dataset, m) for g in self.groups for m in g.top(TOP)[0] for o in g.of(m)}
         for s in found:
             title = f"{s.method}, {s.dataset}, {s.noise}"
-            name = f"surface-{s.method}-{slug(s.dataset)}-{s.noise.replace(':', '-')}"
+            name = f"surface-{s.method}-{slug(s.dataset)}-{s.noise.replace(':', '-').translate(PLAIN)}"
             if (s.dataset, s.method) in drawn:
                 heading = f"Best hyperparameters over noise rates, {title}"
                 yield self.picture(slug(name), heading, words.SURFACE, figures.surface(s))
@@ -519,6 +520,8 @@ def build(folder: Path, out: Path) -> list[Path]:
 
 def command(study: Study) -> str:
     """The command lines that run a study again."""
+    if study.grid:
+        return f"python -m raystudy.sweep --study {study.name}   # or the study file it was begun with"
     names = ["network", "recipe", "epochs", "val_fraction", "clean_val", "trials", "replicates"]
     names += ["sampler", "scheduler", "objective", "seed"]
     settings = " ".join(f"--{n.replace('_', '-')} {getattr(study, n)}" for n in names)
