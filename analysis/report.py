@@ -44,10 +44,11 @@ from analysis.select import (
 from analysis.sheets import Row, Sheet, Value, num, p_value, percent
 from analysis.sheets import document as latex_document
 from analysis.tables import point
+from raystudy.data import masks
 from raystudy.data.noise import transition_matrix
 from raystudy.errors import InputError
 from raystudy.ledger import TrialHistory, is_running
-from raystudy.study import Study, slug
+from raystudy.study import Cell, Study, slug
 
 FEW, MANY = 4, 12  # noise levels in a figure whose panels need room, and in others; evenly spread where there are more
 TOP = 11  # methods in a figure with a panel for each
@@ -294,15 +295,26 @@ class Builder:
             figure = figures.matrices(sums, "predicted class", "class")
             title = f"Confusion on the test set, {g.title}, {level}"
             yield self.picture(f"confusion-{name}", title, words.CONFUSION + kept, figure, words.NO_ARRAYS)
-            noise = next(iter(row.values())).cell.noise
-            measured = next((a[0]["transition"] for a in found.values()), None)
-            if measured is not None:
-                transitions[f"{level}, the labels"] = measured
-                with contextlib.suppress(InputError):  # a kind of noise that is no matrix
-                    transitions[f"{level}, the model"] = transition_matrix(noise, len(measured))
+            cell = next(iter(row.values())).cell
+            counted = next((a[0]["transition"] for a in found.values()), None)
+            transitions |= {f"{level}, {what}": m for what, m in self.transition(cell, counted).items()}
         figure = figures.matrices(transitions, "given class", "true class")
         title = f"Noise transition matrices, {g.title}"
         yield self.picture(f"transition-{g.name}", title, words.TRANSITION, figure, words.NO_ARRAYS)
+
+    def transition(self, cell: Cell, counted: NDArray | None) -> dict[str, NDArray]:
+        """How often each class is given for each: as counted in the labels, and as the noise has it. The study's stored mask tells
+        both; without one the first trial's ``counted`` and the model of the noise."""
+        with contextlib.suppress(InputError, OSError):
+            mask = masks.load(self.folder / "masks" / f"{cell.data_key}.npz")
+            k, known = len(mask.matrix), mask.clean >= 0
+            labels = np.bincount(mask.clean[known] * k + mask.given[known], minlength=k * k).reshape(k, k)
+            return {"the labels": labels, "the model": mask.matrix}
+        if counted is None:
+            return {}
+        with contextlib.suppress(InputError):  # a kind of noise that is no matrix
+            return {"the labels": counted, "the model": transition_matrix(cell.noise, len(counted))}
+        return {"the labels": counted}
 
     def search(self) -> Iterator[Item]:
         metric = self.study.objective

@@ -249,7 +249,7 @@ class Run:
         low, span = float(losses.min()), float(losses.max() - losses.min())
         fit = gmm_1d(normalise_losses(losses))
         edges = torch.linspace(0, max(float(losses.max()), 1e-3), LOSS_BINS + 1, dtype=torch.float64)
-        wrong = truth.wrong.cpu()
+        wrong, known = truth.wrong.cpu(), truth.clean >= 0  # an image may show none of the classes
 
         def counted(rows: Tensor, columns: Tensor) -> Tensor:
             return torch.bincount(rows.cpu() * k + columns.cpu(), minlength=k * k).view(k, k)
@@ -260,7 +260,7 @@ class Run:
             "wrong": torch.histogram(losses[wrong].clamp_max(edges[-1]), edges).hist.long().numpy(),
             "gmm": torch.stack([low + span * fit.means, span**2 * fit.variances, fit.weights]).numpy(),
             "confusion": counted(data.y_test, predicted).numpy(),
-            "transition": counted(truth.clean, data.y).numpy(),
+            "transition": counted(truth.clean[known], data.y[known]).numpy(),
         }
 
     def save(self, path: Path) -> None:
