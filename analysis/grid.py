@@ -11,6 +11,7 @@ from raystudy.data.noise import NOISES
 from raystudy.ledger import CellHistory, TrialHistory
 from raystudy.study import Cell, Study, slug
 
+PLAIN = str.maketrans(" ", "-", "(),")  # of a title, for file names
 MAIN = "last10"  # the rule of figures and tests; the leaderboard is shown under every rule
 
 
@@ -43,7 +44,7 @@ class Outcome(NamedTuple):
         """The cell as columns of a CSV."""
         n = self.cell.noise
         told = {"method": self.cell.method, "dataset": self.cell.dataset, "noise": n.kind, "variant": n.variant}
-        return told | {"rate": n.rate, "noise_seed": n.seed}
+        return told | {"rate": n.rate, "setting": self.cell.suffix.strip()}
 
 
 class Group(NamedTuple):
@@ -87,17 +88,17 @@ def grouped(study: Study, histories: Mapping[Cell, CellHistory]) -> list[Group]:
         best, first = chosen(history, study.objective), paper(history)
         outcome = Outcome(cell, history, best, first, replicates(history, best), replicates(history, first))
         n = cell.noise
-        found.setdefault((cell.dataset, n.kind, n.variant, n.count, n.seed), []).append(outcome)
+        found.setdefault((cell.dataset, n.kind, n.variant, n.count, cell.suffix), []).append(outcome)
     out = []
-    for (dataset, kind, variant, count, seed), outcomes in found.items():
+    for (dataset, kind, variant, count, suffix), outcomes in found.items():
         outcomes.sort(key=lambda o: o.cell.noise.rate)
-        words = [kind, variant, "" if count == "exact_global" else count, f"seed {seed}" if seed else ""]
+        words = [kind, variant, "" if count == "exact_global" else count, suffix.strip()]
         noise = " ".join(w for w in words if w)
         levels: dict[str, dict[str, Outcome]] = {}
         for o in outcomes:
             has_rate = NOISES[kind].matrix is not None or o.cell.noise.rate
             levels.setdefault(f"{o.cell.noise.rate:g}" if has_rate else kind, {})[o.cell.method] = o
-        out.append(Group(slug(f"{slug(dataset)}-{noise}".replace(" ", "-")), f"{dataset}, {noise}", levels))
+        out.append(Group(slug(f"{slug(dataset)}-{noise}".translate(PLAIN)), f"{dataset}, {noise}", levels))
     return out
 
 

@@ -6,6 +6,7 @@
 <out>/figures/NAME.png|pdf
 """
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis import figures, literature, load, page, stats, surfaces, words
-from analysis.grid import MAIN, Group, Outcome, grouped, mean
+from analysis.grid import MAIN, PLAIN, Group, Outcome, grouped, mean
 from analysis.page import Code, Picture, Section
 from analysis.select import (
     COSTS,
@@ -43,13 +44,14 @@ from analysis.select import (
 from analysis.sheets import Row, Sheet, Value, num, p_value, percent
 from analysis.sheets import document as latex_document
 from analysis.tables import point
-from raystudy.data.noise import NOISES, transition_matrix
+from raystudy.data import masks
+from raystudy.data.noise import transition_matrix
 from raystudy.errors import InputError
 from raystudy.ledger import TrialHistory, is_running
-from raystudy.study import Study, slug
+from raystudy.study import Cell, Study, slug
 
 FEW, MANY = 4, 12  # noise levels in a figure whose panels need room, and in others; evenly spread where there are more
-TOP = 12  # methods in a figure with a panel for each
+TOP = 11  # methods in a figure with a panel for each
 LINES = 1000  # trials drawn as lines in one figure
 Item = Sheet | Picture | Code
 Steps = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
@@ -65,9 +67,9 @@ class Builder:
         self.outcomes = [o for g in self.groups for row in g.levels.values() for o in row.values()]
         self.rules = [r for r in RULES if r != "clean_val" or self.study.clean_val]
         self.files: list[Path] = []
-        # Drawing takes nearly all of the time of a report, so it is left to other processes; a clean server forks them.
+        # Drawing takes most of the time of a report, so it is left to other processes; new ones, since ours may have threads.
         workers = min(8, os.cpu_count() or 1)
-        self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"))
+        self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
         self.drawing: list[tuple[str, Figure, Future[tuple[bytes, bytes]]]] = []
         self._arrays: dict[str, load.Arrays | None] = {}
 
@@ -293,15 +295,26 @@ class Builder:
             figure = figures.matrices(sums, "predicted class", "class")
             title = f"Confusion on the test set, {g.title}, {level}"
             yield self.picture(f"confusion-{name}", title, words.CONFUSION + kept, figure, words.NO_ARRAYS)
-            noise = next(iter(row.values())).cell.noise
-            measured = next((a[0]["transition"] for a in found.values()), None)
-            if measured is not None:
-                transitions[f"{level}, the labels"] = measured
-                if NOISES[noise.kind].matrix is not None:
-                    transitions[f"{level}, the model"] = transition_matrix(noise, len(measured))
+            cell = next(iter(row.values())).cell
+            counted = next((a[0]["transition"] for a in found.values()), None)
+            transitions |= {f"{level}, {what}": m for what, m in self.transition(cell, counted).items()}
         figure = figures.matrices(transitions, "given class", "true class")
         title = f"Noise transition matrices, {g.title}"
         yield self.picture(f"transition-{g.name}", title, words.TRANSITION, figure, words.NO_ARRAYS)
+
+    def transition(self, cell: Cell, counted: NDArray | None) -> dict[str, NDArray]:
+        """How often each class is given for each: as counted in the labels, and as the noise has it. The study's stored mask tells
+        both; without one the first trial's ``counted`` and the model of the noise."""
+        with contextlib.suppress(InputError, OSError):
+            mask = masks.load(self.folder / "masks" / f"{cell.data_key}.npz")
+            k, known = len(mask.matrix), mask.clean >= 0
+            labels = np.bincount(mask.clean[known] * k + mask.given[known], minlength=k * k).reshape(k, k)
+            return {"the labels": labels, "the model": mask.matrix}
+        if counted is None:
+            return {}
+        with contextlib.suppress(InputError):  # a kind of noise that is no matrix
+            return {"the labels": counted, "the model": transition_matrix(cell.noise, len(counted))}
+        return {"the labels": counted}
 
     def search(self) -> Iterator[Item]:
         metric = self.study.objective
@@ -347,7 +360,7 @@ class Builder:
         drawn = {(o.cell.dataset, m) for g in self.groups for m in g.top(TOP)[0] for o in g.of(m)}
         for s in found:
             title = f"{s.method}, {s.dataset}, {s.noise}"
-            name = f"surface-{s.method}-{slug(s.dataset)}-{s.noise.replace(':', '-')}"
+            name = f"surface-{s.method}-{slug(s.dataset)}-{s.noise.replace(':', '-').translate(PLAIN)}"
             if (s.dataset, s.method) in drawn:
                 heading = f"Best hyperparameters over noise rates, {title}"
                 yield self.picture(slug(name), heading, words.SURFACE, figures.surface(s))
@@ -520,6 +533,8 @@ def build(folder: Path, out: Path) -> list[Path]:
 
 def command(study: Study) -> str:
     """The command lines that run a study again."""
+    if study.grid:
+        return f"python -m raystudy.sweep --study {study.name}   # or the study file it was begun with"
     names = ["network", "recipe", "epochs", "val_fraction", "clean_val", "trials", "replicates"]
     names += ["sampler", "scheduler", "objective", "seed"]
     settings = " ".join(f"--{n.replace('_', '-')} {getattr(study, n)}" for n in names)

@@ -172,6 +172,7 @@ def cell_summary(cell: CellHistory) -> dict[str, float]:
     for rule in RULES:
         name = "ORACLE" if rule == "oracle_test" else rule
         out[f"tuned/{name}"], out[f"tuned/{name}_std"], _ = score(tuned, rule)
+    out["tuned/gap"] = gap(tuned).mean
     for rule in ("noisy_val", "last10"):
         out[f"paper/{rule}"] = score(published, rule).mean
     for what in ("select/auroc", "label/memorised", "label/corrected"):

@@ -99,20 +99,23 @@ class Sheet:
         )
 
     def to_html(self) -> str:
-        def cell(tag: str, text: str, right: bool, bold: bool = False) -> str:
-            inner = f"<strong>{html.escape(text)}</strong>" if bold else html.escape(text)
-            return f"<{tag}{' class=n' if right else ''}>{inner}</{tag}>"
+        """Columns of the ORACLE, and whole tables of it, are grey."""
+        classes = [f"{'n ' * self.numeric(i)}{'o' * ('ORACLE' in c)}".strip() for i, c in enumerate(self.columns)]
 
-        right = [self.numeric(i) for i in range(len(self.columns))]
-        head = "".join(cell("th", c, r) for c, r in zip(self.columns, right, strict=True))
-        body = "\n".join(
-            "<tr>" + "".join(cell("td", v.text, r, v.bold) for v, r in zip(row, right, strict=True)) + "</tr>"
-            for row in self.values()
-        )
+        def line(tag: str, texts: Sequence[str]) -> str:
+            marks = (f' class="{c}"' if c else "" for c in classes)
+            return "<tr>" + "".join(f"<{tag}{c}>{t}</{tag}>" for c, t in zip(marks, texts, strict=True)) + "</tr>"
+
+        def entry(v: Value) -> str:
+            return f"<strong>{html.escape(v.text)}</strong>" if v.bold else html.escape(v.text)
+
+        head = line("th", [html.escape(c) for c in self.columns])
+        body = "\n".join(line("td", [entry(v) for v in row]) for row in self.values())
         note = f"<p class=note>{html.escape(self.note)}</p>" if self.note else ""
+        grey = " class=o" if "by ORACLE" in self.title else ""
         return (
             f'<figure class=table id="table-{html.escape(self.name)}"><figcaption>{html.escape(self.title)}</figcaption>'
-            f"<div class=scroll><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>{note}</figure>"
+            f"<div class=scroll><table{grey}><thead>{head}</thead>\n<tbody>{body}</tbody></table></div>{note}</figure>"
         )
 
     def to_latex(self) -> str:

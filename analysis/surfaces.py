@@ -146,7 +146,7 @@ class Surface(NamedTuple):
 
     method: str
     dataset: str
-    noise: str  # kind and variant
+    noise: str  # kind and variant, and what is not the study's
     axes: list[Axis]
     levels: list[Level]  # by rate
 
@@ -156,11 +156,11 @@ def surfaces(histories: Mapping[Cell, CellHistory]) -> list[Surface]:
     groups: dict[tuple[Any, ...], list[tuple[Cell, CellHistory]]] = {}
     for cell, history in histories.items():
         noise = cell.noise
-        groups.setdefault((cell.method, cell.dataset, noise.kind, noise.variant, noise.seed), []).append(
+        groups.setdefault((cell.method, cell.dataset, noise.kind, noise.variant, cell.suffix), []).append(
             (cell, history)
         )
     out = []
-    for (method, dataset, kind, variant, _), members in groups.items():
+    for (method, dataset, kind, variant, suffix), members in groups.items():
         levels = []
         for cell, history in members:
             metric = history.header.get("objective", VAL)
@@ -172,7 +172,7 @@ def surfaces(histories: Mapping[Cell, CellHistory]) -> list[Surface]:
         dims = axes(h for _, h in members)
         if len(levels) > 1 and dims:
             levels.sort(key=lambda level: level.rate)
-            out.append(Surface(method, dataset, ":".join(filter(None, (kind, variant))), dims, levels))
+            out.append(Surface(method, dataset, ":".join(filter(None, (kind, variant))) + suffix, dims, levels))
     return out
 
 

@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.select import CLEAN_VAL, RULES, TEST, Score, chosen, paper, replicates, score
+from analysis.select import CLEAN_VAL, RULES, TEST, Score, chosen, gap, paper, replicates, score
 from raystudy.ledger import CellHistory
 from raystudy.study import OBJECTIVES, Cell, Study
 
@@ -36,7 +36,8 @@ def leaderboard(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
         box=box.SIMPLE_HEAD,
         title=f"{study.name} ({escape(', '.join(study.datasets))}): clean test accuracy in %, mean ± standard deviation over replicates",
         caption="Point chosen by noisy validation. wrong: share of wrong labels. n: replicates. gain: tuned - paper point, "
-        "percentage points under last10. ORACLE picks the epoch on the test set and is no result. *: a point read off the truth.",
+        "percentage points under last10. ORACLE picks the epoch on the test set and is no result; gap: ORACLE - noisy_val. "
+        "*: a point read off the truth.",
         title_justify="left",
         caption_justify="left",
     )
@@ -45,7 +46,7 @@ def leaderboard(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
     for rule in shown:
         label = {"oracle_test": "ORACLE", "clean_val": f"clean_val({study.clean_val})"}.get(rule, rule)
         table.add_column(label, justify="right", style="bright_black" if rule == "oracle_test" else "")
-    for name in ("n", "gain", "s/run"):
+    for name in ("gap", "n", "gain", "s/run"):
         table.add_column(name, justify="right")
 
     conditions: dict[str, list[Cell]] = {}
@@ -62,12 +63,9 @@ def leaderboard(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
             wrong = history.header.get("effective_rate")  # None where the truth is not known
             seconds = [math.fsum(t.curves["cost/seconds"]) for t in tuned if "cost/seconds" in t.curves]
             method = cell.method + "*" * bool(best and best.oracle)
-            row = [
-                "?" if wrong is None else f"{100 * wrong:.0f} %",
-                method,
-                *(percent(scores[r]) for r in shown),
-                str(len(tuned)),
-            ]
+            lost = gap(tuned).mean
+            row = ["?" if wrong is None else f"{100 * wrong:.0f} %", method, *(percent(scores[r]) for r in shown)]
+            row += ["–" if math.isnan(lost) else f"{100 * lost:.1f}", str(len(tuned))]
             row += [
                 "–" if math.isnan(gain) else f"{100 * gain:+.1f}" + "*" * bool(first and first.oracle),
                 f"{sum(seconds) / len(seconds):.0f}" if seconds else "–",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raystudy.errors import InputError
-from raystudy.ledger import Ledger, is_running, replay
+from raystudy.ledger import CellHistory, Ledger, is_running, replay
 
 TRIAL = {"event": "trial", "key": "k", "number": 0, "origin": "paper", "point": {"a": 1.0}, "seed": 0}
 
@@ -38,6 +38,37 @@ def test_told_twice_is_written_once(tmp_path: Path) -> None:
     ledger.append("c", TRIAL, record(0, acc=0.5), record(2, acc=0.9), record(1, acc=0.6))
     lines = (tmp_path / "cells" / "c.jsonl").read_text().splitlines()
     assert [json.loads(line).get("epoch") for line in lines] == [None, None, 0, 1]
+
+
+def test_replay_is_the_events_applied_one_by_one(tmp_path: Path) -> None:
+    """Interleaved trials, metrics that come and go, records told twice or out of turn, records after the end."""
+    second = TRIAL | {"key": "l"}
+    events_ = [
+        {"event": "cell", "cell": {}},
+        TRIAL,
+        record(0, acc=0.5, loss=1.0),
+        second,
+        record(0, acc=0.4) | {"key": "l"},
+        record(0, acc=0.9, loss=9.0),
+        record(1, acc=0.6),
+        record(1, acc=None) | {"key": "l"},
+        record(3, acc=0.9),
+        record(2, acc=0.7, late=3.0),
+        {"event": "end", "key": "k", "state": "complete"},
+        record(3, acc=1.0),
+    ]
+    path, want = tmp_path / "c.jsonl", CellHistory("c")
+    told = [{**e, "time": 10 + i} for i, e in enumerate(events_)]
+    path.write_text("".join(json.dumps(e) + "\n" for e in told))
+    for event in told:
+        want.apply(event)
+    found = replay(path)
+    assert repr(found) == repr(want)  # NaN is not equal to itself
+    assert list(found.trials["k"].curves["acc"]) == [0.5, 0.6, 0.7]
+    assert [math.isnan(v) for v in found.trials["k"].curves["late"]] == [True, True, False]
+    few = replay(path, only=("acc",))
+    assert set(few.trials["k"].curves) == {"acc"}
+    assert few.trials["k"].times == found.trials["k"].times
 
 
 def test_torn_last_line_is_dropped_and_cut(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ import recorded
 from browser import chromium, missing
 
 from analysis import figures, literature, load, report
+from analysis.grid import grouped
 from analysis.page import Picture, Section, document
 from analysis.select import Score
 from analysis.sheets import Sheet, latex, percent
 from raystudy.cli import main
 from raystudy.data.noise import Noise
+from raystudy.ledger import CellHistory
 from raystudy.methods import METHODS
-from raystudy.study import Cell
+from raystudy.study import Block, Cell, Study
 
 NASTY = r"50% & a_b #1 $x$ {y} ~^\ <i> | naïve ± – ‡ 漢"
 
@@ -121,6 +124,23 @@ def test_arrays_that_are_broken_count_as_absent(tmp_path: Path) -> None:
     (tmp_path / "arrays" / "k.npz").write_bytes(b"PK\x03\x04 torn")
     assert load.arrays(tmp_path, "k") is None
     assert load.arrays(tmp_path, "other") is None
+
+
+def test_cells_that_differ_in_more_than_noise_stand_apart() -> None:
+    noises = (Noise("symmetric", 0.2), Noise("symmetric", 0.5))
+    blocks = (Block(("ce",), ("digits",), noises), Block(("ce",), ("digits",), noises, network="convnet", epochs=5))
+    study = Study("g", ("ce",), ("digits",), noises, 1, 1, 2, "mlp", grid=blocks)
+    groups = grouped(study, {cell: CellHistory(cell.key) for cell in study.cells()})
+    assert [g.title for g in groups] == [
+        "digits, symmetric inclusive",
+        "digits, symmetric inclusive (convnet, 5 epochs)",
+    ]
+    assert [list(g.levels) for g in groups] == [["0.2", "0.5"]] * 2
+    assert len({g.name for g in groups}) == 2
+    assert "--study g" in report.command(study)
+    plain = replace(study, grid=())
+    assert "--network mlp" in report.command(plain)
+    assert "--noise symmetric:inclusive:0.2 --noise symmetric:inclusive:0.5" in report.command(plain)
 
 
 # -- slow: whole reports

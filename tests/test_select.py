@@ -9,12 +9,17 @@ import pytest
 from analysis.select import (
     RULES,
     Score,
+    after,
     cell_summary,
     chosen,
+    gap,
     objective,
     paper,
+    progress,
     replicates,
+    reselect,
     score,
+    select,
     value,
 )
 from raystudy.ledger import CellHistory, TrialHistory
@@ -176,6 +181,78 @@ def test_every_replicate_picks_its_own_epoch() -> None:
     assert score([first, second], "noisy_val").mean == pytest.approx(0.7)
 
 
+# -- points and epochs, separately
+
+
+def test_point_and_epoch_are_chosen_separately() -> None:
+    told = cell(
+        trial(0, "paper", val=[0.5, 0.9], clean=[0.9, 0.1], test=[0.6, 0.2]),  # best by noisy validation
+        trial(1, val=[0.8, 0.5], clean=[0.1, 0.9], test=[0.3, 0.4]),  # best by clean validation
+        trial(2, val=[0.8, 0.1], clean=[0.1, 0.1], test=[0.1, 0.9]),  # best on the test set
+        trial(3, "replicate", val=[1.0, 1.0], clean=[1.0, 1.0], test=[1.0, 1.0]),
+        trial(4, state="pruned", val=[1.0, 1.0], clean=[1.0, 1.0], test=[1.0, 1.0]),
+    )
+    assert select(told, "noisy_val", "noisy_val") == 0.2
+    assert select(told, "noisy_val", "oracle_test") == 0.6
+    assert select(told, "clean_val", "noisy_val") == 0.3
+    assert select(told, "clean_val", "clean_val") == 0.4
+    assert select(told, "oracle_test", "noisy_val") == 0.1
+    assert select(told, "oracle_test", "last") == 0.9
+    assert math.isnan(select(cell(), "noisy_val", "last"))
+    told.header["objective"] = "val/loss"
+    assert math.isnan(select(told, "noisy_val", "last"))  # no losses here
+
+
+def test_replicates_redo_the_whole_selection() -> None:
+    """Of each fresh seed the better of its points is chosen anew, not the point that won the search."""
+
+    def seeded(number: int, seed: int, point: float, **curves: Any) -> TrialHistory:
+        t = trial(number, "replicate", point={"a": point}, **curves)
+        t.seed = seed
+        return t
+
+    told = cell(
+        trial(0, "paper", point={"a": 0.0}, val=[0.6], test=[0.5]),
+        trial(1, point={"a": 1.0}, val=[0.7], test=[0.6]),
+        seeded(2, 1, 1.0, val=[0.8], test=[0.7]),
+        seeded(3, 1, 0.0, val=[0.6], test=[0.9]),
+        seeded(4, 2, 1.0, val=[0.5], test=[0.8]),
+        seeded(5, 2, 0.0, val=[0.7], test=[0.4]),  # on this seed the published point looks better, and is worse
+    )
+    assert reselect(told, "noisy_val", "last") == pytest.approx(Score(0.55, math.sqrt(0.045), 2))  # 0.7 and 0.4
+    assert reselect(told, "oracle_test", "last").mean == pytest.approx(0.85)
+    assert score(replicates(told, chosen(told)), "last").mean == pytest.approx(0.75)  # the chosen point alone
+    alone = cell(*list(told.trials.values())[:2])
+    assert reselect(alone, "noisy_val", "last") == pytest.approx(Score(0.6, NAN, 1), nan_ok=True)
+
+
+def test_gap_is_taken_within_each_training() -> None:
+    first, second = trial(0, val=[0.9, 0.1], test=[0.6, 0.8]), trial(1, val=[0.1, 0.9], test=[0.0, 0.8])
+    told = gap([first, second])
+    assert told.mean == pytest.approx(0.1)  # 0.2 and 0
+    assert told.std == pytest.approx(math.sqrt(0.02))
+
+
+# -- equal budgets
+
+
+def test_progress_pays_for_every_trial_and_chooses_by_noisy_validation() -> None:
+    told = cell(
+        trial(0, "paper", val=[0.5, 0.5], test=[0.9, 0.9], seconds=[1, 2]),
+        trial(1, state="pruned", val=[0.9], test=[0.1], seconds=[4]),
+        trial(2, val=[0.6, 0.6], test=[0.7, 0.7], seconds=[1, 1]),
+        trial(3, val=[0.4, 0.4], test=[1.0, 1.0], seconds=[1, 1]),
+        trial(4, state="running", val=[0.9], test=[1.0], seconds=[9]),
+        trial(5, "replicate", val=[0.9, 0.9], test=[1.0, 1.0], seconds=[9, 9]),
+    )
+    assert progress(told, "trials") == [(1, 0.9), (2, 0.9), (3, 0.7), (4, 0.7)]
+    steps = progress(told, "seconds")
+    assert steps == [(3, 0.9), (7, 0.9), (9, 0.7), (11, 0.7)]
+    assert [after(steps, b) for b in (3, 8.9, 9, 100)] == [0.9, 0.9, 0.7, 0.7]
+    assert math.isnan(after(steps, 2))
+    assert math.isnan(after([], 2))
+
+
 # -- the summary of a cell
 
 
@@ -212,6 +289,7 @@ def test_cell_summary() -> None:
             "tuned/last10_std": math.sqrt(0.01125),
             "tuned/ORACLE": 0.85,
             "tuned/ORACLE_std": math.sqrt(0.005),
+            "tuned/gap": 0.15,  # ((0.8 - 0.6) + (0.9 - 0.8)) / 2
             "paper/noisy_val": 0.2,
             "paper/last10": 0.35,
             "select/auroc": 0.7,

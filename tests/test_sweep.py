@@ -166,6 +166,9 @@ def test_a_study_from_nothing_to_the_leaderboard(undisturbed: tuple[Path, str]) 
     stored = [masks.load(path) for path in sorted((folder / "studies" / "s" / "masks").iterdir())]
     assert len(stored) == len({path.stem.partition("_")[2] for path in cells(folder / "studies" / "s")})
     assert {mask.data for mask in stored} == headers
+    trials = [t for path in cells(folder / "studies" / "s") for t in replay(path).trials.values()]
+    left = {path.stem for path in (folder / "studies" / "s" / "arrays").glob("*.npz")}
+    assert left == {t.key for t in trials if t.state == "complete"}
     check_mlflow(folder)
 
 

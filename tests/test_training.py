@@ -326,3 +326,24 @@ def test_a_run_leaves_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
     run.epoch()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("method", ["ce", "dividemix"])
+def test_arrays_count_every_image_once_and_change_nothing(method: str) -> None:
+    run = run_for(method)
+    record = run.epoch()
+    torch.manual_seed(5)
+    state, weights = torch.get_rng_state(), [p.clone() for p in run.method.parameters()]
+    told = run.arrays()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(weights, run.method.parameters(), strict=True))
+    truth, wrong = run.data.truth, int(run.data.truth.wrong.sum())
+    assert (told["clean"].sum(), told["wrong"].sum()) == (len(run.data.y) - wrong, wrong)
+    assert len(told["edges"]) == len(told["clean"]) + 1
+    assert told["confusion"].trace() / told["confusion"].sum() == pytest.approx(record["test/acc"], abs=1e-6)
+    assert told["transition"].sum() - told["transition"].trace() == wrong
+    assert told["transition"].sum(1).tolist() == truth.clean.bincount(minlength=10).tolist()
+    means, variances, shares = told["gmm"]
+    assert means[0] <= means[1]
+    assert (variances > 0).all()
+    assert shares.sum() == pytest.approx(1)
