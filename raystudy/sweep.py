@@ -274,7 +274,9 @@ def default_name(methods: Sequence[str], dataset: str) -> str:
     named = [m for m in methods if m != BASELINE] or [BASELINE]
     bare = base(dataset)
     name = f"{'-'.join(named)}-{Path(bare.partition(':')[2] or bare).stem}"
-    return name if NAME.fullmatch(name) else slug(name)
+    return (
+        name if NAME.fullmatch(name) else slug(name).lstrip("._-")
+    )  # the end of a long name may begin with one of these
 
 
 def requested(args: argparse.Namespace) -> Study:

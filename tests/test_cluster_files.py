@@ -181,7 +181,9 @@ def test_code_is_shipped_with_its_provenance_and_dependencies_pinned(name: str, 
     assert not [
         v for v in config["file_mounts"].values() if v in (".", "./")
     ]  # would hash data, studies and environments
-    assert {"**/.git", "**/__pycache__", "**/studies", "**/data"} <= set(config["rsync_exclude"])
+    assert {"**/.git", "**/__pycache__"} <= set(config["rsync_exclude"])
+    shipped = {p.name for folder in provenance.CODE for p in (ROOT / folder).rglob("*")}
+    assert not {e.removeprefix("**/") for e in config["rsync_exclude"]} & shipped - {"__pycache__"}
     assert config["rsync_filter"] == [".gitignore"]
     assert any("pip install" in c and "-c ~/raystudy/constraints.txt" in c for c in config["setup_commands"])
     provenance.ship(tmp_path / ".ship")
