@@ -23,7 +23,7 @@ check: setup
 	$(BIN)/python -m pytest -m "not slow"
 
 bench: setup
-	for b in training tracking dividemix sweep; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	for b in training tracking dividemix sweep overhead analysis scale; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 pictures: setup  # needs chromium and chromedriver
 	$(BIN)/python docs/make_pictures.py

@@ -605,7 +605,7 @@ def parser() -> argparse.ArgumentParser:
         "export",
         export,
         "write a study as tables, as an Optuna storage and as a tabular benchmark",
-        "examples:\n  raystudy export dividemix-digits\n  optuna-dashboard sqlite:///studies/dividemix-digits/export/optuna.db\n",
+        "examples:\n  raystudy export dividemix-digits\n  optuna-dashboard studies/dividemix-digits/export/optuna.log\n",
     )
     _study_options(c)
     c.add_argument("--out", type=Path, metavar="DIR", help="where to (default: the folder export/ of the study)")

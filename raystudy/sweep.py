@@ -452,7 +452,8 @@ def finish(folder: Path, tracking_uri: str | None, console: Console) -> None:
         console.print(note, style="red", markup=False, highlight=False, soft_wrap=True)
     store = f" --tracking-uri {tracking_uri}" if tracking_uri else ""
     where = "" if folder.parent == Path("studies").absolute() else f" --storage {storages.told(folder.parent)}"
-    steps = [f"raystudy status {study.name}{where}"] + ([] if tracking_uri == "none" else [f"raystudy ui{store}"])
+    steps = [f"raystudy status {study.name}{where}", f"raystudy report {study.name}{where} --open"]
+    steps += [] if tracking_uri == "none" else [f"raystudy ui{store}"]
     console.print("next:  " + "   ".join(steps), markup=False, highlight=False, soft_wrap=True)
 
 
