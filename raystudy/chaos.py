@@ -154,7 +154,7 @@ class Bout:
     def workers(self) -> list[int]:
         """The processes that run trials now."""
         return [
-            p for p, name in descendants(self.running().pid).items() if name.startswith("ray::") and "Actor" in name
+            p for p, name in descendants(self.running().pid).items() if name.startswith("ray::") and "Trainable" in name
         ]
 
     def kill(self, everything: bool = False) -> None:
