@@ -12,7 +12,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from raystudy import __version__, storage, studyfile, sweep
+from raystudy import __version__, chaos, storage, studyfile, sweep
 from raystudy.errors import InputError, unknown
 from raystudy.study import NAME, study_dir
 from raystudy.terminal import guarded, terminal
@@ -668,6 +668,18 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (default: 127.0.0.1)")
     c.add_argument("--port", type=int, default=5000, metavar="N", help="port (default: 5000)")
     c.add_argument("--open", action="store_true", help="open the browser, on the study if one is named")
+    c = add(
+        "chaos",
+        chaos.chaos,
+        "run a small study under faults, and check that it comes out as if undisturbed",
+        """\
+        examples:
+          raystudy chaos --minutes 30
+          raystudy chaos --kinds driver,raylet,disk
+          raystudy chaos --kills 20
+        """,
+    )
+    chaos.add_arguments(c)
     return p
 
 

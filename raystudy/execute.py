@@ -44,6 +44,7 @@ class Resources:
     max_concurrent: int | None
     checkpoint_every: float  # seconds
     data_root: Path
+    trial_timeout: float = math.inf  # seconds without a record after which a trial has failed
 
 
 def capacity(resources: Resources) -> float:
@@ -55,16 +56,17 @@ def capacity(resources: Resources) -> float:
 
 
 class _Stopper(tune.Stopper):
-    """Ends the experiment when the budget is used up: running trials are left as a Ctrl-C would leave them."""
+    """Ends the experiment when the budget is used up or the ledger cannot be written; running trials are left as by a Ctrl-C."""
 
-    def __init__(self, budget: Budget, searcher: StudySearch) -> None:
+    def __init__(self, budget: Budget | None, searcher: StudySearch) -> None:
         self.budget, self.searcher = budget, searcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.budget.spent(len(self.searcher.live))
+        spent = self.budget is not None and self.budget.spent(len(self.searcher.live))
+        return spent or self.searcher.problem is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -138,7 +140,7 @@ def execute(
                 tune.with_resources(TrialActor, _request),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    scheduler=CellScheduler(searcher),
+                    scheduler=CellScheduler(searcher, resources.trial_timeout),
                     num_samples=-1,
                     reuse_actors=True,
                     trial_name_creator=lambda trial: trial.trial_id,
@@ -148,7 +150,7 @@ def execute(
                     name=name,
                     storage_path=scratch,
                     verbose=0,
-                    stop=_Stopper(budget, searcher) if budget else None,
+                    stop=_Stopper(budget, searcher),
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
                     checkpoint_config=tune.CheckpointConfig(
                         checkpoint_at_end=False
@@ -158,6 +160,8 @@ def execute(
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+    if searcher.problem:
+        raise searcher.problem
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -20,8 +20,9 @@ import time
 from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import orjson
 
@@ -168,8 +169,9 @@ class Ledger:
 
     def __init__(self, study_dir: Path) -> None:
         self.dir = study_dir
-        self._files: dict[str, TextIO] = {}
+        self._files: dict[str, FileIO] = {}
         self.histories: dict[str, CellHistory] = {}
+        self._problem: InputError | None = None  # why nothing is written any more: what came after would not fit on
         try:
             (study_dir / "cells").mkdir(parents=True, exist_ok=True)
             self._lock = (study_dir / "lock").open("a+")
@@ -198,20 +200,36 @@ class Ledger:
             self.histories[key] = replay(path)
         else:
             self.histories[key] = CellHistory(key)
-        self._files[key] = path.open("a", encoding="utf-8")
+        self._files[key] = path.open("ab", buffering=0)  # so that what is written is known, if the disk fills up
         if not self.histories[key].header:
             self.append(key, {"event": "cell", **header})
         return self.histories[key]
 
     def append(self, key: str, *new: Event) -> None:
-        """Writes events in one flush, then folds them into the history. Already known records are left out."""
+        """Folds events into the history and writes them at once. Already known records are left out.
+
+        Raises InputError if the disk takes no more; the file then ends with its last whole event, and the study can go on later.
+        """
+        if self._problem:
+            raise self._problem
         now = time.time_ns() // 1_000_000
         told = [{**event, "time": now} for event in new]
         fresh = [event for event in told if self.histories[key].apply(event)]
         if fresh:
             file = self._files[key]
-            file.write("".join(json.dumps(event, separators=(",", ":"), allow_nan=False) + "\n" for event in fresh))
-            file.flush()
+            lines = "".join(
+                json.dumps(event, separators=(",", ":"), allow_nan=False) + "\n" for event in fresh
+            ).encode()
+            size = file.seek(0, os.SEEK_END)
+            try:
+                written = 0
+                while written < len(lines):  # a disk that is nearly full takes a part
+                    written += file.write(lines[written:])
+            except OSError as e:
+                os.truncate(file.fileno(), size)
+                why = f"{e.strerror}; once that is mended, the same command goes on from here"
+                self._problem = InputError(f"cannot write the ledger {file.name}: {why}")
+                raise self._problem from None
 
     def close(self) -> None:
         for file in self._files.values():

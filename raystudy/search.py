@@ -8,8 +8,10 @@ which trial ends first, how often the driver was killed, or how many workers the
 With a batch of one (as many cells as workers, or more) this is plain sequential search within each cell, cells side by side.
 """
 
+import contextlib
 import hashlib
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import optuna
+import ray
 from optuna.trial import TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from analysis.select import chosen, objective, paper, value
+from raystudy.errors import InputError
 from raystudy.ledger import CellHistory, Event, Ledger, TrialHistory
 from raystudy.point import Point
 from raystudy.space import Space
@@ -360,9 +364,10 @@ class StudySearch(Searcher):
         super().__init__()
         self.cells, self.config, self.limit = cells, config, limit
         self.live: dict[str, tuple[CellSearch, str]] = {}  # Ray's trial id -> cell, trial key
+        self.problem: InputError | None = None  # why nothing can be recorded any more
 
     def suggest(self, trial_id: str) -> Any:
-        if len(self.live) < self.limit:
+        if len(self.live) < self.limit and not self.problem:
             for cell in sorted(self.cells, key=lambda c: -c.remaining()):
                 for trial in cell.waiting():
                     cell.started.add(trial.key)
@@ -375,8 +380,21 @@ class StudySearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         cell, key = self.live.pop(trial_id)
-        if error:
-            cell.end(key, "failed", "its worker died again and again")
+        if error and key in cell.running:
+            self.fail(cell, key, "its worker died again and again")
+
+    def fail(self, cell: CellSearch, key: str, reason: str) -> None:
+        """Ends a trial that cannot tell itself why it failed."""
+        with self.recording():
+            cell.end(key, "failed", reason)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """A ledger that cannot be written stops the study. Tune would take the error for the trial's, and go on."""
+        try:
+            yield
+        except InputError as e:
+            self.problem = e
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher and scheduler for a restore that is never made: the ledger is the state."""
@@ -390,11 +408,17 @@ class StudySearch(Searcher):
 
 
 class CellScheduler(FIFOScheduler):
-    """Ray Tune's scheduler: writes every result to the ledger before anyone acts on it, and lets the trial's cell decide."""
+    """Ray Tune's scheduler: writes every result to the ledger before anyone acts on it, and lets the trial's cell decide.
 
-    def __init__(self, searcher: StudySearch) -> None:
+    It also watches the clock: a trial that says nothing for ``timeout`` seconds is failed, and its worker killed.
+    """
+
+    def __init__(self, searcher: StudySearch, timeout: float = math.inf) -> None:
         super().__init__()
-        self.searcher = searcher
+        self.searcher, self.timeout = searcher, timeout
+        self.heard: dict[
+            str, float
+        ] = {}  # Ray's trial id -> when it began or last had a record, on the monotonic clock
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -402,5 +426,36 @@ class CellScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         cell, key = self.searcher.live[trial.trial_id]
         told = (result[k] for k in ("start", "records", "diverged", "failure", "worker", "again"))
-        ended = cell.report(key, *told)
+        if result["records"]:
+            self.heard[trial.trial_id] = time.monotonic()
+        ended = True
+        with self.searcher.recording():
+            ended = cell.report(key, *told)
         return TrialScheduler.STOP if ended else TrialScheduler.CONTINUE
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Tune asks this many times a second, whether there is news or not."""
+        if self.timeout < math.inf:
+            for trial in list(tune_controller.get_live_trials()):
+                if trial.status != trial.RUNNING or trial.trial_id not in self.searcher.live:
+                    self.heard.pop(trial.trial_id, None)
+                elif time.monotonic() - self.heard.setdefault(trial.trial_id, time.monotonic()) > self.timeout:
+                    self._give_up(trial)
+        return super().choose_trial_to_run(tune_controller)
+
+    def _give_up(self, trial: Any) -> None:
+        """Fails a trial that hangs. Its worker cannot be asked to stop, nor be used again: it is killed, and Tune starts another."""
+        cell, key = self.searcher.live[trial.trial_id]
+        if key in cell.running:
+            self.searcher.fail(cell, key, f"it hung: no new record for {self.timeout:g} s (--trial-timeout)")
+            trial.max_failures = 0  # so that Tune does not start it again
+        if trial.temporary_state.ray_actor:
+            ray.kill(trial.temporary_state.ray_actor)
+        self.heard[trial.trial_id] = time.monotonic()
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A worker that Ray or the kernel killed for its memory cannot say so: Ray's own error does."""
+        cell, key = self.searcher.live[trial.trial_id]
+        told = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
+        if key in cell.running and ("low on memory" in told or "OutOfMemory" in told):
+            self.searcher.fail(cell, key, "out of memory: Ray killed its worker again and again")

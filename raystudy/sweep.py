@@ -198,6 +198,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how often a running trial is checkpointed (default: 10; 120 where --storage is a URL)",
     )
+    g.add_argument(
+        "--trial-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="a trial without a new record for so long has failed, and the study goes on; allow for loading and a first epoch "
+        "(default: wait for ever)",
+    )
     g.add_argument("--dry-run", action="store_true", help="print what would be run, and stop")
     g = p.add_argument_group("what it may take (docs/studies.md)")
     g.add_argument(
@@ -322,6 +329,8 @@ def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
         args.gpus_per_trial = None
     if args.gpus_per_trial is not None and not (math.isfinite(args.gpus_per_trial) and args.gpus_per_trial >= 0):
         raise InputError(f"--gpus-per-trial is {args.gpus_per_trial:g}; it must be 0 or more")
+    if args.trial_timeout is not None and not (math.isfinite(args.trial_timeout) and args.trial_timeout > 0):
+        raise InputError(f"--trial-timeout is {args.trial_timeout:g}; it must be above 0")
     if args.max_concurrent is not None and args.max_concurrent < 1:
         raise InputError(f"--max-concurrent is {args.max_concurrent}; it must be at least 1")
     study = requested(args)
@@ -346,6 +355,7 @@ def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
         max_concurrent=args.max_concurrent,
         checkpoint_every=checkpoint_every,
         data_root=args.data_root.expanduser().absolute(),
+        trial_timeout=math.inf if args.trial_timeout is None else args.trial_timeout,
     )
 
 

@@ -1,6 +1,7 @@
 """What all commands share: how a user's mistake is told, and where results are printed."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -28,6 +29,14 @@ def guarded(
     except BrokenPipeError:  # `raystudy ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {e.filename}" if e.filename else ""
+        print(
+            f"raystudy: {os.strerror(e.errno).lower()}{where}; the same command goes on once there is", file=sys.stderr
+        )
+        return 2
 
 
 def terminal() -> Console:

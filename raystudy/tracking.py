@@ -126,6 +126,9 @@ def _check_server(uri: str) -> None:
         with urllib.request.urlopen(f"{uri}/health", timeout=3):
             return
     except urllib.error.HTTPError as e:
+        if e.code == 401:
+            told = "asks who you are: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            raise InputError(f"the MLflow server at {_public(uri)} {told}") from None
         why = f"answers {e.code} to /health" + ("; is this host name in its --allowed-hosts?" if e.code == 403 else "")
     except (OSError, ValueError) as e:
         reason = getattr(e, "reason", e)

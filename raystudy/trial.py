@@ -105,8 +105,12 @@ class TrialActor(tune.Trainable):
         assert self.checkpoints is not None
         self.run.epoch()
         if time.monotonic() - self.saved >= self.every and len(self.run.records) < self.run.spec.epochs:
-            self.run.save(self.checkpoints.file)
-            if problem := self.checkpoints.store():
+            try:
+                self.run.save(self.checkpoints.file)
+                problem = self.checkpoints.store()
+            except (OSError, RuntimeError) as e:  # torch's own writer raises the latter
+                problem = f"no checkpoint was written: {_told(e)}"  # costs time if the worker dies, never the trial
+            if problem:
                 self.notes.append(problem)
             self.saved = time.monotonic()
         if len(self.run.records) == self.run.spec.epochs and not self.run.diverged and self.arrays:

@@ -1,0 +1,758 @@
+"""``raystudy chaos``: a small real study, run again and again under faults, must come out as if nothing had happened.
+
+Here belong the faults, the study they are done to, and what must hold after each. Everything is real: the command, Ray, MLflow, kill -9,
+a full disk. Nothing is patched, so whatever this finds, a user can meet. After each fault the same command is run until it ends, and then
+
+- no trial that had ended is lost or repeated, and no event is in the ledger twice;
+- what was tried, decided and measured is what an undisturbed run of the same seed has, apart from the clock;
+- MLflow has one run for each trial and one for each cell, none of them RUNNING, each with its whole curve.
+
+Three faults change what a study finds, because they fail a trial: one that hangs, one that diverges, one that eats memory. Of these the
+second point is not asked; instead the trial must be told as failed for that reason, and the study must go on to its end.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rich.console import Console
+
+from raystudy.errors import InputError, unknown
+from raystudy.ledger import cells, replay
+from raystudy.terminal import terminal
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "s"
+SMALL = (
+    *("mixup", "--noise", "symmetric:0.3", "--epochs", "60", "--trials", "4", "--replicates", "1", "--name", NAME),
+    *("--checkpoint-every", "0.2", "--max-concurrent", "2"),
+)
+PATIENCE = 300.0  # seconds that a run of the small study may take
+CLEAN_STOP = 10.0  # seconds from a signal to the end of the process
+HANG = 8.0  # --trial-timeout where a trial is made to hang
+
+
+class Skip(Exception):  # noqa: N818
+    """A fault that cannot be made on this machine, and why."""
+
+
+class Violated(Exception):  # noqa: N818
+    """Something that must hold did not."""
+
+
+# ------------------------------------------------------------------------------------------------------- processes
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Living processes below ``pid``, by number, with their command lines."""
+    parents, names = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                names[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except (OSError, ValueError):
+                continue
+    found: dict[int, str] = {}
+    grown = True
+    while grown:
+        new = {p: names[p] for p, q in parents.items() if p not in found and (q == pid or q in found) and p in names}
+        grown = bool(new)
+        found |= new
+    return found
+
+
+def send(pids: list[int], which: signal.Signals = signal.SIGKILL) -> None:
+    """A signal to processes, of which some may be gone."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, which)
+
+
+class Bout:
+    """One study in a folder of its own, and the process that runs it now."""
+
+    def __init__(self, folder: Path, *options: str, storage: Path | None = None, uri: str = "") -> None:
+        self.folder, self.options = folder, [*SMALL, *options]
+        self.study = (storage or folder / "studies") / NAME
+        self.uri = uri or f"sqlite:///{folder}/mlflow.db"
+        self.options += ["--tracking-uri", self.uri, "--storage", str(self.study.parent)]
+        self.log = folder / "out.txt"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.ended: dict[str, str] = {}  # how trials had ended when a run was last begun
+        self.begun_with = 0  # records then
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self, *options: str, **environment: str) -> None:
+        """Begins the study, or goes on with it."""
+        self.ended, self.begun_with = self.ends(), self.records()
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": path} | environment
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "raystudy.sweep", *self.options, *options],
+                cwd=self.folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def events(self) -> list[dict[str, Any]]:
+        """All whole events so far."""
+        files = cells(self.study) if self.study.exists() else []
+        return [json.loads(line) for path in files for line in path.read_bytes().split(b"\n")[:-1]]
+
+    def records(self) -> int:
+        return sum(e["event"] == "record" for e in self.events())
+
+    def ends(self) -> dict[str, str]:
+        """How each trial that has ended did."""
+        return {e["key"]: e["state"] for e in self.events() if e["event"] == "end"}
+
+    def running(self) -> subprocess.Popen[bytes]:
+        assert self.process is not None
+        return self.process
+
+    def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+        """Waits for a condition; False if the process ended before."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if self.running().poll() is not None:
+                return False
+            if time.monotonic() > end:
+                raise Violated(f"nothing happened for {seconds:.0f} s; the study printed: {self.printed()}")
+            time.sleep(0.02)
+        return True
+
+    def until_records(self, n: int) -> bool:
+        """Waits for ``n`` more records than there were when this run began."""
+        return self.until(lambda: self.records() >= self.begun_with + n)
+
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def workers(self) -> list[int]:
+        """The processes that run trials now."""
+        return [
+            p for p, name in descendants(self.running().pid).items() if name.startswith("ray::") and "Trainable" in name
+        ]
+
+    def kill(self, everything: bool = False) -> None:
+        """kill -9 of the driver, or of it and all that it started."""
+        below = list(descendants(self.running().pid)) if everything else []
+        send([self.running().pid, *below])
+        self.running().wait()
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """Waits for the process to end by itself. Returns its exit code."""
+        try:
+            return self.running().wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill(everything=True)
+            raise Violated(f"the study did not end within {seconds:.0f} s; it printed: {self.printed()}") from None
+
+    def finish(self, *options: str) -> None:
+        """Runs the same command to its end."""
+        self.start(*options)
+        code = self.wait()
+        if code or "Traceback" in self.printed():
+            raise Violated(f"the same command ended with code {code} and printed: {self.printed()}")
+
+    def close(self) -> None:
+        """Leaves nothing running."""
+        if self.process and self.process.poll() is None:
+            self.kill(everything=True)
+
+
+# --------------------------------------------------------------------------------------------------- what must hold
+
+
+def outcome(study: Path) -> dict[str, Any]:
+    """Per cell what was tried, decided and measured, without the clock."""
+    found = {}
+    for path in cells(study):
+        found[path.stem] = sorted(
+            (
+                t.number,
+                t.origin,
+                sorted(t.point.items()),
+                t.seed,
+                t.state,
+                t.reason,
+                {k: str(list(v)) for k, v in sorted(t.curves.items()) if k != "cost/seconds"},
+            )
+            for t in replay(path).trials.values()
+        )
+    return found
+
+
+def lost_or_repeated(bout: Bout) -> list[str]:
+    """What is wrong with the ledger itself."""
+    told = Counter((e["event"], e.get("key"), e.get("epoch")) for e in bout.events() if e["event"] != "cell")
+    wrong = [f"{n} times in the ledger: {what}" for what, n in told.items() if n > 1]
+    now = bout.ends()
+    wrong += [
+        f"trial {k} had ended ({state}) and is now {now.get(k)}"
+        for k, state in bout.ended.items()
+        if now.get(k) != state
+    ]
+    started = {key for what, key, _ in told if what == "trial"}
+    return wrong + [f"trial {key} never ended" for key in started - set(now)]
+
+
+def amiss_in_mlflow(study: Path, uri: str) -> list[str]:
+    """How MLflow differs from the ledger."""
+    from raystudy import tracking
+
+    client = tracking._connect(uri)
+    experiment = client.get_experiment_by_name(study.name)
+    if experiment is None:
+        return ["MLflow has no experiment of the study"]
+    runs = list(client.search_runs([experiment.experiment_id], max_results=1000))
+    trials = {t.key: t for path in cells(study) for t in replay(path).trials.values()}
+    children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+    wrong = []
+    have = Counter(r.data.tags["raystudy.key"] for r in children)
+    if have != Counter(list(trials)):
+        wrong.append(f"MLflow has {sum(have.values())} runs of {len(have)} trials, the ledger {len(trials)}")
+    if len(runs) - len(children) != len(cells(study)):
+        wrong.append(f"MLflow has {len(runs) - len(children)} runs for {len(cells(study))} cells")
+    if open_ := [r.info.run_name for r in runs if r.info.status not in tracking.ENDS]:
+        wrong.append(f"not ended in MLflow: {', '.join(open_)}")
+    for run in children:
+        curve = client.get_metric_history(run.info.run_id, "val/acc")
+        want = list(trials[run.data.tags["raystudy.key"]].curves.get("val/acc", ()))
+        if [m.value for m in sorted(curve, key=lambda m: m.step)] != want:
+            wrong.append(f"the curve of {run.info.run_name} in MLflow is not the ledger's")
+    return wrong
+
+
+def violations(bout: Bout, undisturbed: dict[str, Any] | None, uri: str = "") -> list[str]:
+    """All that does not hold of a study that has come to its end; ``undisturbed`` is None where a trial was made to fail."""
+    wrong = lost_or_repeated(bout)
+    if undisturbed is not None and (found := outcome(bout.study)) != undisturbed:
+        differ = [name for name in sorted({*found, *undisturbed}) if found.get(name) != undisturbed.get(name)]
+        wrong.append(f"not what an undisturbed run has: {', '.join(differ)}")
+    return wrong + amiss_in_mlflow(bout.study, uri or bout.uri)
+
+
+def failed_for(bout: Bout, state: str, words: str) -> None:
+    """Raises Violated unless some trial ended so, for that reason, and no other failed."""
+    failed = [e for e in bout.events() if e["event"] == "end" and e["state"] in ("failed", "diverged")]
+    if not failed or any(e["state"] != state or words not in e["reason"] for e in failed):
+        raise Violated(f"wanted a trial {state} for {words!r}, found {[(e['state'], e['reason']) for e in failed]}")
+
+
+# --------------------------------------------------------------------------------------------------------- MLflow
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, port: int, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A real MLflow server on loopback, on a SQLite file in ``folder`` unless the options name another store."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    if "--backend-store-uri" not in options:
+        command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.txt").open("ab") as log:
+        process = subprocess.Popen(
+            [*command, *options],
+            cwd=folder,
+            env={**os.environ, **quiet, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + 180
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+                break
+            except urllib.error.HTTPError:
+                break  # there, and asks who we are
+            except OSError:
+                if process.poll() is not None or time.monotonic() > end:
+                    raise Violated(f"MLflow did not start: {(folder / 'server.txt').read_text()[-2000:]}") from None
+                time.sleep(0.2)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class Proxy:
+    """Stands in front of a server on loopback and hands on what is asked, in a ``mood``: as it is, slow, or answering 500."""
+
+    def __init__(self, target: int) -> None:
+        self.mood, self.asked = "", 0
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                proxy.asked += 1
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if proxy.mood == "500":
+                    return self.answer(500, b"{}", "application/json")
+                if proxy.mood == "slow":
+                    time.sleep(1)
+                keep = {k: v for k, v in self.headers.items() if k.lower() in ("content-type", "authorization")}
+                url = f"http://127.0.0.1:{target}{self.path}"
+                asked = urllib.request.Request(url, body or None, keep, method=self.command)
+                try:
+                    with urllib.request.urlopen(asked, timeout=60) as told:
+                        self.answer(told.status, told.read(), told.headers.get("Content-Type", ""))
+                except urllib.error.HTTPError as e:
+                    self.answer(e.code, e.read(), e.headers.get("Content-Type", ""))
+                except OSError:
+                    self.answer(502, b"{}", "application/json")
+
+            def answer(self, code: int, body: bytes, kind: str) -> None:
+                self.send_response(code)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                """Says nothing."""
+
+            do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = handle_any  # noqa: N815
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+# --------------------------------------------------------------------------------------------------------- faults
+#
+# A fault is given a folder, random numbers and the undisturbed outcome. It does its worst, brings the study to its end, returns what it did
+# in a few words, and raises Violated (or Skip) where it must.
+
+
+def _check(bout: Bout, undisturbed: dict[str, Any] | None, uri: str = "") -> None:
+    if wrong := violations(bout, undisturbed, uri):
+        raise Violated("; ".join(wrong))
+
+
+def driver(folder: Path, random: Random, undisturbed: dict[str, Any], everything: bool = False) -> str:
+    """kill -9 of the driver at a random moment, twice: once while it starts, once while trials run."""
+    bout = Bout(folder)
+    with contextlib.closing(bout):
+        bout.start()
+        moment = random.uniform(0.1, 12)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            bout.running().wait(moment)
+        bout.kill(everything)
+        bout.start()
+        n = random.randrange(1, 60)
+        bout.until_records(n)
+        bout.kill(everything)
+        bout.finish()
+        _check(bout, undisturbed)
+    return f"killed after {moment:.1f} s, then after {n} records"
+
+
+def everything(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """The same, of the driver and all processes that it started: what a power cut leaves."""
+    return driver(folder, random, undisturbed, everything=True)
+
+
+def worker(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """kill -9 of workers while they train; the study goes on by itself."""
+    bout, killed = Bout(folder), 0
+    with contextlib.closing(bout):
+        bout.start()
+        for n in sorted(random.sample(range(5, 80), 3)):
+            if bout.until_records(n) and (found := bout.workers()):
+                send([random.choice(found)])
+                killed += 1
+        if code := bout.wait():
+            raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
+        _check(bout, undisturbed)
+    return f"{killed} workers killed"
+
+
+def raylet(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """kill -9 of Ray's own process on this machine; the driver must end, and the same command goes on."""
+    bout = Bout(folder)
+    with contextlib.closing(bout):
+        bout.start()
+        n = random.randrange(1, 60)
+        bout.until_records(n)
+        begun = time.monotonic()
+        send([p for p, name in descendants(bout.running().pid).items() if "/raylet/raylet " in name])
+        code = bout.wait(120)
+        took = time.monotonic() - begun
+        bout.finish()
+        _check(bout, undisturbed)
+    return f"killed after {n} records; the driver ended after {took:.0f} s with code {code}"
+
+
+def node(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """kill -9 of one of two nodes of a cluster; its trials go on on the other."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    bout = Bout(folder, "--address", cluster.address)
+    try:
+        with contextlib.closing(bout):
+            nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
+            bout.start()
+            n = random.randrange(1, 60)
+            bout.until_records(n)
+            cluster.remove_node(random.choice(nodes), allow_graceful=False)
+            if code := bout.wait():
+                raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
+            _check(bout, undisturbed)
+    finally:
+        cluster.shutdown()
+    return f"one of two nodes killed after {n} records"
+
+
+def mlflow(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """The MLflow server slow, then answering 500, then killed and started again, all during one study."""
+    folder.mkdir(parents=True)
+    port = free_port()
+    proxy = Proxy(port)
+    bout = Bout(folder, uri=proxy.uri)
+    moods = ["slow", "500", "down"]
+    random.shuffle(moods)
+    store = f"sqlite:///{folder}/server.db"
+    try:
+        with contextlib.closing(bout):
+            with mlflow_server(folder, port):
+                bout.start()
+                for n, mood in zip((1, 40, 80), moods, strict=True):
+                    bout.until_records(n)
+                    proxy.mood = mood
+                    if mood == "down":
+                        break
+            if moods[-1] != "down":  # it comes back, and the other moods follow
+                bout.until_records(70)
+            with mlflow_server(folder, port):
+                for mood in moods[moods.index("down") + 1 :]:
+                    proxy.mood, asked = mood, proxy.asked
+                    bout.until(partial(lambda n: proxy.asked > n, asked + 3), 60)
+                proxy.mood = ""
+                if code := bout.wait():
+                    raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
+                bout.finish()
+        _check(bout, undisturbed, store)
+    finally:
+        proxy.close()
+    return ", then ".join(moods)
+
+
+def locked(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """MLflow's SQLite database locked by somebody else for longer than MLflow waits."""
+    bout = Bout(folder)
+    seconds = random.uniform(5, 25)
+    with contextlib.closing(bout):
+        bout.start()
+        bout.until_records(random.randrange(1, 40))
+        bout.until(lambda: (folder / "mlflow.db").exists() and (folder / "mlflow.db").stat().st_size > 0)
+        with contextlib.closing(sqlite3.connect(folder / "mlflow.db", timeout=60, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            time.sleep(seconds)
+            db.execute("ROLLBACK")
+        if code := bout.wait():
+            raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
+        bout.finish()
+        _check(bout, undisturbed)
+    return f"locked for {seconds:.0f} s"
+
+
+def disk(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """The disk with the study full (a small tmpfs): one clear line, and the same command goes on once there is space."""
+    place = folder / "small"
+    place.mkdir(parents=True)
+    if os.geteuid() or shutil.which("mount") is None:
+        raise Skip("mounting a small tmpfs takes root")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        raise Skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    bout = Bout(folder, storage=place)
+    try:
+        with contextlib.closing(bout):
+            bout.start("--checkpoint-every", "1000")  # checkpoints that are removed would make space
+            n = random.randrange(1, 60)
+            bout.until_records(n)
+            filler = place / "filler"
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as f:
+                while f.write(bytes(4096)):
+                    pass
+            code, said = bout.wait(), bout.printed()
+            if code != 2 or "Traceback" in said or "No space left" not in said:
+                raise Violated(f"a full disk ended the study with code {code}, printing: {said}")
+            filler.unlink()
+            bout.finish()
+            _check(bout, undisturbed)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+    return f"filled after {n} records; it said: {said.strip().splitlines()[-1]}"
+
+
+def torn(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """The last line of a ledger file cut in the middle, as a power cut may leave it."""
+    bout = Bout(folder)
+    with contextlib.closing(bout):
+        bout.start()
+        bout.until_records(random.randrange(5, 80))
+        bout.kill(everything=True)
+        path = random.choice(cells(bout.study))
+        content = path.read_bytes()
+        last = content[:-1].rpartition(b"\n")[2]
+        cut = random.randrange(1, len(last) + 1)
+        path.write_bytes(content[:-cut])
+        bout.finish()
+        _check(bout, undisturbed)
+    return f"{cut} of the last {len(last) + 1} bytes of a cell cut off"
+
+
+def checkpoint(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """The newest checkpoint of each unfinished trial truncated: the one before is taken."""
+    bout = Bout(folder)
+    with contextlib.closing(bout):
+        bout.start()
+        files: list[Path] = []
+        bout.until(lambda: bool(list((bout.study / "checkpoints").glob("*.pt.prev"))))
+        bout.kill(everything=True)
+        files = sorted((bout.study / "checkpoints").glob("*.pt"))
+        for file in files:
+            os.truncate(file, random.randrange(file.stat().st_size))
+        bout.finish()
+        _check(bout, undisturbed)
+    return f"{len(files)} checkpoints truncated"
+
+
+def hang(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """A worker that answers no more (SIGSTOP): its trial fails for that reason, the worker is replaced, the study goes on."""
+    bout = Bout(folder)
+    with contextlib.closing(bout):
+        bout.start("--trial-timeout", f"{HANG:g}")
+        bout.until_records(random.randrange(1, 40))
+        bout.until(lambda: bool(bout.workers()))
+        stopped = random.choice(bout.workers())
+        send([stopped], signal.SIGSTOP)
+        try:
+            if code := bout.wait():
+                raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
+            if Path(f"/proc/{stopped}").exists():
+                raise Violated(f"the worker that hung, process {stopped}, is still there")
+        finally:
+            send([stopped])
+        failed_for(bout, "failed", "it hung")
+        _check(bout, None)
+    return f"a worker stopped for ever, found after {HANG:g} s"
+
+
+def diverge(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """A learning rate of 1e30 in an unfinished trial: it is told as diverged, the study goes on."""
+    bout = Bout(folder)
+    with contextlib.closing(bout):
+        bout.start()
+        bout.until_records(random.randrange(1, 40))
+        bout.kill(everything=True)
+        told = {path: [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] for path in cells(bout.study)}
+        opened = [(path, e["key"]) for path, events in told.items() for e in events if e["event"] == "trial"]
+        path, key = random.choice([(path, key) for path, key in opened if key not in bout.ends()])
+        for event in told[path]:
+            if event["event"] == "trial" and event["key"] == key:
+                event["point"]["lr"] = 1e30
+        events = [e for e in told[path] if e["event"] != "record" or e["key"] != key]
+        path.write_text("".join(json.dumps(e, separators=(",", ":")) + "\n" for e in events))
+        bout.finish()
+        failed_for(bout, "diverged", "not finite")
+        _check(bout, None)
+    return "a trial was given a learning rate of 1e30"
+
+
+def memory(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """Ray kills every worker for the memory it takes (a threshold that any worker is above): its trial fails for that reason."""
+    bout = Bout(folder, "--no-baseline", "--trials", "1", "--replicates", "0")
+    with contextlib.closing(bout):
+        bout.start(RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="100")
+        if code := bout.wait():
+            raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
+        failed_for(bout, "failed", "memory")
+        _check(bout, None)
+    return "every worker killed for its memory"
+
+
+def stop(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+    """SIGINT, then SIGTERM: each a clean stop within 10 s that says how to go on."""
+    bout, took = Bout(folder), []
+    with contextlib.closing(bout):
+        for which in (signal.SIGINT, signal.SIGTERM):
+            bout.start()
+            if not bout.until_records(random.randrange(1, 30)):
+                break
+            begun = time.monotonic()
+            send([bout.running().pid], which)
+            code = bout.wait(60)
+            took.append(time.monotonic() - begun)
+            if code != 130 or "the same command goes on" not in bout.printed() or "Traceback" in bout.printed():
+                raise Violated(f"{which.name} ended the study with code {code}, printing: {bout.printed()}")
+            if took[-1] > CLEAN_STOP:
+                raise Violated(f"{which.name} took {took[-1]:.1f} s to stop the study, more than {CLEAN_STOP:g}")
+        bout.finish()
+        _check(bout, undisturbed)
+    return f"stopped in {' and '.join(f'{t:.1f}' for t in took)} s"
+
+
+Fault = Callable[[Path, Random, dict[str, Any]], str]
+FAULTS: dict[str, Fault] = {
+    f.__name__: f
+    for f in (
+        *(driver, everything, worker, raylet, node, mlflow, locked),
+        *(disk, torn, checkpoint, hang, diverge, memory, stop),
+    )
+}
+
+
+def kills(folder: Path, random: Random, undisturbed: dict[str, Any], times: int, tell: Callable[[str], None]) -> str:
+    """``times`` kills -9 in a row within one study, each of the driver, of everything or of a worker, at random moments."""
+    bout, did = Bout(folder), Counter[str]()
+    total = sum(
+        len(t[-1]["val/acc"].split(",")) for trials in undisturbed.values() for t in trials if "val/acc" in t[-1]
+    )
+    with contextlib.closing(bout):
+        for i in range(times):
+            if not bout.process or bout.process.poll() is not None:
+                bout.start()
+            what = random.choice(("driver", "everything", "worker"))
+            if random.random() < 0.2:  # now and then while it starts
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    bout.running().wait(random.uniform(0.1, 10))
+            else:
+                bout.until_records(random.randrange(1, max(2, 2 * total // (3 * times))))
+            if what == "worker" and (found := bout.workers()):
+                send([random.choice(found)])
+                bout.begun_with = bout.records()
+            else:
+                what = "driver" if what == "worker" else what
+                bout.kill(what == "everything")
+            did[what] += 1
+            if wrong := [w for w in lost_or_repeated(bout) if "never ended" not in w]:
+                raise Violated("; ".join(wrong))
+            tell(f"  kill {i + 1} of {times}: {what}, {bout.records()} of {total} records")
+        if bout.running().poll() is None:
+            bout.wait()
+        bout.finish()
+        _check(bout, undisturbed)
+    return ", ".join(f"{n} of {what}" for what, n in did.items())
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """The options of chaos."""
+    p.add_argument("--minutes", type=float, default=10.0, metavar="N", help="begin faults for so long (default: 10)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of what is done when (default: 0)")
+    p.add_argument(
+        "--kinds",
+        metavar="KIND,...",
+        help=f"only these faults, each once if they take less time: {', '.join(FAULTS)} (default: all, again and again)",
+    )
+    p.add_argument("--kills", type=int, metavar="N", help="instead: one study, killed so many times in a row")
+    p.add_argument("--folder", type=Path, metavar="DIR", help="work in DIR and leave it (default: a temporary folder)")
+
+
+def chaos(args: argparse.Namespace) -> int:
+    """Runs a parsed command line. Returns 0 if everything held, 1 if not."""
+    if not 0 < args.minutes < 1e6:
+        raise InputError(f"--minutes is {args.minutes:g}; it must be above 0")
+    if args.kills is not None and not 1 <= args.kills <= 10_000:
+        raise InputError(f"--kills is {args.kills}; it must be from 1 to 10000")
+    kinds = [k for k in args.kinds.split(",") if k] if args.kinds is not None else list(FAULTS)
+    for kind in kinds:
+        if kind not in FAULTS:
+            raise unknown("fault", kind, FAULTS)
+    if not kinds:
+        raise InputError(f"--kinds names no fault; choose from: {', '.join(FAULTS)}")
+    if not Path("/proc/self").exists():
+        raise InputError("chaos finds its victims in /proc, which this machine has not")
+    folder = Path(args.folder or tempfile.mkdtemp(prefix="raystudy-chaos-")).absolute()
+    try:
+        return _rounds(folder, kinds, args, terminal())
+    finally:
+        if args.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rounds(folder: Path, kinds: list[str], args: argparse.Namespace, console: Console) -> int:
+    def tell(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    begun, random, counts = time.monotonic(), Random(args.seed), Counter[str]()
+    tell(f"chaos in {folder}, seed {args.seed}; first the study undisturbed")
+    calm = Bout(folder / "undisturbed")
+    with contextlib.closing(calm):
+        calm.finish()
+    undisturbed = outcome(calm.study)
+    if wrong := violations(calm, undisturbed):
+        raise Violated("; ".join(wrong))
+    tell(f"undisturbed: {sum(map(len, undisturbed.values()))} trials in {time.monotonic() - begun:.0f} s")
+    tasks: list[tuple[str, Fault]] = []
+    if args.kills is not None:
+        tasks = [("kills", partial(kills, times=args.kills, tell=tell))]
+    number = 0
+    while True:
+        if not tasks:
+            named = random.sample(kinds, len(kinds)) if args.kinds is None else kinds
+            tasks = [(kind, FAULTS[kind]) for kind in named]
+        kind, fault = tasks.pop(0)
+        number += 1
+        here, since = folder / f"{number:03}-{kind}", time.monotonic()
+        try:
+            did, verdict = fault(here, Random(f"{args.seed}-{number}-{kind}"), undisturbed), "held"
+            shutil.rmtree(here, ignore_errors=True)
+        except Skip as e:
+            did, verdict = str(e), "skipped"
+        except Violated as e:
+            did, verdict = str(e), "VIOLATED"
+        counts[verdict] += 1
+        tell(f"{number:>3} {kind:<11}{verdict} in {time.monotonic() - since:.0f} s: {did}")
+        once = args.kills is not None or args.kinds is not None
+        if (once and not tasks) or time.monotonic() - begun > 60 * args.minutes:
+            break
+    told = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
+    tell(f"verdict: {told}" + (f"; see {folder}" if counts["VIOLATED"] and args.folder else ""))
+    return int(counts["VIOLATED"] > 0)
