@@ -25,12 +25,17 @@ def _at_best(curve: Sequence[float], by: Sequence[float]) -> float:
     return _mean([c for c, v in zip(curve, by, strict=True) if v == best])
 
 
+def _curve(trial: TrialHistory, metric: str) -> Sequence[float]:
+    """A trial's curve; not measured in any epoch where a ledger from elsewhere has none."""
+    return trial.curves.get(metric) or [math.nan] * max(trial.epochs, 1)
+
+
 RULES: dict[str, Callable[[TrialHistory], float]] = {
-    "noisy_val": lambda t: _at_best(t.curves[TEST], t.curves[VAL]),
-    "last": lambda t: t.curves[TEST][-1],
-    "last10": lambda t: _mean(t.curves[TEST][-10:]),
-    "clean_val": lambda t: _at_best(t.curves[TEST], t.curves[CLEAN_VAL]) if CLEAN_VAL in t.curves else math.nan,
-    "oracle_test": lambda t: _at_best(t.curves[TEST], t.curves[TEST]),
+    "noisy_val": lambda t: _at_best(_curve(t, TEST), _curve(t, VAL)),
+    "last": lambda t: _curve(t, TEST)[-1],
+    "last10": lambda t: _mean(_curve(t, TEST)[-10:]),
+    "clean_val": lambda t: _at_best(_curve(t, TEST), t.curves[CLEAN_VAL]) if CLEAN_VAL in t.curves else math.nan,
+    "oracle_test": lambda t: _at_best(_curve(t, TEST), _curve(t, TEST)),
 }
 
 

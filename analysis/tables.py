@@ -106,7 +106,7 @@ def status(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
             escape(level(cell, study)),
             *(str(states[s]) for s in ("complete", "pruned", "diverged", "failed", "running")),
             str(sum(t.epochs for t in history.trials.values())),
-            f"{100 * max(best.curves['val/acc']):.1f}" if best else "–",
+            f"{100 * max(best.curves.get('val/acc', [math.nan])):.1f}" if best else "–",
             point(best.point) if best else "–",
         )
     return table

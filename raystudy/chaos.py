@@ -133,20 +133,19 @@ class Bout:
         assert self.process is not None
         return self.process
 
-    def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-        """Waits for a condition; False if the process ended before."""
+    def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+        """Waits for a condition. Raises Skip if the process ended before: a fault that did not come has shown nothing."""
         end = time.monotonic() + seconds
         while not condition():
             if self.running().poll() is not None:
-                return False
+                raise Skip("the study ended before the fault came, so nothing was tried")
             if time.monotonic() > end:
                 raise Violated(f"nothing happened for {seconds:.0f} s; the study printed: {self.printed()}")
             time.sleep(0.02)
-        return True
 
-    def until_records(self, n: int) -> bool:
+    def until_records(self, n: int) -> None:
         """Waits for ``n`` more records than there were when this run began."""
-        return self.until(lambda: self.records() >= self.begun_with + n)
+        self.until(lambda: self.records() >= self.begun_with + n)
 
     def printed(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -397,9 +396,13 @@ def worker(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
     with contextlib.closing(bout):
         bout.start()
         for n in sorted(random.sample(range(5, 80), 3)):
-            if bout.until_records(n) and (found := bout.workers()):
-                send([random.choice(found)])
+            with contextlib.suppress(Skip):
+                bout.until_records(n)
+                bout.until(lambda: bool(bout.workers()))
+                send([random.choice(bout.workers())])
                 killed += 1
+        if not killed:
+            raise Skip("the study ended before a worker was killed, so nothing was tried")
         if code := bout.wait():
             raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
         _check(bout, undisturbed)
@@ -414,7 +417,10 @@ def raylet(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
         n = random.randrange(1, 60)
         bout.until_records(n)
         begun = time.monotonic()
-        send([p for p, name in descendants(bout.running().pid).items() if "/raylet/raylet " in name])
+        found = [p for p, name in descendants(bout.running().pid).items() if "/raylet/raylet " in name]
+        if not found:
+            raise Skip("no raylet of this study was found, so nothing was tried")
+        send(found)
         code = bout.wait(120)
         took = time.monotonic() - begun
         bout.finish()
@@ -621,8 +627,7 @@ def stop(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
     with contextlib.closing(bout):
         for which in (signal.SIGINT, signal.SIGTERM):
             bout.start()
-            if not bout.until_records(random.randrange(1, 30)):
-                break
+            bout.until_records(random.randrange(1, 30))
             begun = time.monotonic()
             send([bout.running().pid], which)
             code = bout.wait(60)
@@ -661,7 +666,10 @@ def kills(folder: Path, random: Random, undisturbed: dict[str, Any], times: int,
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     bout.running().wait(random.uniform(0.1, 10))
             else:
-                bout.until_records(random.randrange(1, max(2, 2 * total // (3 * times))))
+                try:
+                    bout.until_records(random.randrange(1, max(2, 2 * total // (3 * times))))
+                except Skip:  # it has ended by itself: there is no more to kill
+                    break
             if what == "worker" and (found := bout.workers()):
                 send([random.choice(found)])
                 bout.begun_with = bout.records()

@@ -331,7 +331,8 @@ class Run:
             raise InputError(
                 f"checkpoint {path} is truncated, damaged or not a checkpoint of raystudy ({type(e).__name__})"
             ) from None
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
+        parts = {"format", "key", "records", "method", "optimizers"}
+        if not isinstance(state, dict) or state.get("format") != FORMAT or not parts <= state.keys():
             raise InputError(f"checkpoint {path} is not a checkpoint of raystudy (format {FORMAT})")
         if state["key"] != self.spec.key:
             raise InputError(f"checkpoint {path} belongs to another trial ({state['key']}, not {self.spec.key})")

@@ -110,6 +110,12 @@ def test_a_trial_without_records_is_worth_nothing() -> None:
 # -- which trial of a cell
 
 
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_a_curve_that_a_ledger_lacks_is_not_a_number(rule: str) -> None:
+    assert math.isnan(RULES[rule](trial(val=[0.5, 0.6])))
+    assert math.isnan(RULES[rule](trial(seconds=[1.0])))
+
+
 def test_chosen_is_the_best_finished_one_of_the_search() -> None:
     trials = [
         trial(0, "paper", val=[0.5, 0.6], test=[0.9, 0.9]),
