@@ -99,8 +99,6 @@ def test_money_that_is_used_up_stops_it_and_the_same_command_goes_on(undisturbed
 @pytest.mark.parametrize("name", ["mixup-table2", "rethinking-fig1"])
 def test_a_shipped_study_in_miniature(tmp_path: Path, name: str) -> None:
     code, printed = sweep(tmp_path, "--study", name, "--scale", "smoke")
-    if code == 2 and "unknown noise kind" in printed:
-        pytest.skip(printed)
     assert code == 0, printed
     study, histories = load.study(tmp_path / "studies" / f"{name}-smoke")
     assert list(histories) == study.cells()
