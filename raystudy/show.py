@@ -5,12 +5,13 @@ measured is drawn in ``analysis``.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import math
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -339,16 +340,21 @@ def folder(study: Path, dataset: str, setting: Noise) -> Path:
     return study / "data" / f"{slug(dataset)}_{setting.slug}{seed}"
 
 
-def beside(study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val_fraction: float) -> threading.Thread:
-    """Draws the pictures of a study's conditions while it runs, those that are not there yet; returns the thread that does.
+@contextlib.contextmanager
+def beside(study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val_fraction: float) -> Iterator[None]:
+    """Draws the pictures of a study's conditions while it runs, those that are not there yet.
 
-    Nobody waits for it: what a study that ends earlier leaves undrawn is drawn when the study is run again. A picture that
-    cannot be drawn is no reason to stop a study; what went wrong is then in ``error.txt`` in place of the summary.
+    The study's end waits for the one that is being drawn and for no other: a thread that was left alone at the end of the
+    process would be stopped inside matplotlib's C++, which aborts. What is left undrawn is drawn when the study is run again.
+    A picture that cannot be drawn is no reason to stop a study; what went wrong is then in ``error.txt`` in place of the summary.
     """
     wanted = [(d, n) for d, n in dict.fromkeys(conditions) if not (folder(study, d, n) / "summary.json").exists()]
+    over = threading.Event()
 
     def work() -> None:
         for dataset, setting in wanted:
+            if over.is_set():
+                return
             out = folder(study, dataset, setting)
             try:
                 classes = datasets.load(dataset, root, setting).classes
@@ -357,9 +363,13 @@ def beside(study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val
                 out.mkdir(parents=True, exist_ok=True)
                 (out / "error.txt").write_text(f"{type(e).__name__}: {e}\n", encoding="utf-8")
 
-    thread = threading.Thread(target=work, name="pictures", daemon=True)
+    thread = threading.Thread(target=work, name="pictures")
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 # --- the command --------------------------------------------------------------------------------------------------

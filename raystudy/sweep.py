@@ -421,10 +421,10 @@ def run(
             if few < FEW_UPDATES:
                 note = f"note: {few} updates a network is little; methods that mix samples need {FEW_UPDATES} or more: raise --epochs"
                 console.print(note, style="yellow", soft_wrap=True)
-            show.beside(folder, builder.data, resources.data_root, study.val_fraction)
             follower = tracking.start(folder, uri) if uri else None
             try:
-                execute(study.name, searches, resources, console, budget)
+                with show.beside(folder, builder.data, resources.data_root, study.val_fraction):
+                    execute(study.name, searches, resources, console, budget)
             finally:
                 ledger.close()  # so that the follower's last pass sees a study that is not running
                 if follower:

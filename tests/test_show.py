@@ -2,6 +2,8 @@
 
 import csv
 import json
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -170,20 +172,43 @@ def test_mistakes_are_one_line_and_write_nothing(argv, words, tmp_path, monkeypa
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def there(*files: Path) -> None:
+    """Waits until another thread has written the files."""
+    for _ in range(600):
+        if all(f.exists() for f in files):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"not there after a minute: {files}")
+
+
 @pytest.mark.slow
 def test_a_study_draws_its_conditions_once(tmp_path):
     noises = [Noise("pair", 0.2), Noise("symmetric", 0.5, seed=1)]
     conditions = [("digits", n) for n in noises]
-    show.beside(tmp_path, conditions, Path("data"), 0.1).join()
     folders = [show.folder(tmp_path, d, n) for d, n in conditions]
+    with show.beside(tmp_path, conditions, Path("data"), 0.1):
+        there(*(f / "summary.json" for f in folders))
     assert [f.name for f in folders] == ["digits_pair-0.2", "digits_symmetric-inclusive-0.5_seed1"]
     for f in folders:
         assert {p.name for p in f.iterdir()} == {*PNGS, "summary.json", "classes.csv"}
     before = (folders[0] / "sheet.png").stat().st_mtime_ns
-    show.beside(tmp_path, conditions, Path("data"), 0.1).join()
+    with show.beside(tmp_path, conditions, Path("data"), 0.1):
+        pass
     assert (folders[0] / "sheet.png").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
+def test_a_study_that_ends_waits_for_the_pictures_at_hand_and_for_no_other(tmp_path):
+    conditions = [("digits", Noise("pair", rate)) for rate in (0.1, 0.2, 0.3)]
+    with show.beside(tmp_path, conditions, Path("data"), 0.1):
+        there(show.folder(tmp_path, *conditions[0]))
+    drawn = [(show.folder(tmp_path, *c) / "summary.json").exists() for c in conditions]
+    assert drawn in ([True, False, False], [True, True, False])
+    assert not [t for t in threading.enumerate() if t.name == "pictures"]  # none is left for the interpreter to break
+
+
 def test_a_picture_that_cannot_be_drawn_stops_nothing(tmp_path):
-    show.beside(tmp_path, [("nothing", Noise("pair", 0.2))], Path("data"), 0.1).join()
-    assert "unknown data set" in (show.folder(tmp_path, "nothing", Noise("pair", 0.2)) / "error.txt").read_text()
+    error = show.folder(tmp_path, "nothing", Noise("pair", 0.2)) / "error.txt"
+    with show.beside(tmp_path, [("nothing", Noise("pair", 0.2))], Path("data"), 0.1):
+        there(error)
+    assert "unknown data set" in error.read_text()
