@@ -187,9 +187,9 @@ def noise_estimate(args: argparse.Namespace) -> int:
     return estimate.command(args)
 
 
-def _study_folder(args: argparse.Namespace) -> Path:
+def _study_folder(args: argparse.Namespace, arrays: bool = False) -> Path:
     folder = study_dir(args.storage.expanduser().absolute(), args.study)
-    storage.pull(folder)
+    storage.pull(folder, arrays)
     if not (folder / "study.toml").exists():
         raise unknown(f"study in {storage.told(args.storage)}", args.study, storage.studies(args.storage.expanduser()))
     return folder
@@ -212,7 +212,7 @@ def status(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Writes a study's report."""
-    folder = _study_folder(args)
+    folder = _study_folder(args, arrays=True)
     console = terminal()
     from analysis import report
 

@@ -7,8 +7,9 @@ copy. So a slow or absent storage never holds up a study, and ``flock``, append 
     s3://bucket/studies     working copy ~/.cache/raystudy/s3%3A%2F%2Fbucket%2Fstudies, the same for every command
     /nfs/studies            no URL: a folder that is used as it is
 
-A storage holds what a study's folder holds (``study.toml``, ``cells/*.jsonl``, ``masks/*``, ``report/*``, ``checkpoints/*.pt``) and,
-while a sweep runs, ``driver.json``, by which a second driver on another machine sees the first.
+A storage holds what a study's folder holds (``study.toml``, ``cells/*.jsonl``, ``masks/*``, ``report/*``, ``arrays/*``,
+``checkpoints/*.pt``) and, while a sweep runs, ``driver.json``, by which a second driver on another machine sees the first. Arrays and
+checkpoints are brought there by the workers that made them; whoever wants arrays pulls them.
 """
 
 import contextlib
@@ -33,6 +34,7 @@ LEASE_SECONDS = 60.0  # a driver that has not been heard of for so long is dead
 CLOSE_WAITS = (0.5, 2.0, 5.0)  # seconds before each further try of the last copy
 COMPARED = 4096  # bytes by which one ledger file is known to continue another: its last lines, with their times in milliseconds
 KEPT = ("masks", "report")  # folders of a study whose files are copied as they are
+ARRAYS = ("arrays",)  # another, of one file a trial
 OBJECT_STORES = ("s3", "gcs", "abfs")  # what is written there appears when it is whole
 
 
@@ -167,10 +169,11 @@ def studies(storage: Path) -> list[str]:
     return sorted(set(here))
 
 
-def pull(study_dir: Path) -> int:
+def pull(study_dir: Path, arrays: bool = False) -> int:
     """Brings the working copy of a study up to what its storage holds; of two ledger files the longer one wins.
 
-    Returns how many files were taken. Does nothing for a folder that is used as it is.
+    ``arrays``: also what finished trials left for figures, one small file each. Returns how many files were taken; does nothing for a
+    folder that is used as it is.
     Raises InputError where the copy and the storage tell different stories: neither continues the other.
     """
     address = url(study_dir.parent)
@@ -185,7 +188,7 @@ def pull(study_dir: Path) -> int:
                 mine = study_dir / "cells" / name
                 if not _continues(mine, held / name, size):
                     taken.append((held / name, mine))
-        for kind in KEPT:
+        for kind in KEPT + ARRAYS * arrays:
             taken += [
                 (there / kind / name, study_dir / kind / name)
                 for name in (there / kind).files()
@@ -360,7 +363,7 @@ def driven(study_dir: Path) -> bool:
     return bool(address and driver(place(address) / study_dir.name))
 
 
-# -- checkpoints -----------------------------------------------------------------------------------------------------------------
+# -- what workers write ----------------------------------------------------------------------------------------------------------
 
 
 def checkpoint_names(key: str) -> tuple[str, str]:
@@ -372,7 +375,8 @@ class Checkpoints:
     """A trial's checkpoints on a worker: files of this machine, each also in the storage, so that another node can go on."""
 
     def __init__(self, file: Path, address: str | None, study: str) -> None:
-        self.there = place(address) / study / "checkpoints" if address else None
+        self.study = place(address) / study if address else None
+        self.there = self.study / "checkpoints" if self.study else None
         self._scratch = tempfile.TemporaryDirectory(prefix="raystudy-checkpoint-") if address else None
         self.file = Path(self._scratch.name) / file.name if self._scratch else file
         self.names = checkpoint_names(file.stem)
@@ -398,6 +402,19 @@ class Checkpoints:
             except Exception as e:  # costs time if the node is lost, never the trial
                 return f"the checkpoint was not stored: {_line(e)}"
         return ""
+
+    @contextlib.contextmanager
+    def leaving(self, file: Path) -> Iterator[Path]:
+        """Where to write what a finished trial leaves at ``file``, which gets its place in one step: in the storage, where there is one."""
+        if self._scratch and self.study:
+            new = Path(self._scratch.name) / file.name
+            yield new
+            (self.study / "arrays" / file.name).upload(new)
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = file.with_name(f"{file.name}.{os.getpid()}.new")
+        yield new
+        os.replace(new, file)
 
     def close(self) -> None:
         if self._scratch:

@@ -119,12 +119,10 @@ class TrialActor(tune.Trainable):
     def _leave(self, path: Path) -> None:
         """Writes the finished trial's arrays, before its last records are told; without them only figures are missing."""
         assert self.run is not None
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")
+        assert self.checkpoints is not None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with new.open("wb") as f:
+            with self.checkpoints.leaving(path) as new, new.open("wb") as f:
                 np.savez_compressed(f, **self.run.arrays())
-            os.replace(new, path)
         except Exception as e:
             self.notes.append(f"no arrays written: {_told(e)}")
 

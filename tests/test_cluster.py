@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,9 @@ def test_autoscaling_sees_the_whole_demand_and_a_trial_moves_to_another_node(clu
     found = [t for path in cells(study) for t in replay(path).trials.values()]
     assert [(t.state, t.epochs) for t in found] == [("complete", 300)] * 4
     assert not list((study / "checkpoints").iterdir())  # ended: gone
+    assert {f.stem for f in (study / "arrays").iterdir()} == {
+        t.key for t in found
+    }  # of trials on another node than the driver
     assert not (study / "driver.json").exists()
 
 
@@ -140,8 +144,22 @@ def test_a_node_with_other_code_or_a_disk_of_its_own_is_one_clear_line(cluster: 
     assert "code " in last
     assert "install the same on every node" in last
     cluster.remove_node(other)
-    # A storage that no node can write: a file is in the way.
+    # The same node, joining while trials run on another.
     cluster.add_node(num_cpus=2)
+    process = sweep(cluster, tmp_path, *options[:3], "--epochs", "20000", "--trials", "1", "--name", "late")
+    end = time.monotonic() + 150
+    while not any(t.epochs for p in cells(tmp_path / "studies" / "late") for t in replay(p).trials.values()):
+        assert time.monotonic() < end, "no records"
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    other = cluster.add_node(num_cpus=2, env_vars={"PYTHONPATH": str(code)})
+    out = ended(process)
+    assert process.returncode == 2, out
+    assert re.search(
+        r"^raystudy: node \S+ has code \w+ \(driver: \w+\); install the same", out.strip().splitlines()[-1]
+    ), out
+    cluster.remove_node(other)
+    # A storage that no node can write: a file is in the way.
     (tmp_path / "studies").mkdir(exist_ok=True)
     shutil.rmtree(tmp_path / "studies")
     (tmp_path / "there").mkdir()

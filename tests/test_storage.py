@@ -1,5 +1,6 @@
 """Storages: one contract for a local URL, fsspec's memory file system and a real S3 server; working copies, mirrors and checkpoints."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -269,6 +270,21 @@ def test_checkpoints_move_between_nodes(address: str, tmp_path: Path) -> None:
     within(5, lambda: not held.files())
     ledger.close()
     mirror.close()
+
+
+def test_what_a_trial_leaves_on_another_node_is_brought_back_to_who_asks(address: str, tmp_path: Path) -> None:
+    folder = storage.folder(address) / "s"
+    node = storage.Checkpoints(tmp_path / "k.pt", address, "s")
+    with node.leaving(folder / "arrays" / "k.npz") as file:
+        file.write_bytes(b"arrays")
+    with contextlib.suppress(RuntimeError), node.leaving(folder / "arrays" / "l.npz") as file:
+        file.write_bytes(b"half")
+        raise RuntimeError
+    node.close()
+    assert not folder.exists()  # the copy on the node is no working copy
+    assert storage.pull(folder) == 0
+    assert storage.pull(folder, arrays=True) == 1
+    assert {p.name: p.read_bytes() for p in (folder / "arrays").iterdir()} == {"k.npz": b"arrays"}
 
 
 def test_commands_tell_a_mistake_in_one_line(
