@@ -294,8 +294,8 @@ def _each_its_own(
 ) -> Corrupted:
     """int(r N) training images changed, each by draws of its own, in blocks of some 2^20 pixels.
 
-    ``other(x, rng, chosen)`` has images [b, C, H, W] and gives what becomes of the ``chosen`` positions among them. It draws for all, so that
-    what an image becomes does not depend on the rate.
+    ``other(x, rng, chosen)`` is given images [b, C, H, W] and says what becomes of the ``chosen`` positions among them. It draws for
+    all of them, so that what an image becomes does not depend on the rate.
     """
     x_train, x_test = _pixels(data, setting)
     x = x_train.numpy().copy()
