@@ -79,6 +79,7 @@ SETTINGS = {
     "web:red:0.4": (0.4, EXACT),
     "random_pixels:0.5": (0.0, 0.0),
     "shuffled_pixels": (0.0, 0.0),
+    "gaussian_pixels:0.5": (0.0, 0.0),
     "file:mask.npz": (0.3, EXACT),
 }
 # Of labels, truth and images, drawn with seed 7. A change here changes every study; another platform must have the same.
@@ -107,9 +108,10 @@ PINS = {
     "web:red:0.4": "1b24cf4b5b2b8ca7",
     "random_pixels:0.5": "79c37c73866a1e8f",
     "shuffled_pixels": "c8127d1d8c1e940d",
+    "gaussian_pixels:0.5": "98ca2a1959466668",
     "file:mask.npz": "f211d9292495842f",
 }
-IMAGES = ("openset", "random_pixels", "shuffled_pixels")
+IMAGES = ("openset", "random_pixels", "shuffled_pixels", "gaussian_pixels")
 UNDRAWN = ("human:worse", "given", "web:red:0.4", "file:mask.npz")
 
 
@@ -396,7 +398,7 @@ def test_the_digest_of_a_condition_covers_its_images():
     data = toy()
     val = torch.arange(5)
     digests = {corrupted(data, Noise(kind, 1.0, seed=s)).digest(val) for kind in IMAGES[1:] for s in (1, 2)}
-    assert len(digests) == 4
+    assert len(digests) == 6
     plain = corrupted(data, Noise("pair", 0.0))
     assert plain.digest(val) == digest(data.y_train, val)  # what studies of label noise have always had
     assert plain.digest(val) not in digests
@@ -419,6 +421,29 @@ def test_pixels_are_moved_and_not_changed():
     half = corrupted(data, Noise("shuffled_pixels", 0.5, seed=1))
     assert ((half.x_train != data.x_train).flatten(1).any(1)).sum() == 1000
     assert ((half.x_test != data.x_test).flatten(1).any(1)).sum() == 25
+
+
+def test_gaussian_pixels_have_the_mean_and_variance_of_each_channel():
+    shown = np.zeros((1000, 3, 8, 8), dtype=np.uint8)
+    shown[:, 0] = np.array([90, 110] * 32, dtype=np.uint8).reshape(8, 8)  # mean 100, standard deviation 10
+    shown[:, 1] = np.array([120, 200] * 32, dtype=np.uint8).reshape(8, 8)  # mean 160, standard deviation 40
+    shown[:, 2] = 7  # constant
+    data = replace(toy(), x_train=torch.from_numpy(shown), y_train=toy().y_train[:1000])
+    c = corrupted(data, Noise("gaussian_pixels", 1.0, seed=1))
+    drawn = c.x_train.double()
+    assert torch.equal(torch.from_numpy(c.given), data.y_train)
+    se = 40 / 64000**0.5  # of a mean of 64,000 pixels
+    assert drawn.mean((0, 2, 3)).tolist() == pytest.approx([100, 160, 7], abs=5 * se)
+    assert drawn.std((0, 2, 3)).tolist() == pytest.approx([10, 40, 0], rel=0.02)  # of 40, cutting at 255 takes 0.9 %
+    pixels = drawn[:, :2].flatten(2)  # [1000, 2, 64]
+    assert drawn[:, :2].mean((2, 3)).std(0).tolist() == pytest.approx(
+        [10 / 8, 40 / 8], rel=0.1
+    )  # pixels and images are independent
+    assert abs(torch.corrcoef(pixels.transpose(0, 1).flatten(1))[0, 1]) < 5 / 64000**0.5  # and so are channels
+    half = corrupted(data, Noise("gaussian_pixels", 0.5, seed=1)).x_train
+    changed = (half != data.x_train).flatten(1).any(1)
+    assert changed.sum() == 500
+    assert torch.equal(half[changed], c.x_train[changed])
 
 
 GOOD = np.full((3, 3), 0.1) + 0.7 * np.eye(3)

@@ -328,7 +328,7 @@ def test_counted_matrices():
     ("text", "told"),
     [
         ("symetric:0.2", "did you mean 'symmetric'"),
-        ("", "unknown noise kind ''; choose from: asym_block5, asym_superclass, asymmetric, file, given"),
+        ("", "unknown noise kind ''; choose from: asym_block5, asym_superclass, asymmetric, file, gaussian"),
         ("symmetric:bernouli:0.2", "unknown variant of noise 'symmetric' 'bernouli'"),
         ("symmetric:bernoulli", "names no rate"),
         ("symmetric:bernoulli:exact_global:0.2", "too many parts"),

@@ -1,11 +1,13 @@
 """Studies from files end to end on a real local Ray: a grid of two data sets, shipped tables in miniature, budgets that stop and go on."""
 
+import csv
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from kept import RULES, TOLERANCE, differences, kept, rows
 from test_sweep import outcome
 
 from analysis import load
@@ -106,3 +108,24 @@ def test_a_shipped_study_in_miniature(tmp_path: Path, name: str) -> None:
         assert sorted(t.origin for t in history.trials.values()) == ["paper", "replicate"]
         assert {t.state for t in history.trials.values()} == {"complete"}
     assert "noisy_val" in printed
+    assert differences(rows(histories), kept(name)) == []
+    if name == "mixup-table2":
+        reported(tmp_path, name)
+
+
+def reported(folder: Path, name: str) -> None:
+    """The leaderboards of the study's report have the accuracies that are kept."""
+    command = [sys.executable, "-m", "raystudy", "report", f"{name}-smoke"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    report = folder / "studies" / f"{name}-smoke" / "report"
+    assert "mixup" in (report / "index.html").read_text(encoding="utf-8")
+    before = {(row["method"], row["condition"]): row for row in kept(name)}
+    for rule in RULES:
+        (table,) = (report / "tables").glob(f"leaderboard-{rule}-*.csv")
+        shown = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+        assert len(shown) == len(before)
+        for row in shown:
+            condition = f"{row['dataset']} {row['noise']}:{row['variant']}:{row['rate']}"
+            was = float(before[row["method"], condition][rule])
+            assert 100 * float(row["mean"]) == pytest.approx(was, abs=TOLERANCE)

@@ -4,6 +4,7 @@ Here belongs what needs more than labels: images, files, another data set, label
 drawn and how is in ``noise`` and ``instance``. A kind without a matrix has a row in ``BUILDERS``.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -257,19 +258,53 @@ def fitted(x: Tensor, shape: torch.Size) -> Tensor:
 
 def _random_pixels(data: Dataset, setting: Noise, _: Path) -> Corrupted:
     """The pixels of int(r N) training images in an order of their own each; a pixel keeps its channels. Labels are right."""
+
+    def shuffled(x: Pixels, rng: np.random.Generator, chosen: NDArray[np.int64]) -> Pixels:
+        flat = x.reshape(*x.shape[:2], -1)
+        orders = rng.permuted(np.tile(np.arange(flat.shape[2], dtype=np.int32), (len(x), 1)), axis=1)
+        return np.take_along_axis(flat[chosen], orders[chosen, None], 2).reshape(x[chosen].shape)
+
+    return _each_its_own(data, setting, generator(STREAM_PIXELS, setting.seed), shuffled)
+
+
+def _gaussian_pixels(data: Dataset, setting: Noise, _: Path) -> Corrupted:
+    """Int(r N) training images of normal draws with the mean and variance of each channel over the training set. Labels are right.
+
+    Rounded and cut to 0..255, so that the variance comes out a little smaller. A channel that is constant has variance 0 and stays so.
+    """
+    moments = []
+    for channel in _pixels(data, setting)[0].numpy().transpose(1, 0, 2, 3):  # whole numbers, so the same everywhere
+        count = np.bincount(channel.ravel(), minlength=256)
+        first, second = (int(count @ np.arange(256) ** power) for power in (1, 2))
+        moments.append((first / channel.size, math.sqrt(channel.size * second - first**2) / channel.size))
+    mean, std = (np.array(m)[:, None, None] for m in zip(*moments, strict=True))
+
+    def drawn(x: Pixels, rng: np.random.Generator, chosen: NDArray[np.int64]) -> Pixels:
+        draws = rng.standard_normal(x.shape)[chosen]
+        return np.clip(np.rint(mean + std * draws), 0, 255).astype(np.uint8)
+
+    return _each_its_own(data, setting, generator(STREAM_PIXELS, setting.seed, 2), drawn)
+
+
+def _each_its_own(
+    data: Dataset,
+    setting: Noise,
+    rng: np.random.Generator,
+    other: Callable[[Pixels, np.random.Generator, NDArray[np.int64]], Pixels],
+) -> Corrupted:
+    """int(r N) training images changed, each by draws of its own, in blocks of some 2^20 pixels.
+
+    ``other(x, rng, chosen)`` is given images [b, C, H, W] and says what becomes of the ``chosen`` positions among them. It draws for
+    all of them, so that what an image becomes does not depend on the rate.
+    """
     x_train, x_test = _pixels(data, setting)
     x = x_train.numpy().copy()
-    n, channels, height, width = x.shape
-    rng = generator(STREAM_PIXELS, setting.seed)
-    chosen = np.zeros(n, dtype=bool)
+    chosen = np.zeros(len(x), dtype=bool)
     chosen[noise.first(rng.random(len(x)), setting.rate)] = True
-    block = max(1, (1 << 20) // (height * width))
-    for at in range(0, n, block):  # orders are drawn for all images, so that an image's does not depend on the rate
-        part = x[at : at + block]
-        orders = rng.permuted(np.tile(np.arange(height * width, dtype=np.int32), (len(part), 1)), axis=1)
-        mine = np.flatnonzero(chosen[at : at + block])
-        flat = part[mine].reshape(len(mine), channels, height * width)
-        part[mine] = np.take_along_axis(flat, orders[mine, None], 2).reshape(part[mine].shape)
+    block = max(1, (1 << 20) // (x.shape[2] * x.shape[3]))
+    for at in range(0, len(x), block):
+        part, mine = x[at : at + block], np.flatnonzero(chosen[at : at + block])
+        part[mine] = other(part, rng, mine)
     return _changed(data, setting, data.y_train.numpy(), data.y_train.numpy(), torch.from_numpy(x), x_test)
 
 
@@ -302,6 +337,7 @@ BUILDERS: dict[str, Callable[[Dataset, Noise, Path], Corrupted]] = {
     "instance": _instance,
     "openset": _open_set,
     "random_pixels": _random_pixels,
+    "gaussian_pixels": _gaussian_pixels,
     "shuffled_pixels": _shuffled_pixels,
 }
 

@@ -297,6 +297,11 @@ NOISES: dict[str, Kind] = {
         "images whose pixels are shuffled, all in one way, test images too (Zhang et al. 2017); labels stay",
         default=1.0,
     ),
+    "gaussian_pixels": Kind(
+        "gaussian_pixels[:RATE,...]",
+        "images of Gaussian noise with the mean and variance of the data set (Zhang et al. 2017); labels stay",
+        default=1.0,
+    ),
     "file": Kind(
         "file:FILE",
         "a stored mask: the labels of masks/*.npz in the folder of a study",

@@ -56,12 +56,12 @@ Bootstrap = Literal["hard", "soft", "soft_to_hard"]
 Mixture = Literal["beta", "gaussian"]
 
 
-def loss_range(losses: Tensor, trim: float = 0.05) -> tuple[Tensor, Tensor, Tensor]:
-    """(low, high, inside): the range of ``losses`` [n] without its tails of share ``trim``, and the losses [m] within it.
+def loss_range(losses: Tensor, lower: float = 0.05, upper: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
+    """(low, high, inside): the ``lower`` and ``upper`` quantile of ``losses`` [n], and the losses [m] within.
 
-    ``low`` is the lower percentile plus 1e-5, as in the original.
+    ``low`` is the lower quantile plus 1e-5, as in the original.
     """
-    low, high = torch.quantile(losses, torch.tensor([trim, 1 - trim], dtype=losses.dtype, device=losses.device))
+    low, high = torch.quantile(losses, torch.tensor([lower, upper], dtype=losses.dtype, device=losses.device))
     return low + 1e-5, high, losses[(losses >= low) & (losses <= high)]
 
 
@@ -71,13 +71,15 @@ def normalise(losses: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.where(scaled >= 1, 0.999, torch.where(scaled <= 0, 0.001, scaled))
 
 
-def noise_table(inside: Tensor, max_iter: int = 10, mixture: Mixture = "beta", order: bool = True) -> Tensor:
-    """p(noisy | loss) at ``BINS`` points of (0, 1), float64, from normalised losses ``inside`` [m].
+def noise_table(
+    inside: Tensor, max_iter: int = 10, mixture: Mixture = "beta", order: bool = True, bins: int = BINS
+) -> Tensor:
+    """p(noisy | loss) at ``bins`` points of (0, 1), float64, from normalised losses ``inside`` [m].
 
     Constant from its maximum on, so that the largest losses are not the cleaner ones. ``order``: the component with the larger
     mean is the noisy one; otherwise component 1.
     """
-    at = torch.linspace(1e-12, 1 - 1e-12, BINS, dtype=torch.float64, device=inside.device)
+    at = torch.linspace(1e-12, 1 - 1e-12, bins, dtype=torch.float64, device=inside.device)
     if mixture == "gaussian":
         table = gmm_posterior(gmm_1d(inside, max_iter), at)
     else:
@@ -86,7 +88,7 @@ def noise_table(inside: Tensor, max_iter: int = 10, mixture: Mixture = "beta", o
             by_mean = (bmm.alphas / (bmm.alphas + bmm.betas)).argsort()
             bmm = Bmm(*(values[by_mean] for values in bmm))
         table = bmm_posterior(bmm, at)
-    return torch.where(torch.arange(BINS, device=at.device) >= table.argmax(), table.max(), table)
+    return torch.where(torch.arange(bins, device=at.device) >= table.argmax(), table.max(), table)
 
 
 def look_up(table: Tensor, losses: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -223,7 +225,7 @@ class MCorrection(Method):
         for batch in train.batches(augment=self.tracking == "train", shuffle=False, batch_size=EVAL_BATCH):
             logits = self.nets[0](batch.x).float()
             losses[batch.index] = F.cross_entropy(logits, batch.y, reduction="none").double()
-        low, high, inside = loss_range(losses, self.trim)
+        low, high, inside = loss_range(losses, self.trim, 1 - self.trim)
         fits = bool((high > low) & losses.isfinite().all())
         table = noise_table(normalise(inside, low, high), self.em_iter, self.mixture, self.order_components)
         self.table.copy_(table if fits else torch.zeros_like(table))
