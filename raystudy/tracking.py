@@ -594,9 +594,12 @@ def _study_folders(study_dir: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files below a folder, but not what is being written (``.NAME``, ``NAME.new``, ``NAME.tmp``)."""
-    found = folder.rglob("*") if folder.is_dir() else ()
-    return sorted(f for f in found if f.is_file() and not f.name.startswith(".") and f.suffix not in (".new", ".tmp"))
+    """The files below a folder, but not what is being written (``.NAME``, ``NAME.new``, ``NAME.tmp``).
+
+    Nor links: a study of a stranger could point at any file of ours, which would then be on the server.
+    """
+    found = [f for f in folder.rglob("*") if f.is_file() and not f.is_symlink()] if folder.is_dir() else []
+    return sorted(f for f in found if not f.name.startswith(".") and f.suffix not in (".new", ".tmp"))
 
 
 def _files_state(study_dir: Path) -> str:
