@@ -454,13 +454,14 @@ def _write(path: Path, text: str) -> None:
 def finish(folder: Path, tracking_uri: str | None, console: Console) -> None:
     """The leaderboard, and what to do next."""
     from analysis import load, tables
+    from raystudy.tracking import public
 
     study, histories = load.study(folder)
     console.print(tables.leaderboard(study, histories))
     for trial in [t for h in histories.values() for t in h.trials.values() if t.state in ("failed", "diverged")][:5]:
         note = f"{trial.state}: trial {trial.number} ({tables.point(trial.point)}): {trial.reason}"
         console.print(note, style="red", markup=False, highlight=False, soft_wrap=True)
-    store = f" --tracking-uri {tracking_uri}" if tracking_uri else ""
+    store = f" --tracking-uri {public(tracking_uri)}" if tracking_uri else ""
     where = "" if folder.parent == Path("studies").absolute() else f" --storage {storages.told(folder.parent)}"
     steps = [f"raystudy status {study.name}{where}", f"raystudy report {study.name}{where} --open"]
     steps += [] if tracking_uri == "none" else [f"raystudy ui{store}"]
