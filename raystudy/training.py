@@ -382,21 +382,24 @@ def _optimizer_fits(told: dict[str, Any], optimizer: torch.optim.Optimizer) -> b
     if not alike(groups, [{**g, "lr": 0.0} for g in optimizer.state_dict()["param_groups"]]):
         return False
     shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
-    return all(
-        type(i) is int
-        and 0 <= i < len(shapes)
-        and isinstance(kept, dict)
-        and all(_kept(v, shapes[i]) for v in kept.values())
-        for i, kept in told["state"].items()
-    )
+    names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else {"momentum_buffer"}
+    for i, kept in told["state"].items():
+        if (
+            type(i) is not int
+            or not 0 <= i < len(shapes)
+            or not isinstance(kept, dict)
+            or (kept and kept.keys() != names)
+        ):
+            return False
+        for name, value in kept.items():
+            shape = torch.Size([]) if name == "step" else shapes[i]
+            if not (isinstance(value, Tensor) and value.shape == shape) and not (value is None and len(names) == 1):
+                return False
+    return True
 
 
 def _dicts(told: object) -> bool:
     return isinstance(told, list) and all(isinstance(g, dict) for g in told)
-
-
-def _kept(value: object, shape: torch.Size) -> bool:
-    return value is None or (isinstance(value, Tensor) and value.shape in (shape, torch.Size([])))
 
 
 def previous(path: Path) -> Path:

@@ -17,7 +17,7 @@ settings.register_profile(
     "few", max_examples=12, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
 )
 settings.register_profile("more", settings.get_profile("few"), max_examples=60)
-settings.register_profile("many", settings.get_profile("few"), max_examples=1000, derandomize=False)
+settings.register_profile("many", settings.get_profile("few"), max_examples=300, derandomize=False)
 settings.load_profile("few")
 
 
