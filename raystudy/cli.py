@@ -310,7 +310,7 @@ def ui(args: argparse.Namespace) -> int:
             tracking.studies(uri),
         )
     told = "is already there" if server else f"on {tracking.public(uri)}: {base}   (Ctrl-C stops it)"
-    console.print(f"MLflow {told}", highlight=False, soft_wrap=True)
+    console.print(f"MLflow {told}", markup=False, highlight=False, soft_wrap=True)
     for name, links in found.items():
         console.print(f"  {name}: {base}{links['study']}", markup=False, highlight=False, soft_wrap=True)
         for view, link in links.items():

@@ -24,7 +24,7 @@ def guarded(
             raise unknown("option", rest[0], getattr(args, "parser", parser)._option_string_actions)
         return command(args)
     except InputError as e:
-        print(f"raystudy: {' '.join(str(e).split())}", file=sys.stderr)
+        print(f"raystudy: {printable(' '.join(str(e).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("raystudy: stopped; the same command goes on from here", file=sys.stderr)
@@ -40,6 +40,11 @@ def guarded(
         more = "; the same command goes on once there is" if full else ""
         print(f"raystudy: {' '.join(f'{os.strerror(e.errno).lower()}{where}'.split())}{more}", file=sys.stderr)
         return 2
+
+
+def printable(text: str) -> str:
+    """A text with what a terminal would obey (escape sequences of a file's or a stranger's) written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def terminal() -> Console:
