@@ -542,7 +542,9 @@ def _short(v: float, _: object = None) -> str:
 
 def budgets(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], label: str, log: bool) -> Figure | None:
     """Test accuracy of the point a search would have chosen after a budget: steps of ``select.progress``, a panel for each level."""
-    panels = {k: {m: [s for s in v if not math.isnan(s[1])] for m, v in p.items()} for k, p in panels.items()}
+    panels = {
+        k: {m: [s for s in v if s[0] > 0 and not math.isnan(s[1])] for m, v in p.items()} for k, p in panels.items()
+    }
     panels = {k: {m: v for m, v in p.items() if v} for k, p in panels.items()}
     panels = {k: p for k, p in panels.items() if p}
     if not panels:

@@ -62,7 +62,7 @@ def leaderboard(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
             gain = scores["last10"].mean - score(published, "last10").mean
             wrong = history.header.get("effective_rate")  # None where the truth is not known
             seconds = [math.fsum(t.curves["cost/seconds"]) for t in tuned if "cost/seconds" in t.curves]
-            method = cell.method + "*" * bool(best and best.oracle)
+            method = escape(cell.method) + "*" * bool(best and best.oracle)
             lost = gap(tuned).mean
             row = ["?" if wrong is None else f"{100 * wrong:.0f} %", method, *(percent(scores[r]) for r in shown)]
             row += ["–" if math.isnan(lost) else f"{100 * lost:.1f}", str(len(tuned))]
@@ -102,12 +102,12 @@ def status(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
         states = Counter(t.state for t in history.trials.values())
         best = chosen(history, study.objective)
         table.add_row(
-            cell.method,
+            escape(cell.method),
             escape(level(cell, study)),
             *(str(states[s]) for s in ("complete", "pruned", "diverged", "failed", "running")),
             str(sum(t.epochs for t in history.trials.values())),
             f"{100 * max(best.curves.get('val/acc', [math.nan])):.1f}" if best else "–",
-            point(best.point) if best else "–",
+            escape(point(best.point)) if best else "–",
         )
     return table
 

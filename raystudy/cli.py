@@ -235,7 +235,7 @@ def sync(args: argparse.Namespace) -> int:
     tracking.check(uri)
     told = tracking.sync(folder, uri, running=is_running(folder) or storage.driven(folder))
     wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
-    console.print(f"{args.study} -> {uri}: {wrote}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{args.study} -> {tracking.public(uri)}: {wrote}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -301,12 +301,16 @@ def ui(args: argparse.Namespace) -> int:
     uri = tracking.absolute(given or tracking.default_uri())
     tracking.check(uri)
     server = uri.startswith(("http://", "https://"))
-    base = uri if server else f"http://{args.host}:{args.port}"
+    base = tracking.public(uri) if server else f"http://{args.host}:{args.port}"
     found = tracking.studies(uri, args.study)
     if args.study and not found:
-        raise unknown(f"study in MLflow at {uri} (`raystudy sync` brings it there)", args.study, tracking.studies(uri))
-    told = "is already there" if server else f"on {uri}: {base}   (Ctrl-C stops it)"
-    console.print(f"MLflow {told}", highlight=False, soft_wrap=True)
+        raise unknown(
+            f"study in MLflow at {tracking.public(uri)} (`raystudy sync` brings it there)",
+            args.study,
+            tracking.studies(uri),
+        )
+    told = "is already there" if server else f"on {tracking.public(uri)}: {base}   (Ctrl-C stops it)"
+    console.print(f"MLflow {told}", markup=False, highlight=False, soft_wrap=True)
     for name, links in found.items():
         console.print(f"  {name}: {base}{links['study']}", markup=False, highlight=False, soft_wrap=True)
         for view, link in links.items():
@@ -318,7 +322,8 @@ def ui(args: argparse.Namespace) -> int:
     if server:
         return 0
     os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    options = {"--backend-store-uri": uri, "--host": args.host, "--port": str(args.port), "--workers": "1"}
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # others can read command lines, and it may hold a password
+    options = {"--host": args.host, "--port": str(args.port), "--workers": "1"}
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *(w for pair in options.items() for w in pair)])
 

@@ -95,7 +95,7 @@ def execute(
     if not resources.address:  # a Ray of its own, never one that an earlier, killed driver left behind
         where = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
     place = f"on {resources.address}" if resources.address else "on this machine"
-    console.print(f"starting Ray {place}: up to {slots:.0f} trials at once", highlight=False)
+    console.print(f"starting Ray {place}: up to {slots:.0f} trials at once", markup=False, highlight=False)
     try:
         host, colon, port = (resources.address or "").rpartition(":")
         if colon and port.isdecimal() and "/" not in host:  # Ray itself would wait for minutes

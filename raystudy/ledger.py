@@ -16,6 +16,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import time
 from array import array
 from collections.abc import Collection, Iterator, Sequence
@@ -30,6 +31,26 @@ from raystudy.errors import InputError
 
 Event = dict[str, Any]
 ENDED = ("complete", "pruned", "diverged", "failed")
+ORIGINS = ("paper", "search", "replicate")
+FIELDS: dict[str, dict[str, type]] = {  # what an event must have; ``MAY``: of which kind the rest is where it is there
+    "trial": {"key": str, "number": int, "origin": str, "point": dict, "seed": int},
+    "record": {"key": str, "epoch": int, "metrics": dict},
+    "retry": {"key": str, "reason": str},
+    "end": {"key": str, "state": str},
+}
+MAY: dict[str, Any] = {
+    **{
+        "reason": str,
+        "oracle": list,
+        "digests": dict,
+        "effective_rate": float | int | None,
+        "images": int,
+        "network": str,
+    },
+    **{"cell": dict, "recipe": dict, "epochs": int, "objective": str, "space": dict, "versions": dict, "commit": str},
+}
+MOST = 10**14  # of a whole number: dates in milliseconds up to the year 5000, and all that a table can hold
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # a trial's key is a part of file names
 
 
 @dataclass
@@ -115,6 +136,34 @@ class CellHistory:
         return True
 
 
+def _checked(event: Event) -> None:
+    """Raises ValueError, TypeError or KeyError for what is no event: nothing that is read later has to doubt its kind."""
+    kind = event["event"]
+    if type(event["time"]) is not int or not 0 <= event["time"] < MOST:
+        raise ValueError(f"time is {event['time']!r}")
+    for name, wanted in FIELDS.get(kind, {}).items():
+        value = event[name]
+        if type(value) is not wanted or (wanted is int and not 0 <= value < MOST):
+            raise ValueError(f"{name} is {value!r}")
+    if kind == "record":
+        return
+    for name, wanted in MAY.items():
+        if name in event and (not isinstance(event[name], wanted) or isinstance(event[name], bool)):
+            raise ValueError(f"{name} is {event[name]!r}")
+    if kind == "end" and event["state"] not in ENDED:
+        raise ValueError(f"state is {event['state']!r}")
+    if kind == "trial":
+        if not _KEY.fullmatch(event["key"]):
+            raise ValueError(f"key is {event['key']!r}")
+        if event["origin"] not in ORIGINS:
+            raise ValueError(f"origin is {event['origin']!r}")
+        for name, value in event["point"].items():
+            if any(not isinstance(v, str | int | float) for v in (value if isinstance(value, list) else [value])):
+                raise ValueError(f"{name} of its point is {value!r}")
+        if not all(isinstance(name, str) for name in event.get("oracle", ())):
+            raise ValueError(f"oracle is {event['oracle']!r}")
+
+
 def events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
     """The whole events of a cell file from a byte offset on, each with the offset after it.
 
@@ -129,9 +178,12 @@ def events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
             offset += len(line)
             try:
                 event = orjson.loads(line)
-                event["event"], event["time"]
-            except (ValueError, KeyError, TypeError):
-                raise InputError(f"{path}: broken ledger line before byte {offset}: {line[:60]!r}") from None
+                _checked(event)
+            except (ValueError, KeyError, TypeError) as e:
+                why = f"no {e}" if isinstance(e, KeyError) else f"{e}"
+                raise InputError(
+                    f"{path}: broken ledger line before byte {offset}: {line[:60]!r} ({why[:80]})"
+                ) from None
             yield event, offset
 
 

@@ -217,7 +217,10 @@ def train_mentor(args: argparse.Namespace) -> int:
     save(net, args.out)
     held = f"{told['held_out/accuracy']:.1%} of the held-out fifth told right (AUROC {told['held_out/auroc']:.3f})"
     console.print(
-        f"{args.out}: {len(records)} students, {told['losses']:.0f} losses, {held}", highlight=False, soft_wrap=True
+        f"{args.out}: {len(records)} students, {told['losses']:.0f} losses, {held}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
     if uri:
         names = ("dataset", "noise", "students", "seed", "percentile", "steps")

@@ -18,10 +18,9 @@ from pathlib import Path
 
 from raystudy import ledger
 from raystudy.errors import InputError, unknown
-from raystudy.ledger import CellHistory, Event, Ledger, is_running
+from raystudy.ledger import ORIGINS, CellHistory, Event, Ledger, is_running
 from raystudy.study import Study, study_dir
 
-ORIGINS = ("paper", "search", "replicate")
 FIXED = ("cell", "digests", "network", "recipe", "epochs", "objective")  # of a cell's header: what all its trials share
 CONFLICTS = ("refuse", "keep")
 BESIDES = ("arrays", "artifacts", "data", "masks")  # folders whose files come along
@@ -251,9 +250,9 @@ def _write(
             copies += [(f, Path("checkpoints") / f.name) for f in (source, source.with_name(source.name + ".prev"))]
         for source in (second,) if not into else (first, second):
             for name in BESIDES:
-                copies += [(f, f.relative_to(source)) for f in sorted((source / name).rglob("*")) if f.is_file()]
+                copies += [(f, f.relative_to(source)) for f in sorted((source / name).rglob("*")) if _plain(f)]
         for source, place in copies:
-            if source.exists() and source != folder / place and not (scratch / place).exists():
+            if _plain(source) and source != folder / place and not (scratch / place).exists():
                 if place.parts[0] in BESIDES and (folder / place).exists():
                     continue
                 (scratch / place).parent.mkdir(parents=True, exist_ok=True)
@@ -274,6 +273,11 @@ def _write(
         raise InputError(f"cannot write {folder}: {e.strerror or e}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _plain(file: Path) -> bool:
+    """Whether this is a file, and no link to one: the other study may be a stranger's, and point anywhere."""
+    return file.is_file() and not file.is_symlink()
 
 
 def _umask() -> int:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from raystudy import ledger, space
@@ -404,9 +405,7 @@ def show(plan: Plan, console: Console) -> None:
     for row in plan.rows:
         pace = Range(*(s / e if e else 0.0 for s, e in zip(row.seconds, row.work.epochs, strict=True)))
         table.add_row(
-            row.method,
-            row.dataset,
-            row.network,
+            *map(escape, (row.method, row.dataset, row.network)),
             str(row.cells),
             _told(row.work.trials, whole=True),
             _told(row.work.epochs, whole=True),

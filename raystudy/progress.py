@@ -71,6 +71,7 @@ class Progress:
                 f"{time.strftime('%H:%M:%S')} {done + pruned + failed} of {total} trials (running {running}, pruned {pruned}, "
                 f"failed {failed}), about {duration(self._left(rows))} left"
                 + (f"; best noisy validation: {best or '–'}" if len(self.cells) <= SHOWN else ""),
+                markup=False,
                 soft_wrap=True,
                 highlight=False,
             )
@@ -129,7 +130,7 @@ class Progress:
         for search, (done, running, pruned, failed, of, best, left) in shown:
             counts = [str(n) if n else "·" for n in (done, running, pruned, failed)]
             table.add_row(
-                search.cell.method,
+                escape(search.cell.method),
                 escape(level(search.cell, search.study)),
                 *counts,
                 str(of),

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from analysis import load, tables
@@ -267,7 +268,12 @@ def table(rows: Sequence[Replay], told: Options) -> Table:
             place = (own[0].method, own[0].level) if i == 0 else ("", "")
             told_expected = f"{expected:.0f}" if math.isfinite(expected) else "–"
             out.add_row(
-                *place, name, f"{len(hits)} of {len(own)}", *shown, told_expected, end_section=i == len(ordered) - 1
+                *map(escape, place),
+                name,
+                f"{len(hits)} of {len(own)}",
+                *shown,
+                told_expected,
+                end_section=i == len(ordered) - 1,
             )
     if len(cells) > 1:
         means = {name: float(np.mean(values)) for name, values in relative.items()}

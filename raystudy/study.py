@@ -244,8 +244,10 @@ class Study:
                 if name not in kinds:
                     raise unknown("setting", name, kinds)
                 kind: Any = kinds[name] if kinds[name] in (str, int, float) else list
-                if type(value) is not kind:
-                    raise TypeError(f"{name} must be {kind.__name__}, not {value!r}")
+                if type(value) is not kind or (name in TEXTS and not all(isinstance(v, str) for v in value)):
+                    raise TypeError(
+                        f"{name} must be {kind.__name__}{' of texts' if name in TEXTS else ''}, not {value!r}"
+                    )
             told["noises"] = tuple(Noise(**n) for n in told["noises"])
             told["grid"] = [_block(b) for b in told.get("grid", [])]
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
@@ -285,9 +287,16 @@ def _block(told: Mapping[str, Any]) -> Block:
     """A block as ``to_dict`` wrote it. Raises TypeError or KeyError for anything else."""
     values: dict[str, Any] = {**told, "noises": tuple(Noise(**n) for n in told["noises"])}
     values |= {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+    for f in fields(Block):
+        wanted: Any = f.type if f.type in (str, int) else tuple
+        if type(values.get(f.name, wanted())) is not wanted:
+            raise TypeError(f"{f.name} of a grid is {values[f.name]!r}")
+    if not all(isinstance(v, str) for name in TEXTS for v in values[name]):
+        raise TypeError(f"{' and '.join(TEXTS)} of a grid must be lists of texts")
     return Block(**values)
 
 
+TEXTS = ("methods", "datasets")  # lists of texts
 MOST_EPOCHS = 10**6
 OBJECTIVES = ("val/acc", "val/loss")
 SAMPLERS = ("tpe", "random", "qmc", "gp")

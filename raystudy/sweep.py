@@ -21,7 +21,7 @@ from raystudy.errors import InputError
 from raystudy.ledger import Ledger
 from raystudy.study import NAME, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, Study, slug, study_dir
 from raystudy.studyfile import BUDGET
-from raystudy.terminal import guarded, terminal
+from raystudy.terminal import guarded, printable, terminal
 
 # torch, ray and optuna take seconds to import: functions that need them import them, so that help and mistakes are answered at once.
 if TYPE_CHECKING:
@@ -438,7 +438,7 @@ def run(
     if left := sum(not s.finished() for s in searches):
         why = f"{budget.reason}; " if budget and budget.reason else ""
         note = f"{why}stopped with {left} of {len(searches)} cells unfinished; the same command goes on from here"
-        console.print(note, style="yellow", soft_wrap=True)
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
         return 130
     finish(folder, tracking_uri, console)
     return 0
@@ -454,13 +454,14 @@ def _write(path: Path, text: str) -> None:
 def finish(folder: Path, tracking_uri: str | None, console: Console) -> None:
     """The leaderboard, and what to do next."""
     from analysis import load, tables
+    from raystudy.tracking import public
 
     study, histories = load.study(folder)
     console.print(tables.leaderboard(study, histories))
     for trial in [t for h in histories.values() for t in h.trials.values() if t.state in ("failed", "diverged")][:5]:
-        note = f"{trial.state}: trial {trial.number} ({tables.point(trial.point)}): {trial.reason}"
+        note = printable(f"{trial.state}: trial {trial.number} ({tables.point(trial.point)}): {trial.reason}")
         console.print(note, style="red", markup=False, highlight=False, soft_wrap=True)
-    store = f" --tracking-uri {tracking_uri}" if tracking_uri else ""
+    store = f" --tracking-uri {public(tracking_uri)}" if tracking_uri else ""
     where = "" if folder.parent == Path("studies").absolute() else f" --storage {storages.told(folder.parent)}"
     steps = [f"raystudy status {study.name}{where}", f"raystudy report {study.name}{where} --open"]
     steps += [] if tracking_uri == "none" else [f"raystudy ui{store}"]

@@ -15,13 +15,16 @@ def guarded(
     command: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> int:
     """Parses and runs; a user's mistake becomes one line on standard error and exit code 2."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        args, rest = parser.parse_known_args(argv)
+        if empty := [w for w in words if w.startswith("--") and w.endswith("=--")]:  # argparse would give it a list
+            raise InputError(f"{empty[0].removesuffix('=--')} has no value that could be used: '--'")
+        args, rest = parser.parse_known_args(words)
         if rest:  # argparse would name no choices
             raise unknown("option", rest[0], getattr(args, "parser", parser)._option_string_actions)
         return command(args)
     except InputError as e:
-        print(f"raystudy: {' '.join(str(e).split())}", file=sys.stderr)
+        print(f"raystudy: {printable(' '.join(str(e).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("raystudy: stopped; the same command goes on from here", file=sys.stderr)
@@ -30,13 +33,18 @@ def guarded(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not (full or (e.errno and e.filename)):
+            raise  # not of a file that somebody named
         where = f" for {e.filename}" if e.filename else ""
-        print(
-            f"raystudy: {os.strerror(e.errno).lower()}{where}; the same command goes on once there is", file=sys.stderr
-        )
+        more = "; the same command goes on once there is" if full else ""
+        print(f"raystudy: {' '.join(f'{os.strerror(e.errno).lower()}{where}'.split())}{more}", file=sys.stderr)
         return 2
+
+
+def printable(text: str) -> str:
+    """A text with what a terminal would obey (escape sequences of a file's or a stranger's) written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def terminal() -> Console:

@@ -15,10 +15,13 @@ to MLflow, again only when their content has changed: ``artifacts/<cell key>/`` 
 """
 
 import argparse
+import base64
 import contextlib
 import fcntl
 import gc
 import hashlib
+import http.client
+import importlib.util
 import json
 import math
 import os
@@ -38,6 +41,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from raystudy import ledger, views
 from raystudy.errors import InputError
@@ -104,6 +108,8 @@ def check(uri: str) -> None:
         raise InputError(f"MLflow store {uri!r} is a folder, which MLflow no longer writes to; choose from: {CHOICES}")
     elif scheme not in ("postgresql", "mysql", "mssql"):
         raise InputError(f"MLflow store of kind {scheme!r} is not known; choose from: {CHOICES}")
+    elif uri.lower().startswith("postgresql://") and importlib.util.find_spec("psycopg") is None:
+        raise InputError("MLflow on PostgreSQL needs the package psycopg: pip install 'raystudy[postgres]'")
 
 
 def _check_sqlite(file: Path) -> None:
@@ -122,23 +128,62 @@ def _check_sqlite(file: Path) -> None:
 
 
 def _check_server(uri: str) -> None:
+    place, headers = _credentials(uri)
     try:
-        with urllib.request.urlopen(f"{uri}/health", timeout=3):
-            return
+        with urllib.request.urlopen(urllib.request.Request(f"{place}/health", headers=headers), timeout=3):
+            pass
+        _check_welcome(uri)
+        return
     except urllib.error.HTTPError as e:
         if e.code == 401:
-            told = "asks who you are: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            raise InputError(f"the MLflow server at {_public(uri)} {told}") from None
+            raise InputError(_stranger(uri)) from None
         why = f"answers {e.code} to /health" + ("; is this host name in its --allowed-hosts?" if e.code == 403 else "")
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, http.client.HTTPException) as e:
         reason = getattr(e, "reason", e)
         if isinstance(reason, ssl.SSLError):
             return  # it is there; whom to trust is MLflow's own setting
         why = f"does not answer ({reason})"
-    raise InputError(f"the MLflow server at {_public(uri)} {why}; start it, or choose from: {CHOICES}")
+    raise InputError(f"the MLflow server at {public(uri)} {why}; start it, or choose from: {CHOICES}")
 
 
-def _public(text: str) -> str:
+def _check_welcome(uri: str) -> None:
+    """Raises InputError where the server wants to know who we are and does not take our answer: /health is open to all."""
+    elsewhere = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")  # answers that only MLflow can give
+    if any(os.environ.get(name) for name in elsewhere) or Path("~/.mlflow/credentials").expanduser().exists():
+        return
+    place, headers = _credentials(uri)
+    question = urllib.request.Request(f"{place}/api/2.0/mlflow/experiments/search?max_results=1", headers=headers)
+    try:
+        with urllib.request.urlopen(question, timeout=10):
+            return
+    except urllib.error.HTTPError as e:
+        if e.code == 401:
+            raise InputError(_stranger(uri)) from None
+    except OSError:
+        return  # slow, and yet it is there
+
+
+def _credentials(uri: str) -> tuple[str, dict[str, str]]:
+    """The server's address without user and password, and the header by which it knows us, as MLflow's client would send it."""
+    user, password = (os.environ.get(name) for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"))
+    if found := re.match(r"(https?://)([^/\s]*)@", uri):
+        user, _, password = (unquote(part) for part in found[2].partition(":"))
+    if user and password:
+        told = base64.b64encode(f"{user}:{password}".encode()).decode()
+        return public(uri), {"Authorization": f"Basic {told}"}
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return public(uri), {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _stranger(uri: str) -> str:
+    """What to do about a server's 401, in one line."""
+    ours = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if _credentials(uri)[1]:
+        return f"the MLflow server at {public(uri)} does not take this user and password (401); set {ours} to an account that it has"
+    return f"the MLflow server at {public(uri)} asks who you are (401): set {ours}"
+
+
+def public(text: str) -> str:
     """A URI, or a message with one in it, without user and password."""
     return re.sub(r"//[^/\s]*@", "//", text)
 
@@ -289,7 +334,7 @@ class Projection:
         return cursor if cursor.version == VERSION else Cursor()
 
     def _write_cursor(self, files: str) -> None:
-        cursor = Cursor(uuid.uuid4().hex, dict(self.cursor.done), files=files, uri=_public(self.uri), version=VERSION)
+        cursor = Cursor(uuid.uuid4().hex, dict(self.cursor.done), files=files, uri=public(self.uri), version=VERSION)
         for key, cell in self.cells.items():
             unfinished = [t.key for t in cell.history.trials.values() if t.state == "running"]
             if not unfinished and cell.parent and cell.parent.status == "FINISHED":
@@ -594,9 +639,12 @@ def _study_folders(study_dir: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files below a folder, but not what is being written (``.NAME``, ``NAME.new``, ``NAME.tmp``)."""
-    found = folder.rglob("*") if folder.is_dir() else ()
-    return sorted(f for f in found if f.is_file() and not f.name.startswith(".") and f.suffix not in (".new", ".tmp"))
+    """The files below a folder, but not what is being written (``.NAME``, ``NAME.new``, ``NAME.tmp``).
+
+    Nor links: a study of a stranger could point at any file of ours, which would then be on the server.
+    """
+    found = [f for f in folder.rglob("*") if f.is_file() and not f.is_symlink()] if folder.is_dir() else []
+    return sorted(f for f in found if not f.name.startswith(".") and f.suffix not in (".new", ".tmp"))
 
 
 def _files_state(study_dir: Path) -> str:
@@ -761,12 +809,17 @@ def sync(study_dir: Path, uri: str, running: bool = False) -> Synced:
     except InputError:
         raise
     except Exception as e:
-        raise InputError(f"MLflow at {_public(uri)}: {_one_line(e)}") from e
+        raise InputError(f"MLflow at {public(uri)}: {_one_line(e)}") from e
 
 
 def _one_line(e: BaseException) -> str:
+    """What went wrong, for people; of a server's page that says who may not come in, what to do about it."""
+    if "error code 401" in str(e):
+        return (
+            "it does not take this user and password (401); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
     text = next((line for line in str(e).splitlines() if line.strip()), "")
-    return _public(text or type(e).__name__)[:500]
+    return public(text or type(e).__name__)[:500]
 
 
 def _environment(uri: str) -> dict[str, str]:
@@ -818,7 +871,7 @@ def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
             methods = dict.fromkeys(r.data.tags["method"] for r in runs)
             found[experiment.name] = views.links(experiment.experiment_id, methods, [r.info.run_id for r in runs])
     except Exception as e:
-        raise InputError(f"MLflow at {_public(uri)}: {_one_line(e)}") from e
+        raise InputError(f"MLflow at {public(uri)}: {_one_line(e)}") from e
     return found
 
 

@@ -336,12 +336,70 @@ class Run:
             raise InputError(f"checkpoint {path} is not a checkpoint of raystudy (format {FORMAT})")
         if state["key"] != self.spec.key:
             raise InputError(f"checkpoint {path} belongs to another trial ({state['key']}, not {self.spec.key})")
+        if not self._fits(state):
+            raise InputError(f"checkpoint {path} does not fit this trial: a part of it was changed")
         self.method.load_state_dict(state["method"])
         for optimizer, told in zip(self.method.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(told)
         self.records = list(state["records"])
         last = self.records[-1] if self.records else {"train/loss": 0.0, "val/loss": 0.0}
         self.diverged = last["train/loss"] is None or last["val/loss"] is None
+
+    def _fits(self, state: dict[str, Any]) -> bool:
+        """Whether all parts of a checkpoint are such as ``save`` writes, so that a load fails before it has changed anything."""
+        records, optimizers = state["records"], state["optimizers"]
+        if not isinstance(records, list) or not isinstance(optimizers, list):
+            return False
+        for record in records:
+            if not isinstance(record, dict) or not {"train/loss", "val/loss"} <= record.keys():
+                return False
+            if not all(isinstance(k, str) and isinstance(v, float | None) for k, v in record.items()):
+                return False
+        mine = self.method.optimizers
+        if not alike(state["method"], dict(self.method.state_dict())) or len(optimizers) != len(mine):
+            return False
+        return all(
+            isinstance(told, dict) and _optimizer_fits(told, o) for told, o in zip(optimizers, mine, strict=True)
+        )
+
+
+def alike(a: object, b: object) -> bool:
+    """Whether two nested structures have the same keys, lengths and types, and tensors of one shape and type."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(alike(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b)
+
+
+def _optimizer_fits(told: dict[str, Any], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer's stored state has its groups, and for each parameter nothing but numbers and tensors of its shape."""
+    if told.keys() != {"state", "param_groups"} or not isinstance(told["state"], dict):
+        return False
+    groups = [{**g, "lr": 0.0} for g in told["param_groups"]] if _dicts(told["param_groups"]) else []
+    if not alike(groups, [{**g, "lr": 0.0} for g in optimizer.state_dict()["param_groups"]]):
+        return False
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
+    names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else {"momentum_buffer"}
+    for i, kept in told["state"].items():
+        if (
+            type(i) is not int
+            or not 0 <= i < len(shapes)
+            or not isinstance(kept, dict)
+            or (kept and kept.keys() != names)
+        ):
+            return False
+        for name, value in kept.items():
+            shape = torch.Size([]) if name == "step" else shapes[i]
+            if not (isinstance(value, Tensor) and value.shape == shape) and not (value is None and len(names) == 1):
+                return False
+    return True
+
+
+def _dicts(told: object) -> bool:
+    return isinstance(told, list) and all(isinstance(g, dict) for g in told)
 
 
 def previous(path: Path) -> Path:

@@ -7,9 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
 PARITY = Path(os.environ.get("RAYSTUDY_PARITY") or Path(__file__).parent / "parity")
+
+
+settings.register_profile(
+    "few", max_examples=12, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile("more", settings.get_profile("few"), max_examples=60)
+settings.register_profile("many", settings.get_profile("few"), max_examples=300, derandomize=False)
+settings.load_profile("few")
 
 
 @pytest.fixture(scope="session")

@@ -172,7 +172,7 @@ def broken(folder: Path, change: str) -> None:
         ('"val/acc": 0.01 -> "val/acc": 0.5', "val/acc of epoch 1 is 0.01 in"),
         ('"p_threshold": 0.3 -> "p_threshold": 0.4', "another point"),
         ('"data": "d" -> "data": "other"', "differs in its digests"),
-        ('"key" -> "yek"', "not a ledger file"),
+        ('"key" -> "yek"', "broken ledger line"),
     ],
 )
 def test_a_contradiction_is_one_line_and_nothing_is_written(

@@ -57,6 +57,8 @@ class Options:
 
 def parse(text: str) -> tuple[str, Options]:
     """A data set's name, or kind and path, and its options. Raises InputError for an unknown option or a value it cannot have."""
+    if "\0" in text:
+        raise InputError(f"data set {text!r} has a zero byte in it, which no path and no name can have")
     name, *rest = _OPTIONS.split(text, maxsplit=1)
     told: dict[str, Any] = {}
     for part in rest[0].split("&") if rest else []:
