@@ -325,8 +325,9 @@ class Builder:
         few = f"needs {surfaces.FEW} finished trials of a method with something to search"
         for g in self.groups:
             pooled = {m: surfaces.importance([o.history for o in g.of(m)], metric) for m in g.methods()}
-            title, text = f"Hyperparameter importance, {g.title}", words.IMPORTANCE.format(metric=metric)
-            yield self.picture(f"importance-{g.name}", title, text, figures.importances(pooled), few)
+            title, (top, kept) = f"Hyperparameter importance, {g.title}", g.top(TOP)
+            figure, text = figures.importances({m: pooled[m] for m in top}), words.IMPORTANCE.format(metric=metric)
+            yield self.picture(f"importance-{g.name}", title, text + kept, figure, few)
             rows: list[Row] = []
             for m, together in pooled.items():
                 each = {
