@@ -4,7 +4,6 @@ A method has one colour and one marker everywhere: they follow from its place am
 Sizes are those of a printed page (7 inches wide), no letter below 6.5 points.
 """
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -12,16 +11,16 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from analysis.load import Arrays
+from analysis.rendering import short
 from analysis.select import Score
 from analysis.stats import ALPHA, Ranking
 from analysis.surfaces import Axis, Surface, recommend
@@ -35,25 +34,6 @@ COLOURS = ("#332288", "#009E73", "#882255", "#D55E00", "#999933", "#0072B2", "#7
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
 CLEAN, WRONG = "#0072B2", "#D55E00"
-RC: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "lines.markersize": 4,
-    "pdf.fonttype": 42,
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
-}
 
 
 @lru_cache(maxsize=1)
@@ -84,7 +64,16 @@ def _grid(n: int, columns: int = 4, height: float = 1.6, **kw: Any) -> tuple[Fig
     axes = figure.subplots(rows, columns, squeeze=False, **kw)
     for ax in axes.flat[n:]:
         ax.remove()
-    return figure, list(axes.flat[:n])
+    panels = list(axes.flat[:n])
+    for ax in _lowest(panels):
+        ax.tick_params(labelbottom=True)  # also where a shared axis would leave that to the panels that were removed
+    return figure, panels
+
+
+def _lowest(axes: Sequence[Axes]) -> Sequence[Axes]:
+    """Of the panels of a grid the last one in each column: what is written below a column stands there alone."""
+    spec = axes[0].get_subplotspec()
+    return axes if spec is None else axes[-spec.get_gridspec().ncols :]
 
 
 def _first_column(ax: Axes) -> bool:
@@ -108,18 +97,6 @@ def _legend(figure: Figure, methods: Sequence[str], line: bool = True) -> None:
 def _every(n: int, most: int = 30) -> int:
     """Mark so many of n points that markers do not run together."""
     return max(1, math.ceil(n / most))
-
-
-def render(figure: Figure) -> tuple[bytes, bytes]:
-    """A figure as PNG and PDF."""
-    png, pdf = io.BytesIO(), io.BytesIO()
-    with rc_context(RC):
-        if engine := figure.get_layout_engine():  # once for both, instead of once and a half for each
-            engine.execute(figure)
-            figure.set_layout_engine("none")
-        figure.savefig(png, format="png")
-        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
-    return png.getvalue(), pdf.getvalue()
 
 
 # -- results
@@ -266,7 +243,7 @@ def gaps(rows: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure | None
         len(rows), columns=4 if len(rows) != 5 else 3, height=0.35 + 0.155 * max(map(len, rows.values()))
     )
     order = list(dict.fromkeys(m for r in rows.values() for m in r))
-    for k, (ax, (title, told)) in enumerate(zip(axes, rows.items(), strict=True)):
+    for ax, (title, told) in zip(axes, rows.items(), strict=True):
         for y, method in enumerate(order):
             if method in told:
                 honest, oracle = (100 * v for v in told[method])
@@ -278,8 +255,8 @@ def gaps(rows: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure | None
         ax.set_yticks(range(len(order)), order if first else [])
         ax.set_ylim(len(order) - 0.4, -0.6)
         ax.set_title(title)
-        if k >= len(rows) - (len(rows) % 4 or 4):
-            ax.set_xlabel("test accuracy in %")
+    for ax in _lowest(axes):
+        ax.set_xlabel("test accuracy in %")
     return figure
 
 
@@ -292,27 +269,28 @@ def losses(panels: Mapping[str, Arrays]) -> Figure | None:
         return None
     figure, axes = _grid(len(panels), height=1.45)
     for ax, (title, a) in zip(axes, panels.items(), strict=True):
-        edges, width = a["edges"], np.diff(a["edges"])
-        total, highest = a["clean"].sum() + a["wrong"].sum(), 0.0
-        merged = 2  # bins of a bar
-        bars, wide = edges[:-1:merged], np.add.reduceat(width, np.arange(0, len(width), merged))
+        edges, total = a["edges"], a["clean"].sum() + a["wrong"].sum()
+        first = np.arange(0, len(edges) - 1, 2)  # two bins a step
+        steps = np.append(edges[first], edges[-1])
+        lowest, highest = 0.5 / total / np.diff(steps).mean(), 0.0
         for name, colour in (("clean", CLEAN), ("wrong", WRONG)):
-            y = np.add.reduceat(a[name], np.arange(0, len(width), merged)) / total / wide
+            y = np.add.reduceat(a[name], first) / total / np.diff(steps)
             highest = max(highest, float(y.max()))
-            ax.bar(bars, y, wide, align="edge", color=colour, alpha=0.6, linewidth=0)
+            ax.stairs(y, steps, baseline=lowest, fill=True, color=colour, alpha=0.6, linewidth=0)
         x = np.linspace(edges[0], edges[-1], 400)
         for mean, variance, weight in a["gmm"].T:
             if weight > 0:
                 density = weight * np.exp(-((x - mean) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
                 ax.plot(x, density, color="black", linewidth=1, linestyle="--")
         ax.set_yscale("log")
-        ax.set_ylim(0.5 / total / wide.mean(), 4 * highest)  # a component may be far narrower than a bar
+        ax.yaxis.set_minor_locator(NullLocator())  # they take longer to draw than all the rest
+        ax.set_ylim(lowest, 4 * highest)  # a component may be far narrower than a step
         ax.set_title(title)
         ax.grid(visible=False)
         if _first_column(ax):
             ax.set_ylabel("density (log)")
-        if title in list(panels)[-4:]:
-            ax.set_xlabel("loss in nats")
+    for ax in _lowest(axes):
+        ax.set_xlabel("loss in nats")
     handles = [
         Patch(color=CLEAN, alpha=0.6, label="right label"),
         Patch(color=WRONG, alpha=0.6, label="wrong label"),
@@ -357,8 +335,8 @@ def matrices(panels: Mapping[str, NDArray], across: str, down: str) -> Figure | 
                     )
         if _first_column(ax):
             ax.set_ylabel(down)
-        if n - list(panels).index(title) <= columns:
-            ax.set_xlabel(across)
+    for ax in _lowest(axes):
+        ax.set_xlabel(across)
     assert image is not None
     figure.colorbar(image, ax=axes, label="% of row", shrink=0.6 if n > columns else 0.9, pad=0.02)
     return figure
@@ -458,7 +436,7 @@ def importances(panels: Mapping[str, Mapping[str, float]]) -> Figure | None:
         ax.set_title(method)
         ax.tick_params(axis="y", length=0)
         ax.grid(visible=False, axis="y")
-    for ax in axes[-3:]:
+    for ax in _lowest(axes):
         ax.set_xlabel("importance")
     return figure
 
@@ -489,7 +467,7 @@ def surface(s: Surface) -> Figure:
         ax.set_ylim((-0.28 if a.or_zero else -0.08), 1.08)
         ax.set_xticks(rates_, [f"{r:g}" for r in rates_], rotation=90 if len(rates_) > 6 else 0)
         ax.set_title(a.name)
-    for ax in axes[-min(len(axes), 4 if len(s.axes) != 5 else 3) :]:
+    for ax in _lowest(axes):
         ax.set_xlabel("noise rate")
     handles = [
         Line2D([], [], color=look["color"], marker=look["marker"], label="chosen, and recommended between"),
@@ -514,9 +492,10 @@ def cost(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], label: 
             ax.errorbar([x], [100 * mean], [0 if math.isnan(std) else 100 * std], **look, capsize=2, elinewidth=0.8)
         _log_axis(ax, [v[0] for p in panels.values() for v in p.values()])
         ax.set_title(title)
-        ax.set_xlabel(label)
         if _first_column(ax):
             ax.set_ylabel("test accuracy in %")
+    for ax in _lowest(axes):
+        ax.set_xlabel(label)
     _legend(figure, list(dict.fromkeys(m for p in panels.values() for m in p)), line=False)
     return figure
 
@@ -528,16 +507,8 @@ def _log_axis(ax: Axes, values: Sequence[float]) -> None:
     ax.set_xlim(low / 1.35, high * 1.35)
     subs = (1.0,) if high / low > 20 else (1.0, 3.0) if high / low > 3 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
     ax.xaxis.set_major_locator(LogLocator(subs=subs))
-    ax.xaxis.set_major_formatter(FuncFormatter(_short))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _short(v: float, _: object = None) -> str:
-    """``250k`` for 250,000."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if v >= size:
-            return f"{v / size:.3g}{letter}"
-    return f"{v:.3g}"
+    ax.xaxis.set_major_formatter(FuncFormatter(short))
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def budgets(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], label: str, log: bool) -> Figure | None:
@@ -565,8 +536,9 @@ def budgets(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], l
         else:
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.set_title(title)
-        ax.set_xlabel(label)
         if _first_column(ax):
             ax.set_ylabel("test accuracy in %")
+    for ax in _lowest(axes):
+        ax.set_xlabel(label)
     _legend(figure, list(dict.fromkeys(m for p in panels.values() for m in p)))
     return figure

@@ -4,6 +4,7 @@
 <out>/report.md          the tables again, with links to the figures
 <out>/tables/NAME.csv|md|tex    all.tex inputs all of them
 <out>/figures/NAME.png|pdf
+<out>/study.toml         the study as it was run: what it takes to run it again
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis import figures, literature, load, page, stats, surfaces, words
+from analysis import figures, literature, load, page, rendering, stats, surfaces, words
 from analysis.grid import MAIN, PLAIN, Group, Outcome, grouped, mean
 from analysis.page import Code, Picture, Section
 from analysis.select import (
@@ -48,11 +49,14 @@ from raystudy.data import masks
 from raystudy.data.noise import transition_matrix
 from raystudy.errors import InputError
 from raystudy.ledger import TrialHistory, is_running
-from raystudy.study import Cell, Study, slug
+from raystudy.study import Cell, slug
 
 FEW, MANY = 4, 12  # noise levels in a figure whose panels need room, and in others; evenly spread where there are more
 TOP = 11  # methods in a figure with a panel for each
 LINES = 1000  # trials drawn as lines in one figure
+AGAIN = """\
+# The same trainings, anywhere with the same versions and data (name where it lies by --data-root); study.toml is beside this report:
+python -m raystudy.sweep --study study.toml"""
 Item = Sheet | Picture | Code
 Steps = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
@@ -96,7 +100,7 @@ class Builder:
     ) -> Picture:
         if figure is None:
             return Picture(name, title, absent, None)
-        self.drawing.append((name, figure, self.pool.submit(figures.render, figure)))
+        self.drawing.append((name, figure, self.pool.submit(rendering.render, figure)))
         return Picture(name, title, text, b"")
 
     def drawn(self) -> dict[str, bytes]:
@@ -106,7 +110,7 @@ class Builder:
             try:
                 png, pdf = future.result()
             except BrokenProcessPool:  # a script without a main guard cannot have worker processes
-                png, pdf = figures.render(figure)
+                png, pdf = rendering.render(figure)
             self.write(f"figures/{name}.png", png)
             self.write(f"figures/{name}.pdf", pdf)
             out[name] = png
@@ -321,8 +325,9 @@ class Builder:
         few = f"needs {surfaces.FEW} finished trials of a method with something to search"
         for g in self.groups:
             pooled = {m: surfaces.importance([o.history for o in g.of(m)], metric) for m in g.methods()}
-            title, text = f"Hyperparameter importance, {g.title}", words.IMPORTANCE.format(metric=metric)
-            yield self.picture(f"importance-{g.name}", title, text, figures.importances(pooled), few)
+            title, (top, kept) = f"Hyperparameter importance, {g.title}", g.top(TOP)
+            figure, text = figures.importances({m: pooled[m] for m in top}), words.IMPORTANCE.format(metric=metric)
+            yield self.picture(f"importance-{g.name}", title, text + kept, figure, few)
             rows: list[Row] = []
             for m, together in pooled.items():
                 each = {
@@ -447,7 +452,7 @@ class Builder:
 
     def provenance(self) -> Iterator[Item]:
         study, headers = self.study, [h.header for h in self.histories.values()]
-        yield Code(command(study))
+        yield Code(f"{AGAIN}\n\n{(self.folder / 'study.toml').read_text(encoding='utf-8')}")
         told = {"study": study.name}
         names = ("network", "epochs", "recipe", "trials", "replicates", "sampler", "scheduler", "objective")
         told |= {n.replace("_", " "): str(getattr(study, n)) for n in (*names, "val_fraction", "clean_val")}
@@ -492,7 +497,7 @@ class Builder:
             self.cost,
             self.provenance,
         )
-        with rc_context(figures.RC), self.pool:
+        with rc_context(rendering.RC), self.pool:
             sections = [
                 Section(name, name.capitalize(), lead + begun * (name == "results"), list(make()))
                 for (name, lead), make in zip(words.LEADS.items(), parts, strict=True)
@@ -514,6 +519,7 @@ class Builder:
             for end, text in (("csv", sheet.to_csv()), ("md", sheet.to_markdown()), ("tex", sheet.to_latex())):
                 self.write(f"tables/{sheet.name}.{end}", text)
         self.write("tables/all.tex", latex_document(title, [s.name for s in sheets]))
+        self.write("study.toml", (self.folder / "study.toml").read_bytes())
         self.write("report.md", markdown(title, sections))
         self.write("index.html", page.document(title, sections))
         return self.files[::-1]
@@ -529,22 +535,6 @@ def build(folder: Path, out: Path) -> list[Path]:
         return Builder(folder, out).build()
     except OSError as e:
         raise InputError(f"cannot write the report to {out}: {e.strerror or e}") from None
-
-
-def command(study: Study) -> str:
-    """The command lines that run a study again."""
-    if study.grid:
-        return f"python -m raystudy.sweep --study {study.name}   # or the study file it was begun with"
-    names = ["network", "recipe", "epochs", "val_fraction", "clean_val", "trials", "replicates"]
-    names += ["sampler", "scheduler", "objective", "seed"]
-    settings = " ".join(f"--{n.replace('_', '-')} {getattr(study, n)}" for n in names)
-    out = []
-    for dataset in study.datasets:
-        for seed in sorted({n.seed for n in study.noises}):
-            noises = " ".join(f"--noise {n.label}" for n in study.noises if n.seed == seed)
-            what = f"python -m raystudy.sweep {' '.join(study.methods)} --no-baseline --name {study.name}"
-            out.append(f"{what} --dataset {dataset} {noises} --noise-seed {seed} {settings}")
-    return "\n".join(out)
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:

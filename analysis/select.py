@@ -10,6 +10,8 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from raystudy.ledger import CellHistory, TrialHistory
 
 TEST, VAL, CLEAN_VAL = "test/acc", "val/acc", "val/clean_acc"
@@ -147,7 +149,7 @@ COSTS = ("trials", "passes", "seconds")
 
 def spent(trial: TrialHistory, cost: str) -> float:
     """What a trial of the search took: 1, its sample passes through a network (``cost/passes``), or its seconds."""
-    return 1.0 if cost == "trials" else math.fsum(v for v in trial.curves.get(f"cost/{cost}", ()) if not math.isnan(v))
+    return 1.0 if cost == "trials" else float(np.nansum(trial.curves.get(f"cost/{cost}", ())))
 
 
 def progress(cell: CellHistory, cost: str, rule: str = "noisy_val") -> list[tuple[float, float]]:

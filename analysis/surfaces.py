@@ -117,7 +117,7 @@ def importance(cells: Sequence[CellHistory], metric: str = VAL) -> dict[str, flo
             params[a.name] = repr(told) if a.choices else told if a.integer else float(told)
         if all(spaces[n]._contains(spaces[n].to_internal_repr(p)) for n, p in params.items()):
             study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=v))
-    n = len(study.trials)
+    n = len(study.get_trials(deepcopy=False))
     if n < FEW:
         return {}
     with warnings.catch_warnings():

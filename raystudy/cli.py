@@ -215,12 +215,19 @@ def report(args: argparse.Namespace) -> int:
     folder = _study_folder(args, arrays=True)
     console = terminal()
     from analysis import report
+    from raystudy import tracking
+    from raystudy.ledger import is_running
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     with console.status(f"writing the report of {args.study}"):
         files = report.build(folder, args.out.expanduser() if args.out else folder / "report")
-    console.print(f"{args.study}: {len(files)} files, {files[0]}", markup=False, highlight=False, soft_wrap=True)
+    line(f"{args.study}: {len(files)} files, {files[0]}")
     if args.open:
         webbrowser.open(files[0].absolute().as_uri())
+    if not args.out:
+        line(tracking.logged(folder, is_running(folder) or storage.driven(folder)))
     return 0
 
 

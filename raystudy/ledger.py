@@ -13,6 +13,7 @@ Events of ``cells/<cell key>.jsonl``, each with ``time`` in milliseconds since 1
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -76,21 +77,23 @@ class TrialHistory:
         """How many epochs are recorded."""
         return len(self.times)
 
-    def add(self, records: Sequence[Event], only: Collection[str] | None = None) -> None:
-        """Takes consecutive records, the next epoch first; of their metrics all, or ``only`` some."""
-        n, told = len(self.times), [r["metrics"] for r in records]
-        names = dict.fromkeys(name for metrics in told for name in metrics)
-        for name in names if only is None else [name for name in names if name in only]:
-            column = self.curves.setdefault(name, array("d"))
-            column.extend([math.nan] * (n - len(column)))
+    def add(self, told: Sequence[Event], times: Sequence[int], only: Collection[str] | None = None) -> None:
+        """Takes the metrics and times of consecutive records, the next epoch first; of the metrics all, or ``only`` some."""
+        n = len(self.times)
+        for name in dict.fromkeys(itertools.chain.from_iterable(told)) if only is None else only:
             try:
-                column.extend([metrics[name] for metrics in told])
+                new = array("d", [metrics[name] for metrics in told])
             except (KeyError, TypeError):  # not measured in some of them
                 values = [metrics.get(name) for metrics in told]
-                column[n:] = array("d", [math.nan if v is None else v for v in values])
-        self.times.extend([r["time"] for r in records])
+                if only is not None and values.count(None) == len(values):
+                    continue
+                new = array("d", [math.nan if v is None else v for v in values])
+            column = self.curves.setdefault(name, array("d"))
+            column.extend(array("d", [math.nan]) * (n - len(column)))
+            column.extend(new)
+        self.times.extend(array("q", times))
         for column in self.curves.values():
-            column.extend([math.nan] * (len(self.times) - len(column)))
+            column.extend(array("d", [math.nan]) * (len(self.times) - len(column)))
 
 
 @dataclass
@@ -108,7 +111,7 @@ class CellHistory:
             trial = self.trials[event["key"]]
             if event["epoch"] != trial.epochs or trial.state != "running":
                 return False
-            trial.add([event])
+            trial.add([event["metrics"]], [event["time"]])
         elif kind == "trial":
             if event["key"] in self.trials:
                 return False
@@ -192,20 +195,26 @@ def replay(path: Path, only: Collection[str] | None = None) -> CellHistory:
 
     The same as applying the events one by one, but records are folded in a column at a time: large studies have half a million.
     """
-    cell, waiting = CellHistory(path.stem), dict[str, list[Event]]()
+    cell = CellHistory(path.stem)
+    waiting: dict[str, tuple[list[Event], list[int]]] = {}  # metrics and times of each open trial, not folded in yet
+    due: dict[str, int] = {}  # the epoch of its next record; an ended trial takes none
     try:
         for event, _ in events(path):
             if event["event"] == "record":
                 key = event["key"]
-                trial, records = cell.trials[key], waiting.setdefault(key, [])
-                if event["epoch"] == trial.epochs + len(records) and trial.state == "running":
-                    records.append(event)
-                continue
-            if records := waiting.pop(event.get("key", ""), []):
-                cell.trials[event["key"]].add(records, only)
-            cell.apply(event)
-        for key, records in waiting.items():
-            cell.trials[key].add(records, only)
+                if event["epoch"] == due[key]:
+                    due[key] += 1
+                    told, times = waiting[key]
+                    told.append(event["metrics"])
+                    times.append(event["time"])
+            elif cell.apply(event):
+                if event["event"] == "trial":
+                    waiting[event["key"]], due[event["key"]] = ([], []), 0
+                elif event["event"] == "end":
+                    cell.trials[event["key"]].add(*waiting.pop(event["key"]), only)
+                    due[event["key"]] = -1
+        for key, open_ in waiting.items():
+            cell.trials[key].add(*open_, only)
     except (KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{path}: not a ledger file of raystudy ({type(e).__name__}: {e})") from None
     return cell

@@ -102,6 +102,7 @@ class CellSearch:
         )
         self.paper_point, self.oracle, self.source = space.paper(cell.dataset, cell.noise)
         self.target = study.trials if space.dimensions else 1
+        self.batch = study.batch or 1
         self.epochs = study.epochs_of(cell)
         self.started: set[str] = set()
         self.workers: dict[str, str] = {}  # trial key -> where it runs
@@ -151,7 +152,7 @@ class CellSearch:
         self._plan_replicates()
 
     def _propose(self, trials: list[TrialHistory]) -> None:
-        batch = self.study.batch
+        batch = self.batch
         start = len(trials) // batch * batch
         self._present(trials)
         self._tell(trials, start)
@@ -221,7 +222,7 @@ class CellSearch:
     def _present(self, trials: list[TrialHistory]) -> None:
         """Shows Optuna the proposals it has not seen yet (after a restart), batch by batch as they were made."""
         for n in range(self._told + len(self._asked), len(trials)):
-            self._tell(trials, n // self.study.batch * self.study.batch)
+            self._tell(trials, n // self.batch * self.batch)
             self._asked[n] = self._ask(self.space.complete(trials[n].point))
 
     def _tell(self, trials: list[TrialHistory], end: int) -> None:
@@ -325,7 +326,7 @@ class CellSearch:
         rung, sign = trial.epochs, -1 if self.study.objective.endswith("loss") else 1
         if self._settles(trial) > rung:
             return ""
-        batch = self.study.batch
+        batch = self.batch
         others = [
             sign * objective(t.curves[self.study.objective][:rung])
             for t in self.searched()

@@ -162,7 +162,7 @@ class Study:
     seed: int = 0
     val_fraction: float = 0.1
     clean_val: int = 0
-    batch: int = 1  # proposals of a cell that are out at once
+    batch: int = 0  # proposals of a cell that are out at once; 0: told by the machine when the study begins
     grid: tuple[Block, ...] = ()
 
     def __post_init__(self) -> None:
@@ -190,7 +190,7 @@ class Study:
             ("epochs", self.epochs, 1, MOST_EPOCHS),
             ("seed", self.seed, 0, 2**31 - 1),
             ("clean-val", self.clean_val, 0, 10**9),
-            ("batch", self.batch, 1, 10**6),
+            ("batch", self.batch, 0, 10**6),
         ):
             if not low <= value <= high:
                 raise InputError(f"--{what} is {value}; it must be from {low} to {high}")

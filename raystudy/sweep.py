@@ -409,7 +409,7 @@ def run(
     ledger, mirror = Ledger(folder), None
     try:
         mirror = storages.mirror(folder)
-        if not told.exists():
+        if not told.exists() and not study.batch:  # the study.toml of another machine brings its own
             searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
             study = replace(study, batch=max(1, math.ceil(capacity(resources) / max(1, searched))))
         _write(told, study.to_toml())

@@ -841,6 +841,21 @@ def behind(study_dir: Path, uri: str) -> bool:
     return grown or told.files != _files_state(study_dir)
 
 
+def logged(study_dir: Path, running: bool) -> str:
+    """Brings what was written beside a study's ledger to the store the study was brought to last; what came of it, in a line."""
+    uri = store_of(study_dir)
+    if uri is None:
+        return "not in MLflow: the study is not there (raystudy sync brings both)"
+    if running:
+        return f"not in MLflow yet: the running sweep brings it to {uri} when it ends"
+    try:
+        check(uri)
+        sync(study_dir, uri)
+    except InputError as e:
+        return f"not in MLflow (raystudy sync brings it there): {e}"
+    return f"in MLflow: an artifact of the study's first cell, to which the others' descriptions link ({uri})"
+
+
 def store_of(study_dir: Path) -> str | None:
     """The store that a study was brought to last, as far as its own folder tells."""
     cursors = sorted((study_dir / "tracking").glob("*.json"), key=lambda p: p.stat().st_mtime)

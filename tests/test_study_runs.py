@@ -10,7 +10,7 @@ import pytest
 from kept import RULES, TOLERANCE, differences, kept, rows
 from test_sweep import outcome
 
-from analysis import load
+from analysis import load, report
 from raystudy.study import Study
 
 pytestmark = pytest.mark.slow
@@ -80,6 +80,17 @@ def test_a_study_of_two_data_sets(undisturbed: Path) -> None:
     elr = next(h for c, h in histories.items() if c.method == "elr")
     assert elr.header["recipe"]["lr"] != next(iter(histories.values())).header["recipe"]["lr"]
     assert Study.from_toml(undisturbed / "studies" / "s" / "study.toml") == study
+
+
+def test_its_report_tells_how_to_run_it_again(undisturbed: Path, tmp_path: Path) -> None:
+    """On what might be another machine: in another folder, by the command and the file that the report gives, a trial at a time."""
+    out = undisturbed / "report"
+    page = report.build(undisturbed / "studies" / "s", out)[0].read_text()
+    assert "python -m raystudy.sweep --study study.toml" in page
+    (tmp_path / "study.toml").write_bytes((out / "study.toml").read_bytes())
+    code, printed = sweep(tmp_path, "--study", "study.toml", "--max-concurrent", "1")
+    assert code == 0, printed
+    assert outcome(tmp_path) == outcome(undisturbed)  # every key, number, state and curve
 
 
 def test_money_that_is_used_up_stops_it_and_the_same_command_goes_on(undisturbed: Path, tmp_path: Path) -> None:

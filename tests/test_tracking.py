@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recorded
 
 from raystudy import tracking
+from raystudy.cli import main
 from raystudy.errors import InputError
 from raystudy.ledger import Ledger
 
@@ -200,9 +202,14 @@ def test_mlflow_has_exactly_what_the_ledger_tells(study: Path, uri: str) -> None
     assert all(len(curves) < 25 for _, curves in found.values())
 
 
+def place(run: Any) -> Path:
+    """The folder of a run's artifacts."""
+    return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
 def files(uri: str, run: Any) -> dict[str, str]:
     """What is logged with a run, by path."""
-    root = Path(run.info.artifact_uri.removeprefix("file://"))
+    root = place(run)
     return {str(f.relative_to(root)): f.read_text() for f in root.rglob("*") if f.is_file()}
 
 
@@ -278,6 +285,33 @@ def test_files_are_logged_with_their_cells_and_again_when_they_change(study: Pat
     forget_cursor(study)
     before = dump(uri)
     tracking.sync(study, uri)
+    assert dump(uri) == before
+
+
+@pytest.mark.slow
+def test_a_report_is_in_mlflow_when_its_command_ends(
+    tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "studies" / "demo"
+    recorded.write(study, ("ce", "elr"), (0.5,), trials=2, replicates=1, epochs=2, arrays=False)
+    command = ("demo", "--storage", str(study.parent))
+    assert main(["report", *command]) == 0
+    assert "not in MLflow: the study is not there" in capsys.readouterr().out
+    shutil.rmtree(study / "report")
+    tracking.sync(study, uri)
+    assert main(["report", *command]) == 0
+    assert "in MLflow: an artifact of the study's first cell" in capsys.readouterr().out
+    (run,) = [run for label, (run, _) in runs(uri).items() if "/" not in label and (place(run) / "report").exists()]
+    for name in ("index.html", "report.md", "study.toml", "figures/ranks.png", "tables/points.csv"):
+        if (study / "report" / name).exists():
+            assert (place(run) / "report" / name).read_bytes() == (study / "report" / name).read_bytes()
+    assert (place(run) / "report" / "index.html").exists()
+    notes = {run.data.tags["mlflow.note.content"] for label, (run, _) in runs(uri).items() if "/" not in label}
+    assert [run.info.run_id in note for note in notes] == [True]  # both cells tell where it is
+    assert tracking.sync(study, uri).changes == 0
+    before = dump(uri)
+    assert main(["sync", *command, "--tracking-uri", uri]) == 0
+    assert "nothing was missing" in capsys.readouterr().out
     assert dump(uri) == before
 
 
