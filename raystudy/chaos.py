@@ -47,7 +47,7 @@ SMALL = (
     *("mixup", "--noise", "symmetric:0.3", "--epochs", "60", "--trials", "4", "--replicates", "1", "--name", NAME),
     *("--checkpoint-every", "0.2", "--max-concurrent", "2"),
 )
-PATIENCE = 300.0  # seconds that a run of the small study may take
+PATIENCE = 600.0  # seconds that a run of the small study may take, on a machine that has much else to do
 CLEAN_STOP = 10.0  # seconds from a signal to the end of the process
 HANG = 8.0  # least --trial-timeout where a trial is made to hang
 BAD = ("failed", "diverged")
@@ -470,8 +470,11 @@ def mlflow(bout: Bout, random: Random) -> str:
         bout.until_records(1 + 20 * i)
         if mood == "down":
             server.close()
+        paused = bout.workers()  # so that the study does not end before the fault was met
+        send(paused, signal.SIGSTOP)
         proxy.mood, proxy.asked = mood, 0
         bout.until(lambda: proxy.asked >= 2)
+        send(paused, signal.SIGCONT)
         if mood == "down":
             server.enter_context(mlflow_server(bout.folder, port))
         proxy.mood = ""
@@ -680,37 +683,45 @@ def chaos(args: argparse.Namespace) -> int:
 
 
 def _rounds(folder: Path, kinds: list[str], args: argparse.Namespace, console: Console) -> int:
+    begun, counts = time.monotonic(), Counter[str]()
+
     def tell(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    begun, random, counts = time.monotonic(), Random(args.seed), Counter[str]()
-    tell(f"chaos in {folder}, seed {args.seed}; first the study undisturbed")
-    calm = Bout(folder / "undisturbed")
-    strike(lambda bout, random: "", calm, random)
-    tell(f"undisturbed: {len(calm.ends())} trials in {time.monotonic() - begun:.0f} s")
-    tasks: list[tuple[str, Fault]] = []
-    if args.kills is not None:
-        tasks = [("kills", partial(kills, times=args.kills, tell=tell))]
-    number = 0
-    while True:
-        if not tasks:
-            named = random.sample(kinds, len(kinds)) if args.kinds is None else kinds
-            tasks = [(kind, FAULTS[kind]) for kind in named]
-        kind, fault = tasks.pop(0)
-        number += 1
-        here, since = folder / f"{number:03}-{kind}", time.monotonic()
+    def attempt(name: str, fault: Fault, bout: Bout) -> str:
+        since = time.monotonic()
         try:
-            did, verdict = strike(fault, Bout(here, calm), Random(f"{args.seed}-{number}-{kind}")), "held"
-            shutil.rmtree(here, ignore_errors=True)
+            did, verdict = strike(fault, bout, Random(f"{args.seed}-{name}")), "held"
         except Skip as e:
             did, verdict = str(e), "skipped"
         except Violated as e:
             did, verdict = str(e), "VIOLATED"
+        tell(f"{name:<15} {verdict} in {time.monotonic() - since:.0f} s: {did}")
         counts[verdict] += 1
-        tell(f"{number:>3} {kind:<11}{verdict} in {time.monotonic() - since:.0f} s: {did}")
-        once = args.kills is not None or args.kinds is not None
-        if (once and not tasks) or time.monotonic() - begun > 60 * args.minutes:
+        return verdict
+
+    tell(f"chaos in {folder}, seed {args.seed}; first the study undisturbed")
+    undisturbed = Bout(folder / "undisturbed")
+    if attempt("undisturbed", lambda bout, random: "all that must hold does", undisturbed) != "held":
+        return 1
+    for number, (kind, fault) in enumerate(_tasks(kinds, args, tell), 1):
+        name = f"{number:03}-{kind}"
+        if attempt(name, fault, Bout(folder / name, undisturbed)) == "held":
+            shutil.rmtree(folder / name, ignore_errors=True)
+        if time.monotonic() - begun > 60 * args.minutes:
             break
     told = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
     tell(f"verdict: {told}" + (f"; see {folder}" if counts["VIOLATED"] and args.folder else ""))
     return int(counts["VIOLATED"] > 0)
+
+
+def _tasks(kinds: list[str], args: argparse.Namespace, tell: Callable[[str], None]) -> Iterator[tuple[str, Fault]]:
+    """What is done, one after the other; without an end where no kinds were named."""
+    if args.kills is not None:
+        yield "kills", partial(kills, times=args.kills, tell=tell)
+    elif args.kinds is not None:
+        yield from ((kind, FAULTS[kind]) for kind in kinds)
+    else:
+        random = Random(args.seed)
+        while True:
+            yield from ((kind, FAULTS[kind]) for kind in random.sample(kinds, len(kinds)))

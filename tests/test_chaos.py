@@ -20,7 +20,7 @@ def test_a_study_survives_faults(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     for kind in KINDS:
-        (verdict,) = (line.split(maxsplit=2)[2] for line in done.stdout.splitlines() if f" {kind} " in line)
+        (verdict,) = (line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if f"-{kind} " in line)
         assert verdict.startswith("held") or (kind == "disk" and "tmpfs" in verdict), done.stdout
     assert {path.name for path in folder.iterdir()} <= {"undisturbed", "003-disk"}  # what held is removed
 
