@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -26,9 +27,10 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -45,9 +47,10 @@ SMALL = (
     *("mixup", "--noise", "symmetric:0.3", "--epochs", "60", "--trials", "4", "--replicates", "1", "--name", NAME),
     *("--checkpoint-every", "0.2", "--max-concurrent", "2"),
 )
-PATIENCE = 300.0  # seconds that a run of the small study may take
+PATIENCE = 600.0  # seconds that a run of the small study may take, on a machine that has much else to do
 CLEAN_STOP = 10.0  # seconds from a signal to the end of the process
-HANG = 8.0  # --trial-timeout where a trial is made to hang
+HANG = 8.0  # least --trial-timeout where a trial is made to hang
+BAD = ("failed", "diverged")
 
 
 class Skip(Exception):  # noqa: N818
@@ -88,27 +91,36 @@ def send(pids: list[int], which: signal.Signals = signal.SIGKILL) -> None:
 
 
 class Bout:
-    """One study in a folder of its own, and the process that runs it now."""
+    """One study in a folder of its own, and the process that runs it now. What a fault needs besides is changed before ``start``."""
 
-    def __init__(self, folder: Path, *options: str, storage: Path | None = None, uri: str = "") -> None:
-        self.folder, self.options = folder, [*SMALL, *options]
-        self.study = (storage or folder / "studies") / NAME
-        self.uri = uri or f"sqlite:///{folder}/mlflow.db"
-        self.options += ["--tracking-uri", self.uri, "--storage", str(self.study.parent)]
+    def __init__(self, folder: Path, undisturbed: "Bout | None" = None, command: Sequence[str] = SMALL) -> None:
+        self.folder, self.undisturbed, self.options = folder, undisturbed, [*command]
+        self.storage = folder / "studies"
+        self.uri = self.store = (
+            f"sqlite:///{folder}/mlflow.db"  # what the study is told, and where the runs are in the end
+        )
+        self.failing: tuple[str, str] | None = None  # the state in which one trial must end, and a part of the reason
+        self.cleanup = contextlib.ExitStack()  # of what a fault has set up
         self.log = folder / "out.txt"
         self.process: subprocess.Popen[bytes] | None = None
         self.ended: dict[str, str] = {}  # how trials had ended when a run was last begun
         self.begun_with = 0  # records then
         folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def study(self) -> Path:
+        return self.storage / NAME
+
     def start(self, *options: str, **environment: str) -> None:
         """Begins the study, or goes on with it."""
         self.ended, self.begun_with = self.ends(), self.records()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": path} | environment
+        command = [sys.executable, "-m", "raystudy.sweep", *self.options]
+        command += ["--tracking-uri", self.uri, "--storage", str(self.storage), *options]
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "raystudy.sweep", *self.options, *options],
+                command,
                 cwd=self.folder,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -138,7 +150,7 @@ class Bout:
         end = time.monotonic() + seconds
         while not condition():
             if self.running().poll() is not None:
-                raise Skip("the study ended before the fault came, so nothing was tried")
+                raise Skip(f"the study ended before the fault came, so nothing was tried; it printed: {self.printed()}")
             if time.monotonic() > end:
                 raise Violated(f"nothing happened for {seconds:.0f} s; the study printed: {self.printed()}")
             time.sleep(0.02)
@@ -148,13 +160,20 @@ class Bout:
         self.until(lambda: self.records() >= self.begun_with + n)
 
     def printed(self) -> str:
+        """What the last run printed."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def workers(self) -> list[int]:
-        """The processes that run trials now."""
-        return [
-            p for p, name in descendants(self.running().pid).items() if name.startswith("ray::") and "Trainable" in name
-        ]
+        """The processes that run trials now. Waits for the first."""
+        found: list[int] = []
+
+        def look() -> bool:
+            below = descendants(self.running().pid)
+            found[:] = [p for p, name in below.items() if name.startswith("ray::") and "Trainable" in name]
+            return bool(found)
+
+        self.until(look)
+        return found
 
     def kill(self, everything: bool = False) -> None:
         """kill -9 of the driver, or of it and all that it started."""
@@ -162,25 +181,32 @@ class Bout:
         send([self.running().pid, *below])
         self.running().wait()
 
-    def wait(self, seconds: float = PATIENCE) -> int:
-        """Waits for the process to end by itself. Returns its exit code."""
+    def wait(self, want: int, words: str = "", seconds: float = PATIENCE) -> float:
+        """Waits for the process to end by itself, with this exit code and these words printed. Returns the seconds that took."""
+        begun = time.monotonic()
         try:
-            return self.running().wait(seconds)
+            code = self.running().wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill(everything=True)
             raise Violated(f"the study did not end within {seconds:.0f} s; it printed: {self.printed()}") from None
+        said = self.printed()
+        if code != want or words not in said or "Traceback" in said:
+            raise Violated(f"the study ended with code {code}, not {want} and {words!r}; it printed: {said}")
+        return time.monotonic() - begun
 
-    def finish(self, *options: str) -> None:
-        """Runs the same command to its end."""
-        self.start(*options)
-        code = self.wait()
-        if code or "Traceback" in self.printed():
-            raise Violated(f"the same command ended with code {code} and printed: {self.printed()}")
+    def finish(self) -> str:
+        """Brings the study to its end: what runs must end well by itself, and so must the same command, whose words are returned."""
+        if self.process and self.process.poll() is None:
+            self.wait(0)
+        self.start()
+        self.wait(0)
+        return self.printed()
 
     def close(self) -> None:
         """Leaves nothing running."""
         if self.process and self.process.poll() is None:
             self.kill(everything=True)
+        self.cleanup.close()
 
 
 # --------------------------------------------------------------------------------------------------- what must hold
@@ -203,6 +229,14 @@ def outcome(study: Path) -> dict[str, Any]:
             for t in replay(path).trials.values()
         )
     return found
+
+
+def leaderboard(study: Path) -> list[list[str]]:
+    """The columns of the leaderboard as it is printed, without the clock's."""
+    from analysis import load, tables
+
+    columns = tables.leaderboard(*load.study(study)).columns
+    return [[str(c.header), *map(str, c.cells)] for c in columns if c.header != "s/run"]
 
 
 def lost_or_repeated(bout: Bout) -> list[str]:
@@ -246,40 +280,48 @@ def amiss_in_mlflow(study: Path, uri: str) -> list[str]:
     return wrong
 
 
-def violations(bout: Bout, undisturbed: dict[str, Any] | None, uri: str = "") -> list[str]:
-    """All that does not hold of a study that has come to its end; ``undisturbed`` is None where a trial was made to fail."""
+def violations(bout: Bout) -> list[str]:
+    """All that does not hold of a study that has come to its end."""
     wrong = lost_or_repeated(bout)
-    if undisturbed is not None and (found := outcome(bout.study)) != undisturbed:
-        differ = [name for name in sorted({*found, *undisturbed}) if found.get(name) != undisturbed.get(name)]
-        wrong.append(f"not what an undisturbed run has: {', '.join(differ)}")
-    return wrong + amiss_in_mlflow(bout.study, uri or bout.uri)
+    failed = [(e["state"], e["reason"]) for e in bout.events() if e["event"] == "end" and e["state"] in BAD]
+    if bout.failing:
+        state, words = bout.failing
+        if len(failed) != 1 or failed[0][0] != state or words not in failed[0][1]:
+            wrong.append(f"wanted one trial {state} for {words!r}, found {failed}")
+    elif bout.undisturbed:
+        found, want = outcome(bout.study), outcome(bout.undisturbed.study)
+        differ = [name for name in sorted({*found, *want}) if found.get(name) != want.get(name)]
+        differ += ["the leaderboard"] * (leaderboard(bout.study) != leaderboard(bout.undisturbed.study))
+        wrong += [f"not what an undisturbed run has: {', '.join(differ)}"] * bool(differ)
+    return wrong + amiss_in_mlflow(bout.study, bout.store)
 
 
-def failed_for(bout: Bout, state: str, words: str) -> None:
-    """Raises Violated unless some trial ended so, for that reason, and no other failed."""
-    failed = [e for e in bout.events() if e["event"] == "end" and e["state"] in ("failed", "diverged")]
-    if not failed or any(e["state"] != state or words not in e["reason"] for e in failed):
-        raise Violated(f"wanted a trial {state} for {words!r}, found {[(e['state'], e['reason']) for e in failed]}")
+def silence(bout: Bout) -> float:
+    """The longest time in seconds between two events of one trial."""
+    times: dict[str, list[int]] = {}
+    for e in bout.events():
+        times.setdefault(e.get("key", ""), []).append(e["time"])
+    return max(b - a for key, told in times.items() if key for a, b in pairwise(told)) / 1000
 
 
 # --------------------------------------------------------------------------------------------------------- MLflow
 
 
 @contextlib.contextmanager
-def mlflow_server(folder: Path, port: int, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A real MLflow server on loopback, on a SQLite file in ``folder`` unless the options name another store."""
+def mlflow_server(folder: Path, port: int) -> Iterator[None]:
+    """A real MLflow server on loopback, on a SQLite file in ``folder``, that is killed at the end."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    if "--backend-store-uri" not in options:
-        command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.txt").open("ab") as log:
+    log = folder / "server.txt"
+    with log.open("ab") as out:
         process = subprocess.Popen(
-            [*command, *options],
+            command,
             cwd=folder,
-            env={**os.environ, **quiet, **environment},
+            env={**os.environ, **quiet},
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=out,
+            stderr=out,
             start_new_session=True,
         )
     try:
@@ -288,13 +330,11 @@ def mlflow_server(folder: Path, port: int, *options: str, **environment: str) ->
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
                 break
-            except urllib.error.HTTPError:
-                break  # there, and asks who we are
             except OSError:
                 if process.poll() is not None or time.monotonic() > end:
-                    raise Violated(f"MLflow did not start: {(folder / 'server.txt').read_text()[-2000:]}") from None
+                    raise Violated(f"MLflow did not start: {log.read_text()[-2000:]}") from None
                 time.sleep(0.2)
-        yield process
+        yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -302,8 +342,7 @@ def mlflow_server(folder: Path, port: int, *options: str, **environment: str) ->
 
 
 def free_port() -> int:
-    import socket
-
+    """A port of loopback that nobody listens on."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
@@ -358,290 +397,210 @@ class Proxy:
 
 # --------------------------------------------------------------------------------------------------------- faults
 #
-# A fault is given a folder, random numbers and the undisturbed outcome. It does its worst, brings the study to its end, returns what it did
-# in a few words, and raises Violated (or Skip) where it must.
+# A fault is given a study that is not running yet, and random numbers. It does its worst, returns what it did in a few words, and raises
+# Violated (or Skip) where it must. Whoever called it brings the study to its end, and checks what must hold of every study.
 
 
-def _check(bout: Bout, undisturbed: dict[str, Any] | None, uri: str = "") -> None:
-    if wrong := violations(bout, undisturbed, uri):
-        raise Violated("; ".join(wrong))
-
-
-def driver(folder: Path, random: Random, undisturbed: dict[str, Any], everything: bool = False) -> str:
+def driver(bout: Bout, random: Random, everything: bool = False) -> str:
     """kill -9 of the driver at a random moment, twice: once while it starts, once while trials run."""
-    bout = Bout(folder)
-    with contextlib.closing(bout):
-        bout.start()
-        moment = random.uniform(0.1, 12)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            bout.running().wait(moment)
-        bout.kill(everything)
-        bout.start()
-        n = random.randrange(1, 60)
-        bout.until_records(n)
-        bout.kill(everything)
-        bout.finish()
-        _check(bout, undisturbed)
+    bout.start()
+    moment = random.uniform(0.1, 12)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        bout.running().wait(moment)
+    bout.kill(everything)
+    bout.start()
+    n = random.randrange(1, 60)
+    bout.until_records(n)
+    bout.kill(everything)
     return f"killed after {moment:.1f} s, then after {n} records"
 
 
-def everything(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+def everything(bout: Bout, random: Random) -> str:
     """The same, of the driver and all processes that it started: what a power cut leaves."""
-    return driver(folder, random, undisturbed, everything=True)
+    return driver(bout, random, everything=True)
 
 
-def worker(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+def worker(bout: Bout, random: Random) -> str:
     """kill -9 of workers while they train; the study goes on by itself."""
-    bout, killed = Bout(folder), 0
-    with contextlib.closing(bout):
-        bout.start()
-        for n in sorted(random.sample(range(5, 80), 3)):
-            with contextlib.suppress(Skip):
-                bout.until_records(n)
-                bout.until(lambda: bool(bout.workers()))
-                send([random.choice(bout.workers())])
-                killed += 1
-        if not killed:
-            raise Skip("the study ended before a worker was killed, so nothing was tried")
-        if code := bout.wait():
-            raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
-        _check(bout, undisturbed)
-    return f"{killed} workers killed"
-
-
-def raylet(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
-    """kill -9 of Ray's own process on this machine; the driver must end, and the same command goes on."""
-    bout = Bout(folder)
-    with contextlib.closing(bout):
-        bout.start()
-        n = random.randrange(1, 60)
+    bout.start()
+    moments = sorted(random.sample(range(5, 120), 3))
+    for n in moments:
         bout.until_records(n)
-        begun = time.monotonic()
-        found = [p for p, name in descendants(bout.running().pid).items() if "/raylet/raylet " in name]
-        if not found:
-            raise Skip("no raylet of this study was found, so nothing was tried")
-        send(found)
-        code = bout.wait(120)
-        took = time.monotonic() - begun
-        bout.finish()
-        _check(bout, undisturbed)
-    return f"killed after {n} records; the driver ended after {took:.0f} s with code {code}"
+        send([random.choice(bout.workers())])
+    return f"{len(moments)} workers killed, after {', '.join(map(str, moments))} records"
 
 
-def node(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+def raylet(bout: Bout, random: Random) -> str:
+    """kill -9 of Ray's own process on this machine: one clear line, and the same command goes on."""
+    bout.start()
+    n = random.randrange(1, 60)
+    bout.until_records(n)
+    send([p for p, name in descendants(bout.running().pid).items() if "/raylet/raylet " in name])
+    took = bout.wait(2, "the same command goes on", 120)
+    return f"killed after {n} records; the driver ended after {took:.0f} s"
+
+
+def node(bout: Bout, random: Random) -> str:
     """kill -9 of one of two nodes of a cluster; its trials go on on the other."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    bout = Bout(folder, "--address", cluster.address)
-    try:
-        with contextlib.closing(bout):
-            nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
-            bout.start()
-            n = random.randrange(1, 60)
-            bout.until_records(n)
-            cluster.remove_node(random.choice(nodes), allow_graceful=False)
-            if code := bout.wait():
-                raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
-            _check(bout, undisturbed)
-    finally:
-        cluster.shutdown()
+    bout.cleanup.callback(cluster.shutdown)
+    nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
+    bout.options += ["--address", cluster.address]
+    bout.start()
+    n = random.randrange(1, 60)
+    bout.until_records(n)
+    cluster.remove_node(random.choice(nodes), allow_graceful=False)
     return f"one of two nodes killed after {n} records"
 
 
-def mlflow(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
-    """The MLflow server slow, then answering 500, then killed and started again, all during one study."""
-    folder.mkdir(parents=True)
+def mlflow(bout: Bout, random: Random) -> str:
+    """The MLflow server slow, answering 500, and killed and started again, all during one study, in a random order."""
     port = free_port()
     proxy = Proxy(port)
-    bout = Bout(folder, uri=proxy.uri)
+    bout.cleanup.callback(proxy.close)
+    bout.uri, bout.store = proxy.uri, f"sqlite:///{bout.folder}/server.db"
+    server = bout.cleanup.enter_context(contextlib.ExitStack())
+    server.enter_context(mlflow_server(bout.folder, port))
     moods = ["slow", "500", "down"]
     random.shuffle(moods)
-    store = f"sqlite:///{folder}/server.db"
-    try:
-        with contextlib.closing(bout):
-            with mlflow_server(folder, port):
-                bout.start()
-                for n, mood in zip((1, 40, 80), moods, strict=True):
-                    bout.until_records(n)
-                    proxy.mood = mood
-                    if mood == "down":
-                        break
-            if moods[-1] != "down":  # it comes back, and the other moods follow
-                bout.until_records(70)
-            with mlflow_server(folder, port):
-                for mood in moods[moods.index("down") + 1 :]:
-                    proxy.mood, asked = mood, proxy.asked
-                    bout.until(partial(lambda n: proxy.asked > n, asked + 3), 60)
-                proxy.mood = ""
-                if code := bout.wait():
-                    raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
-                bout.finish()
-        _check(bout, undisturbed, store)
-    finally:
-        proxy.close()
+    bout.start()
+    for i, mood in enumerate(moods):
+        bout.until_records(1 + 20 * i)
+        if mood == "down":
+            server.close()
+        paused = bout.workers()  # so that the study does not end before the fault was met
+        send(paused, signal.SIGSTOP)
+        proxy.mood, proxy.asked = mood, 0
+        bout.until(lambda: proxy.asked >= 2)
+        send(paused, signal.SIGCONT)
+        if mood == "down":
+            server.enter_context(mlflow_server(bout.folder, port))
+        proxy.mood = ""
     return ", then ".join(moods)
 
 
-def locked(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+def locked(bout: Bout, random: Random) -> str:
     """MLflow's SQLite database locked by somebody else for longer than MLflow waits."""
-    bout = Bout(folder)
-    seconds = random.uniform(5, 25)
-    with contextlib.closing(bout):
-        bout.start()
-        bout.until_records(random.randrange(1, 40))
-        bout.until(lambda: (folder / "mlflow.db").exists() and (folder / "mlflow.db").stat().st_size > 0)
-        with contextlib.closing(sqlite3.connect(folder / "mlflow.db", timeout=60, isolation_level=None)) as db:
-            db.execute("BEGIN IMMEDIATE")
-            time.sleep(seconds)
-            db.execute("ROLLBACK")
-        if code := bout.wait():
-            raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
-        bout.finish()
-        _check(bout, undisturbed)
-    return f"locked for {seconds:.0f} s"
+    bout.start()
+    bout.until_records(random.randrange(1, 40))
+    file, log = bout.folder / "mlflow.db", bout.study / "tracking" / "log.txt"
+    bout.until(lambda: file.exists() and file.stat().st_size > 0)
+    begun = time.monotonic()
+    with contextlib.closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        bout.until(lambda: "locked" in log.read_text())
+        db.execute("ROLLBACK")
+    return f"locked for {time.monotonic() - begun:.0f} s, until that was noticed"
 
 
-def disk(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+def disk(bout: Bout, random: Random) -> str:
     """The disk with the study full (a small tmpfs): one clear line, and the same command goes on once there is space."""
-    place = folder / "small"
-    place.mkdir(parents=True)
+    bout.storage = bout.folder / "small"
+    bout.storage.mkdir()
     if os.geteuid() or shutil.which("mount") is None:
         raise Skip("mounting a small tmpfs takes root")
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(bout.storage)], capture_output=True, text=True
     )
     if mounted.returncode:
         raise Skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    bout = Bout(folder, storage=place)
-    try:
-        with contextlib.closing(bout):
-            bout.start("--checkpoint-every", "1000")  # checkpoints that are removed would make space
-            n = random.randrange(1, 60)
-            bout.until_records(n)
-            filler = place / "filler"
-            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as f:
-                while f.write(bytes(4096)):
-                    pass
-            code, said = bout.wait(), bout.printed()
-            if code != 2 or "Traceback" in said or "No space left" not in said:
-                raise Violated(f"a full disk ended the study with code {code}, printing: {said}")
-            filler.unlink()
-            bout.finish()
-            _check(bout, undisturbed)
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-    return f"filled after {n} records; it said: {said.strip().splitlines()[-1]}"
+    bout.cleanup.callback(subprocess.run, ["umount", "-l", str(bout.storage)], check=True)
+    bout.start("--checkpoint-every", "1000")  # checkpoints that are removed would make space
+    n = random.randrange(1, 60)
+    bout.until_records(n)
+    filler = bout.storage / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as f:
+        while f.write(bytes(4096)):
+            pass
+    bout.wait(2, "No space left")
+    filler.unlink()
+    return f"filled after {n} records; it said: {bout.printed().strip().splitlines()[-1]}"
 
 
-def torn(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+def torn(bout: Bout, random: Random) -> str:
     """The last line of a ledger file cut in the middle, as a power cut may leave it."""
-    bout = Bout(folder)
-    with contextlib.closing(bout):
-        bout.start()
-        bout.until_records(random.randrange(5, 80))
-        bout.kill(everything=True)
-        path = random.choice(cells(bout.study))
-        content = path.read_bytes()
-        last = content[:-1].rpartition(b"\n")[2]
-        cut = random.randrange(1, len(last) + 1)
-        path.write_bytes(content[:-cut])
-        bout.finish()
-        _check(bout, undisturbed)
+    bout.start()
+    bout.until_records(random.randrange(5, 80))
+    bout.kill(everything=True)
+    path = random.choice(cells(bout.study))
+    content = path.read_bytes()
+    last = content[:-1].rpartition(b"\n")[2]
+    cut = random.randrange(1, len(last) + 1)
+    path.write_bytes(content[:-cut])
     return f"{cut} of the last {len(last) + 1} bytes of a cell cut off"
 
 
-def checkpoint(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+def checkpoint(bout: Bout, random: Random) -> str:
     """The newest checkpoint of each unfinished trial truncated: the one before is taken."""
-    bout = Bout(folder)
-    with contextlib.closing(bout):
-        bout.start()
-        files: list[Path] = []
-        bout.until(lambda: bool(list((bout.study / "checkpoints").glob("*.pt.prev"))))
-        bout.kill(everything=True)
-        files = sorted((bout.study / "checkpoints").glob("*.pt"))
-        for file in files:
-            os.truncate(file, random.randrange(file.stat().st_size))
-        bout.finish()
-        _check(bout, undisturbed)
+    folder = bout.study / "checkpoints"
+    bout.start()
+    bout.until(lambda: bool(list(folder.glob("*.pt.prev"))))
+    bout.kill(everything=True)
+    files = sorted(folder.glob("*.pt"))
+    if not files:
+        raise Skip("the trials ended before they were killed")
+    for file in files:
+        os.truncate(file, random.randrange(file.stat().st_size))
     return f"{len(files)} checkpoints truncated"
 
 
-def hang(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+def hang(bout: Bout, random: Random) -> str:
     """A worker that answers no more (SIGSTOP): its trial fails for that reason, the worker is replaced, the study goes on."""
-    bout = Bout(folder)
-    with contextlib.closing(bout):
-        bout.start("--trial-timeout", f"{HANG:g}")
-        bout.until_records(random.randrange(1, 40))
-        bout.until(lambda: bool(bout.workers()))
-        stopped = random.choice(bout.workers())
-        send([stopped], signal.SIGSTOP)
-        try:
-            if code := bout.wait():
-                raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
-            if Path(f"/proc/{stopped}").exists():
-                raise Violated(f"the worker that hung, process {stopped}, is still there")
-        finally:
-            send([stopped])
-        failed_for(bout, "failed", "it hung")
-        _check(bout, None)
-    return f"a worker stopped for ever, found after {HANG:g} s"
+    bout.failing = "failed", "it hung"
+    limit = max(HANG, 1.5 * silence(bout.undisturbed)) if bout.undisturbed else HANG
+    bout.start("--trial-timeout", f"{limit:g}")
+    bout.until_records(random.randrange(1, 40))
+    stopped = random.choice(bout.workers())
+    send([stopped], signal.SIGSTOP)
+    bout.cleanup.callback(send, [stopped])
+    bout.wait(0)
+    if Path(f"/proc/{stopped}").exists():
+        raise Violated(f"the worker that hung, process {stopped}, is still there")
+    return f"a worker stopped for ever, found after {limit:.0f} s"
 
 
-def diverge(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+def diverge(bout: Bout, random: Random) -> str:
     """A learning rate of 1e30 in an unfinished trial: it is told as diverged, the study goes on."""
-    bout = Bout(folder)
-    with contextlib.closing(bout):
-        bout.start()
-        bout.until_records(random.randrange(1, 40))
-        bout.kill(everything=True)
-        told = {path: [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] for path in cells(bout.study)}
-        opened = [(path, e["key"]) for path, events in told.items() for e in events if e["event"] == "trial"]
-        path, key = random.choice([(path, key) for path, key in opened if key not in bout.ends()])
-        for event in told[path]:
-            if event["event"] == "trial" and event["key"] == key:
-                event["point"]["lr"] = 1e30
-        events = [e for e in told[path] if e["event"] != "record" or e["key"] != key]
-        path.write_text("".join(json.dumps(e, separators=(",", ":")) + "\n" for e in events))
-        bout.finish()
-        failed_for(bout, "diverged", "not finite")
-        _check(bout, None)
+    bout.failing = "diverged", "not finite"
+    bout.start()
+    bout.until_records(random.randrange(1, 40))
+    bout.kill(everything=True)
+    told = {path: [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] for path in cells(bout.study)}
+    trials = [(path, e["key"]) for path, events in told.items() for e in events if e["event"] == "trial"]
+    path, key = random.choice([(path, key) for path, key in trials if key not in bout.ends()])
+    events = [e for e in told[path] if e["event"] != "record" or e["key"] != key]
+    for event in events:
+        if event["event"] == "trial" and event["key"] == key:
+            event["point"]["lr"] = 1e30
+            event["time"] += 1  # another trial than the one that MLflow may know
+    path.write_text("".join(json.dumps(e, separators=(",", ":")) + "\n" for e in events))
     return "a trial was given a learning rate of 1e30"
 
 
-def memory(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+def memory(bout: Bout, random: Random) -> str:
     """Ray kills every worker for the memory it takes (a threshold that any worker is above): its trial fails for that reason."""
-    bout = Bout(folder, "--no-baseline", "--trials", "1", "--replicates", "0")
-    with contextlib.closing(bout):
-        bout.start(RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="100")
-        if code := bout.wait():
-            raise Violated(f"the study ended with code {code} and printed: {bout.printed()}")
-        failed_for(bout, "failed", "memory")
-        _check(bout, None)
+    bout.failing = "failed", "memory"
+    bout.options += ["--no-baseline", "--trials", "1", "--replicates", "0"]
+    bout.start(RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="100")
     return "every worker killed for its memory"
 
 
-def stop(folder: Path, random: Random, undisturbed: dict[str, Any]) -> str:
+def stop(bout: Bout, random: Random) -> str:
     """SIGINT, then SIGTERM: each a clean stop within 10 s that says how to go on."""
-    bout, took = Bout(folder), []
-    with contextlib.closing(bout):
-        for which in (signal.SIGINT, signal.SIGTERM):
-            bout.start()
-            bout.until_records(random.randrange(1, 30))
-            begun = time.monotonic()
-            send([bout.running().pid], which)
-            code = bout.wait(60)
-            took.append(time.monotonic() - begun)
-            if code != 130 or "the same command goes on" not in bout.printed() or "Traceback" in bout.printed():
-                raise Violated(f"{which.name} ended the study with code {code}, printing: {bout.printed()}")
-            if took[-1] > CLEAN_STOP:
-                raise Violated(f"{which.name} took {took[-1]:.1f} s to stop the study, more than {CLEAN_STOP:g}")
-        bout.finish()
-        _check(bout, undisturbed)
+    took = []
+    for which in (signal.SIGINT, signal.SIGTERM):
+        bout.start()
+        bout.until_records(random.randrange(1, 30))
+        send([bout.running().pid], which)
+        took.append(bout.wait(130, "the same command goes on", 60))
+        if took[-1] > CLEAN_STOP:
+            raise Violated(f"{which.name} took {took[-1]:.1f} s to stop the study, more than {CLEAN_STOP:g}")
     return f"stopped in {' and '.join(f'{t:.1f}' for t in took)} s"
 
 
-Fault = Callable[[Path, Random, dict[str, Any]], str]
+Fault = Callable[[Bout, Random], str]
 FAULTS: dict[str, Fault] = {
     f.__name__: f
     for f in (
@@ -651,40 +610,39 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-def kills(folder: Path, random: Random, undisturbed: dict[str, Any], times: int, tell: Callable[[str], None]) -> str:
+def kills(bout: Bout, random: Random, times: int, tell: Callable[[str], None]) -> str:
     """``times`` kills -9 in a row within one study, each of the driver, of everything or of a worker, at random moments."""
-    bout, did = Bout(folder), Counter[str]()
-    total = sum(
-        len(t[-1]["val/acc"].split(",")) for trials in undisturbed.values() for t in trials if "val/acc" in t[-1]
-    )
-    with contextlib.closing(bout):
-        for i in range(times):
-            if not bout.process or bout.process.poll() is not None:
-                bout.start()
-            what = random.choice(("driver", "everything", "worker"))
-            if random.random() < 0.2:  # now and then while it starts
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    bout.running().wait(random.uniform(0.1, 10))
-            else:
-                try:
-                    bout.until_records(random.randrange(1, max(2, 2 * total // (3 * times))))
-                except Skip:  # it has ended by itself: there is no more to kill
-                    break
-            if what == "worker" and (found := bout.workers()):
-                send([random.choice(found)])
-                bout.begun_with = bout.records()
-            else:
-                what = "driver" if what == "worker" else what
-                bout.kill(what == "everything")
-            did[what] += 1
-            if wrong := [w for w in lost_or_repeated(bout) if "never ended" not in w]:
-                raise Violated("; ".join(wrong))
-            tell(f"  kill {i + 1} of {times}: {what}, {bout.records()} of {total} records")
-        if bout.running().poll() is None:
-            bout.wait()
-        bout.finish()
-        _check(bout, undisturbed)
+    did = Counter[str]()
+    total = bout.undisturbed.records() if bout.undisturbed else 0
+    for i in range(times):
+        if not bout.process or bout.process.poll() is not None:
+            bout.start()
+        what = random.choice(("driver", "everything", "worker"))
+        if what != "worker" and random.random() < 0.3:  # now and then while it starts
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                bout.running().wait(random.uniform(0.1, 10))
+        else:
+            bout.until_records(random.randrange(1, max(2, 2 * total // (3 * times))))
+        if what == "worker":
+            send([random.choice(bout.workers())])
+            bout.begun_with = bout.records()
+        else:
+            bout.kill(what == "everything")
+        did[what] += 1
+        if wrong := [w for w in lost_or_repeated(bout) if "never ended" not in w]:
+            raise Violated("; ".join(wrong))
+        tell(f"  kill {i + 1} of {times}: {what}, {bout.records()} of {total} records")
     return ", ".join(f"{n} of {what}" for what, n in did.items())
+
+
+def strike(fault: Fault, bout: Bout, random: Random) -> str:
+    """A fault, the end of the study, and the check. Returns what the fault did."""
+    with contextlib.closing(bout):
+        did = fault(bout, random)
+        bout.finish()
+        if wrong := violations(bout):
+            raise Violated("; ".join(wrong))
+    return did
 
 
 # ------------------------------------------------------------------------------------------------------- the command
@@ -726,41 +684,45 @@ def chaos(args: argparse.Namespace) -> int:
 
 
 def _rounds(folder: Path, kinds: list[str], args: argparse.Namespace, console: Console) -> int:
+    begun, counts = time.monotonic(), Counter[str]()
+
     def tell(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    begun, random, counts = time.monotonic(), Random(args.seed), Counter[str]()
-    tell(f"chaos in {folder}, seed {args.seed}; first the study undisturbed")
-    calm = Bout(folder / "undisturbed")
-    with contextlib.closing(calm):
-        calm.finish()
-    undisturbed = outcome(calm.study)
-    if wrong := violations(calm, undisturbed):
-        raise Violated("; ".join(wrong))
-    tell(f"undisturbed: {sum(map(len, undisturbed.values()))} trials in {time.monotonic() - begun:.0f} s")
-    tasks: list[tuple[str, Fault]] = []
-    if args.kills is not None:
-        tasks = [("kills", partial(kills, times=args.kills, tell=tell))]
-    number = 0
-    while True:
-        if not tasks:
-            named = random.sample(kinds, len(kinds)) if args.kinds is None else kinds
-            tasks = [(kind, FAULTS[kind]) for kind in named]
-        kind, fault = tasks.pop(0)
-        number += 1
-        here, since = folder / f"{number:03}-{kind}", time.monotonic()
+    def attempt(name: str, fault: Fault, bout: Bout) -> str:
+        since = time.monotonic()
         try:
-            did, verdict = fault(here, Random(f"{args.seed}-{number}-{kind}"), undisturbed), "held"
-            shutil.rmtree(here, ignore_errors=True)
+            did, verdict = strike(fault, bout, Random(f"{args.seed}-{name}")), "held"
         except Skip as e:
             did, verdict = str(e), "skipped"
         except Violated as e:
             did, verdict = str(e), "VIOLATED"
+        tell(f"{name:<15} {verdict} in {time.monotonic() - since:.0f} s: {did}")
         counts[verdict] += 1
-        tell(f"{number:>3} {kind:<11}{verdict} in {time.monotonic() - since:.0f} s: {did}")
-        once = args.kills is not None or args.kinds is not None
-        if (once and not tasks) or time.monotonic() - begun > 60 * args.minutes:
+        return verdict
+
+    tell(f"chaos in {folder}, seed {args.seed}; first the study undisturbed")
+    undisturbed = Bout(folder / "undisturbed")
+    if attempt("undisturbed", lambda bout, random: "all that must hold does", undisturbed) != "held":
+        return 1
+    for number, (kind, fault) in enumerate(_tasks(kinds, args, tell), 1):
+        name = f"{number:03}-{kind}"
+        if attempt(name, fault, Bout(folder / name, undisturbed)) == "held":
+            shutil.rmtree(folder / name, ignore_errors=True)
+        if time.monotonic() - begun > 60 * args.minutes:
             break
     told = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
     tell(f"verdict: {told}" + (f"; see {folder}" if counts["VIOLATED"] and args.folder else ""))
     return int(counts["VIOLATED"] > 0)
+
+
+def _tasks(kinds: list[str], args: argparse.Namespace, tell: Callable[[str], None]) -> Iterator[tuple[str, Fault]]:
+    """What is done, one after the other; without an end where no kinds were named."""
+    if args.kills is not None:
+        yield "kills", partial(kills, times=args.kills, tell=tell)
+    elif args.kinds is not None:
+        yield from ((kind, FAULTS[kind]) for kind in kinds)
+    else:
+        random = Random(args.seed)
+        while True:
+            yield from ((kind, FAULTS[kind]) for kind in random.sample(kinds, len(kinds)))

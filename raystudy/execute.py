@@ -103,6 +103,27 @@ def execute(
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as e:
         raise InputError(f"cannot start or reach Ray {place}: {' '.join(str(e).split())[:400]}") from None
+    scratch = tempfile.mkdtemp(prefix="raystudy-")
+    try:
+        with _sigterm_like_sigint():
+            problem = _experiment(name, searches, resources, slots, scratch, console, budget)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+    if problem:
+        raise problem
+
+
+def _experiment(
+    name: str,
+    searches: list[CellSearch],
+    resources: Resources,
+    slots: float,
+    scratch: str,
+    console: Console,
+    budget: Budget | None,
+) -> InputError | None:
+    """Measures what trials take if it was asked for, then runs them all. Returns why nothing could be recorded any more, if so."""
     shares = _measured(searches, resources, console) if resources.measure and resources.gpus else {}
     if shares:
         slots = capacity(replace(resources, gpus=min(shares.values())))
@@ -131,37 +152,31 @@ def execute(
 
     limit = resources.max_concurrent or (math.inf if resources.address else slots)
     searcher = StudySearch(searches, config, limit)
-    scratch = tempfile.mkdtemp(prefix="raystudy-")
-    watch = Watch(searches[0].ledger.dir) if resources.address else contextlib.nullcontext()
-    try:
-        with watch, _sigterm_like_sigint(), warnings.catch_warnings(), Progress(searches, slots, console):
-            warnings.simplefilter("ignore")
-            tune.Tuner(
-                tune.with_resources(TrialActor, _request),
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher,
-                    scheduler=CellScheduler(searcher, resources.trial_timeout),
-                    num_samples=-1,
-                    reuse_actors=True,
-                    trial_name_creator=lambda trial: trial.trial_id,
-                    trial_dirname_creator=lambda trial: trial.trial_id,
-                ),
-                run_config=tune.RunConfig(
-                    name=name,
-                    storage_path=scratch,
-                    verbose=0,
-                    stop=_Stopper(budget, searcher),
-                    failure_config=tune.FailureConfig(max_failures=RETRIES),
-                    checkpoint_config=tune.CheckpointConfig(
-                        checkpoint_at_end=False
-                    ),  # trials keep their own, apart from Tune
-                ),
-            ).fit()
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
-    if searcher.problem:
-        raise searcher.problem
+    watch = Watch(searches[0].ledger.dir, others=bool(resources.address))
+    with watch, warnings.catch_warnings(), Progress(searches, slots, console):
+        warnings.simplefilter("ignore")
+        tune.Tuner(
+            tune.with_resources(TrialActor, _request),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=CellScheduler(searcher, resources.trial_timeout),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=scratch,
+                verbose=0,
+                stop=_Stopper(budget, searcher),
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_at_end=False
+                ),  # trials keep their own, apart from Tune
+            ),
+        ).fit()
+    return searcher.problem
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:

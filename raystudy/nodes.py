@@ -1,4 +1,4 @@
-"""The nodes of a running cluster: that each runs the code and the versions the driver runs, and can write to the study's storage.
+"""The nodes of a running Ray: that ours lives, and that each runs the code and versions of the driver and can write to the storage.
 
 A node whose torch, or whose raystudy, differs measures something else under the same name; one that writes to a disk of its own loses what
 it keeps there. Both are found before the first trial, and again on every node that the autoscaler brings.
@@ -112,10 +112,14 @@ def check(study_dir: Path, nodes: Mapping[str, str]) -> None:
 
 
 class Watch:
-    """Asks the nodes of a cluster, and those that join later; one that is not as it must be stops the study. A context manager."""
+    """Sees to it that this machine's own node lives: without it Tune would wait for ever for workers. A context manager.
 
-    def __init__(self, study_dir: Path) -> None:
-        self.dir = study_dir
+    With ``others`` it asks the nodes of a cluster, and those that join later; one that is not as it must be stops the study, too.
+    """
+
+    def __init__(self, study_dir: Path, others: bool) -> None:
+        self.dir, self.others = study_dir, others
+        self.here = ray.get_runtime_context().get_node_id()
         self.problem: InputError | None = None
         self._seen: dict[str, str] = {}
         self._stop = threading.Event()
@@ -123,7 +127,8 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         self._seen = alive()
-        check(self.dir, self._seen)
+        if self.others:
+            check(self.dir, self._seen)
         self._thread.start()
         return self
 
@@ -139,9 +144,11 @@ class Watch:
         while not self._stop.wait(WATCH_SECONDS):
             try:
                 found = alive()
+                if self.here not in found:
+                    raise InputError("Ray's own process on this machine has died; the same command goes on from here")
                 new = {node: address for node, address in found.items() if node not in self._seen}
                 self._seen |= new
-                if new:
+                if new and self.others:
                     check(self.dir, new)
             except InputError as e:
                 self.problem = e
