@@ -159,7 +159,8 @@ def main() -> None:
         for kind in ("bare", "random", "tpe"):
             told = measured(kind, trials, args.cells)
             rates[kind] = trials / told["seconds"]
-            line = f"{trials:>5} trials  {kind:<7}{rates[kind]:6.1f} trials/s, {1000 * told['cpu'] / trials:.0f} ms of the driver's CPU a trial"
+            line = f"{trials:>5} trials  {kind:<7}{rates[kind]:6.1f} trials/s"
+            line += f", {1000 * told['cpu'] / trials:.0f} ms of the driver's CPU a trial"
             if kind != "bare":
                 ratio = rates[kind] / rates["bare"]
                 good &= ratio >= TARGETS[kind] and told["memory"] <= MEMORY_GIB and told["restart"] <= RESTART_SECONDS
