@@ -149,8 +149,10 @@ class Bout:
         """Waits for a condition. Raises Skip if the process ended before: a fault that did not come has shown nothing."""
         end = time.monotonic() + seconds
         while not condition():
-            if self.running().poll() is not None:
-                raise Skip(f"the study ended before the fault came, so nothing was tried; it printed: {self.printed()}")
+            if (code := self.running().poll()) is not None:
+                if code:
+                    raise Violated(f"the study ended with code {code} by itself and printed: {self.printed()}")
+                raise Skip("the study ended before the fault came, so nothing was tried")
             if time.monotonic() > end:
                 raise Violated(f"nothing happened for {seconds:.0f} s; the study printed: {self.printed()}")
             time.sleep(0.02)
@@ -580,11 +582,14 @@ def diverge(bout: Bout, random: Random) -> str:
 
 
 def memory(bout: Bout, random: Random) -> str:
-    """Ray kills every worker for the memory it takes (a threshold that any worker is above): its trial fails for that reason."""
+    """Ray kills every worker for the memory it takes (a threshold that any worker is above): its trial is tried on a whole machine, too."""
     bout.failing = "failed", "memory"
     bout.options += ["--no-baseline", "--trials", "1", "--replicates", "0"]
     bout.start(RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="100")
-    return "every worker killed for its memory"
+    bout.wait(0)
+    if not any(e["event"] == "retry" for e in bout.events()):
+        raise Violated("a trial that ran out of memory was not tried again on a whole machine")
+    return "every worker killed for its memory, on its part of the machine and on the whole"
 
 
 def stop(bout: Bout, random: Random) -> str:
@@ -638,8 +643,13 @@ def kills(bout: Bout, random: Random, times: int, tell: Callable[[str], None]) -
 def strike(fault: Fault, bout: Bout, random: Random) -> str:
     """A fault, the end of the study, and the check. Returns what the fault did."""
     with contextlib.closing(bout):
-        did = fault(bout, random)
-        bout.finish()
+        try:
+            did = fault(bout, random)
+            bout.finish()
+        except Violated:
+            if "cannot start or reach Ray" in bout.printed():
+                raise Skip(f"this machine has too much to do: {bout.printed().strip().splitlines()[-1]}") from None
+            raise
         if wrong := violations(bout):
             raise Violated("; ".join(wrong))
     return did

@@ -381,7 +381,7 @@ class StudySearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         cell, key = self.live.pop(trial_id)
-        if error and key in cell.running:
+        if error and key in cell.running and key in cell.started:  # else it waits for a whole device
             self.fail(cell, key, "its worker died again and again")
 
     def fail(self, cell: CellSearch, key: str, reason: str) -> None:
@@ -455,8 +455,17 @@ class CellScheduler(FIFOScheduler):
         self.heard[trial.trial_id] = time.monotonic()
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """A worker that Ray or the kernel killed for its memory cannot say so: Ray's own error does."""
+        """A worker that Ray killed for its memory cannot say so: Ray's own error does. Tune tells of every death of a worker.
+
+        The trial is started once more as it is, for others may have taken the memory; then once more on a whole machine.
+        """
         cell, key = self.searcher.live[trial.trial_id]
         told = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
-        if key in cell.running and ("low on memory" in told or "OutOfMemory" in told):
-            self.searcher.fail(cell, key, "out of memory: Ray killed its worker again and again")
+        if key not in cell.running or not ("low on memory" in told or "OutOfMemory" in told):
+            return
+        if trial.should_recover():  # Tune starts it again, and after that no more
+            trial.max_failures = trial.num_failures
+            return
+        with self.searcher.recording():
+            why = "out of memory: Ray killed its worker again and again"
+            cell.report(key, 0, [], False, why, again=not trial.config["whole"])
