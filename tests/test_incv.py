@@ -61,6 +61,8 @@ def test_the_budget_is_cut_into_halves() -> None:
     assert cut(10) == (1, 6)  # three iterations fit
     assert cut(12, stage1=0.5, iterations=1) == (3, 6)
     assert cut(1) == (1, 1)
+    assert cut(90, folds=3) == (5, 60)  # twelve trainings
+    assert cut(10, folds=5) == (1, 5)  # one iteration fits
     assert incv(train).settled() == pytest.approx(2 / 3 + 0.2 / 3)
 
 
@@ -82,6 +84,29 @@ def test_halves_part_the_candidates_and_swap_roles() -> None:
     assert not torch.equal(sides[8], sides[0])
     assert torch.equal(sides[8] >= 0, candidates[8])
     assert candidates[8].sum() < 101
+
+
+def test_more_folds_each_held_out_once_by_a_net_that_saw_all_others() -> None:
+    toy = blobs(n=101, rate=0.3)
+    method = incv(toy.train, 9, folds=3, iterations=2, stage1=2 / 3)  # six trainings of one epoch
+    sets = []
+    for t in range(3):
+        seen = []
+        train = ToyTrain(**vars(toy.train))
+        plain = train.batches
+        train.batches = lambda subset=None, plain=plain, seen=seen, **how: seen.append(subset) or plain(subset, **how)
+        logs = run(method, train, range(t, t + 1))[0]
+        sets.append((set(seen[0].tolist()), set(logs[-1]["index"].tolist())))
+        assert method.selected.any() == (t == 2)
+    assert [len(held) for _, held in sets] == [34, 34, 33]
+    assert set.union(*(held for _, held in sets)) == set(range(101))
+    assert all(trained == set(range(101)) - held for trained, held in sets)
+    assert method.selected.sum() == method.correct.sum()  # predicted as labelled, each while it was held out
+
+
+def test_one_fold_is_refused() -> None:
+    with pytest.raises(InputError, match="folds=1 leaves nothing"):
+        incv(blobs(n=8).train, folds=1)
 
 
 def test_selected_never_shrinks_and_is_apart_from_candidates() -> None:
@@ -261,9 +286,10 @@ def test_prediction_changes_from_the_half_to_the_pair() -> None:
     torch.testing.assert_close(method.probs(x), method.peers.probs(x))
 
 
-def test_selects_clean_labels_and_learns() -> None:
+@pytest.mark.parametrize(("folds", "iterations"), [(2, 3), (3, 2)])
+def test_selects_clean_labels_and_learns(folds: int, iterations: int) -> None:
     toy = blobs(n=400, rate=0.5)
-    method = incv(toy.train, 36, iterations=3)
+    method = incv(toy.train, 36, folds=folds, iterations=iterations)
     run(method, toy.train, range(36))
     is_clean = toy.train.y == toy.clean
     assert is_clean[method.selected].double().mean() > is_clean.double().mean() + 0.2

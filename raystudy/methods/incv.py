@@ -30,9 +30,11 @@ Deviations from the original, and why
 - Samples are ranked by the forward pass they are trained with, as ``CoTeaching.step`` does: the original ranks in inference mode with
   a pass of its own and then trains on the selected ones alone, so its batch norm sees only those.
 - Candidates are left out where they would be none per batch, an empty selection means all samples: the original crashes in both.
-- Top-1 only (its formula for top-k is another). Only CIFAR-10 runs there; its "asym" noise is pair flipping. Two folds.
-- ``stage1`` is the share of the epochs for the 2 x ``iterations`` halves: 2/3 as published (8 x 50, then 200). Iterations are left out
-  where a half would get less than one epoch. Epochs of a half and of a small S are short; cost is metered.
+- Top-1 only (its formula for top-k is another). Only CIFAR-10 runs there; its "asym" noise is pair flipping.
+- Its folds are two halves. With more (``folds``, an extension) each training sees all folds but the held-out one: what is called a half
+  below is then that fold, or the others. The estimate is still from the first hold-out.
+- ``stage1`` is the share of the epochs for the ``folds`` x ``iterations`` halves: 2/3 as published (8 x 50, then 200). Iterations are left
+  out where a half would get less than one epoch. Epochs of a half and of a small S are short; cost is metered.
 - Weights: after each half, 1 for the held-out samples predicted as labelled; in Co-teaching, the share of both nets that selected the
   sample, 0 for samples in neither set. S may miss whole classes at high noise: ``rarest`` is the share of S of its rarest class.
 """
@@ -45,7 +47,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raystudy.errors import unknown
+from raystudy.errors import InputError, unknown
 from raystudy.method import Batch, Log, Method, Task, Train
 from raystudy.methods.coteaching import CoTeaching, drop_rate
 
@@ -89,7 +91,7 @@ def candidate_batch(n_candidates: int, n_selected: int, batch_size: int, share: 
 class INCV(Method):
     """INCV.
 
-    ``iterations``: of cross-validation, two halves each. ``stage1``: fraction of the epochs for them. ``t_best``:
+    ``iterations``: of cross-validation. ``folds``: of each iteration, 2 or more. ``stage1``: fraction of the epochs for them. ``t_best``:
     iterations in which the best epoch of a half counts instead of the last (-1: by the estimated rate).
     ``discard_cap``: largest ratio of what is discarded to what is selected, 0 for none. ``estimator``, ``pattern``:
     kind of noise taken for the estimate, and for the noise left in the selection. ``warmup``, ``gradual``: fractions of
@@ -100,7 +102,7 @@ class INCV(Method):
     selected: Tensor  # [n] bool, S
     candidate: Tensor  # [n] bool, C
     discarded: Tensor  # [n] bool
-    side: Tensor  # [n] the half of C a sample is in: 0, 1, or -1 for none
+    side: Tensor  # [n] the fold of C a sample is in: 0 to folds - 1, or -1 for none
     correct: Tensor  # [n] bool: predicted as labelled while held out in this iteration
     losses: Tensor  # [n] its loss then
     best: Tensor  # the best hold-out accuracy of this half
@@ -112,6 +114,7 @@ class INCV(Method):
         task: Task,
         *,
         iterations: int = 4,
+        folds: int = 2,
         stage1: float = 2 / 3,
         t_best: int = -1,
         discard_cap: float = 2.0,
@@ -126,14 +129,17 @@ class INCV(Method):
         for name, value in (("estimator", estimator), ("pattern", pattern)):
             if value not in ("symmetric", "pair"):
                 raise unknown(name, value, ("symmetric", "pair"))
+        if folds < 2:
+            raise InputError(f"folds={folds} leaves nothing to train on or nothing to hold out; choose 2 or more")
+        self.folds = folds
         self.estimator: Pattern = estimator
         self.pattern: Pattern = pattern
         self.t_best, self.discard_cap = t_best, discard_cap
         self.candidate_share, self.forget_scale = candidate_share, forget_scale
         self.settled_at = min(stage1 + (1 - stage1) * max(warmup, gradual), 1.0)
-        folds = 2 * min(iterations, max(int(stage1 * task.epochs / 2), 1))
-        self.fold_epochs = max(round(stage1 * task.epochs / folds), 1)
-        self.stage2_epoch = min(folds * self.fold_epochs, task.epochs)
+        trainings = folds * min(iterations, max(int(stage1 * task.epochs / folds), 1))
+        self.fold_epochs = max(round(stage1 * task.epochs / trainings), 1)
+        self.stage2_epoch = min(trainings * self.fold_epochs, task.epochs)
         self.stage2_epochs = max(task.epochs - self.stage2_epoch, 1)
         self.warmup_epochs = round(warmup * self.stage2_epochs)
         self.n_gradual = max(round(gradual * self.stage2_epochs), 1)
@@ -173,23 +179,24 @@ class INCV(Method):
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
             group["lr"] = factor * self.base_lr
 
-    # --- cross-validation: `fold` counts halves, two to an iteration
+    # --- cross-validation: `fold` counts trainings, `folds` to an iteration
 
     def _fold(self, fold: int, e: int, train: Train) -> Iterator[Log]:
-        """Epoch ``e`` of a half: train on S and the half, look at the other half."""
+        """Epoch ``e`` of a half: train on S and the half, look at the other half (on all folds but one, look at that one)."""
         if e == 0:
             self._begin_fold(fold)
         done = e / self.fold_epochs
         self._set_rate(0.1 if done > 0.8 else 0.25 if done > 0.6 else 0.5 if done > 0.4 else 1.0)
-        mine = self.selected | (self.side == fold % 2)
-        held = (self.side == 1 - fold % 2).nonzero().squeeze(1)
+        hidden = self.side == self.folds - 1 - fold % self.folds
+        mine, held = self.selected | ((self.side >= 0) & ~hidden), hidden.nonzero().squeeze(1)
         for batch in train.batches(mine.nonzero().squeeze(1) if mine.any() else None):
             loss = F.cross_entropy(self.nets[0](batch.x), batch.y)
             self.descend(0, loss)
             yield {"loss": loss.detach(), "passes": 3 * len(batch.y)}
         last = e == self.fold_epochs - 1
-        if last or self._keeps_best(fold // 2):
-            self._look(held, train, self._keeps_best(fold // 2))
+        keeps_best = self._keeps_best(fold // self.folds)
+        if last or keeps_best:
+            self._look(held, train, keeps_best)
             yield {"passes": len(held)}
         if last:
             yield self._end_fold(fold, held, train)
@@ -198,12 +205,13 @@ class INCV(Method):
         self.nets[0].load_state_dict(self.initial.state_dict())
         self.optimizers[0].state.clear()
         self.best.fill_(-1.0)
-        if fold % 2 == 0:
+        if fold % self.folds == 0:
             members = self.candidate.nonzero().squeeze(1)
             members = members[torch.randperm(len(members)).to(members.device)]
             self.side.fill_(-1)
-            self.side[members[: len(members) // 2]] = 0
-            self.side[members[len(members) // 2 :]] = 1
+            bounds = [len(members) * i // self.folds for i in range(1, self.folds)]
+            for i, part in enumerate(members.tensor_split(bounds)):
+                self.side[part] = i
             self.correct.fill_(False)
 
     def _keeps_best(self, iteration: int) -> bool:
@@ -227,14 +235,14 @@ class INCV(Method):
             self.correct[held], self.losses[held] = correct[held], losses[held]
 
     def _end_fold(self, fold: int, held: Tensor, train: Train) -> Log:
-        """Discards; after both halves, moves samples from C to S."""
+        """Discards; after the last fold, moves samples from C to S."""
         correct = self.correct[held]
         if fold == 0:
             self.noise_rate.fill_(estimate_noise(float(correct.double().mean()), train.n_classes, self.estimator))
         n_discard = int(discard_ratio(float(self.noise_rate), self.discard_cap) * int(correct.sum()))
         worst = torch.topk(self.losses[held], min(n_discard, len(held))).indices
         self.discarded[held[worst]] = True
-        if fold % 2 == 1:
+        if fold % self.folds == self.folds - 1:
             self.selected |= self.correct
             self.candidate &= ~(self.selected | self.discarded)
         share = torch.bincount(train.y[self.selected], minlength=train.n_classes) / self.selected.sum().clamp_min(1)
