@@ -32,6 +32,11 @@ def guarded(
     except BrokenPipeError:  # `raystudy ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except RuntimeError as e:
+        if "home directory" not in str(e):  # of Path.expanduser
+            raise
+        print("raystudy: a path begins with ~NAME, and this machine has no user of that name", file=sys.stderr)
+        return 2
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
         if not (full or (e.errno and e.filename)):
