@@ -146,7 +146,8 @@ def _checked(event: Event) -> None:
         raise ValueError(f"time is {event['time']!r}")
     for name, wanted in FIELDS.get(kind, {}).items():
         value: Any = event[name]
-        if type(value) is not wanted or (wanted is int and not 0 <= value < MOST):
+        fits = type(value) is wanted
+        if not fits or (wanted is int and not 0 <= value < MOST):
             raise ValueError(f"{name} is {value!r}")
     if kind == "record":
         return
