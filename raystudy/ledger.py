@@ -145,8 +145,9 @@ def _checked(event: Event) -> None:
     if type(event["time"]) is not int or not 0 <= event["time"] < MOST:
         raise ValueError(f"time is {event['time']!r}")
     for name, wanted in FIELDS.get(kind, {}).items():
-        value = event[name]
-        if type(value) is not wanted or (wanted is int and not 0 <= value < MOST):
+        value: Any = event[name]
+        fits = type(value) is wanted
+        if not fits or (wanted is int and not 0 <= value < MOST):
             raise ValueError(f"{name} is {value!r}")
     if kind == "record":
         return

@@ -107,12 +107,15 @@ def pictures(shown: Condition, out: Path) -> list[Path]:
     Where the truth is unknown there are no rates, and a matrix only if the noise model has one. Each file appears whole or not
     at all. Returns the files.
     """
+    from matplotlib import rc_context
+
     out.mkdir(parents=True, exist_ok=True)
-    drawn = {"sheet": sheet(shown), "counts": counts(shown)}
-    if shown.expected is not None or shown.realised is not None:
-        drawn["matrix"] = matrices(shown)
-    if shown.clean is not None:
-        drawn["rates"] = rates(shown)
+    with rc_context({"text.parse_math": False}):  # a dollar sign in a class name is a dollar sign
+        drawn = {"sheet": sheet(shown), "counts": counts(shown)}
+        if shown.expected is not None or shown.realised is not None:
+            drawn["matrix"] = matrices(shown)
+        if shown.clean is not None:
+            drawn["rates"] = rates(shown)
     files = []
     for name, figure in drawn.items():
         files.append(out / f"{name}.png")

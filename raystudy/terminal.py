@@ -32,13 +32,18 @@ def guarded(
     except BrokenPipeError:  # `raystudy ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except RuntimeError as e:
+        if "home directory" not in str(e):  # of Path.expanduser
+            raise
+        print("raystudy: a path begins with ~NAME, and this machine has no user of that name", file=sys.stderr)
+        return 2
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
         if not (full or (e.errno and e.filename)):
             raise  # not of a file that somebody named
         where = f" for {e.filename}" if e.filename else ""
         more = "; the same command goes on once there is" if full else ""
-        print(f"raystudy: {' '.join(f'{os.strerror(e.errno).lower()}{where}'.split())}{more}", file=sys.stderr)
+        print(f"raystudy: {' '.join(f'{os.strerror(e.errno or 0).lower()}{where}'.split())}{more}", file=sys.stderr)
         return 2
 
 

@@ -14,9 +14,9 @@ PARITY = Path(os.environ.get("RAYSTUDY_PARITY") or Path(__file__).parent / "pari
 
 
 settings.register_profile(
-    "few", max_examples=12, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+    "few", max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
 )
-settings.register_profile("more", settings.get_profile("few"), max_examples=60)
+settings.register_profile("more", settings.get_profile("few"), max_examples=25)
 settings.register_profile("many", settings.get_profile("few"), max_examples=300, derandomize=False)
 settings.load_profile("few")
 

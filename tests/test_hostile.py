@@ -2,6 +2,7 @@
 and the servers we start listen on loopback.
 """
 
+import csv
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import free_port
+from PIL import Image
 from rich.console import Console
 
 from analysis import report, tables
@@ -110,10 +112,26 @@ def test_a_report_shows_html_as_text(tmp_path: Path) -> None:
 
 
 def test_class_names_are_drawn_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What matplotlib would take for broken mathematics, too."""
     monkeypatch.chdir(tmp_path)
-    x, y = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 2
-    np.savez("x.npz", x_train=x, y_train=y, x_test=x, y_test=y, classes=np.array([NASTY, "$\\bad{$"]))
-    assert cli.main(["data", "show", "npz:x.npz", "--out=out", "--images=4"]) == 0
+    names = ["$\\bad{$", "<script>", "[/red]$^$"]
+    lines = ["path,label"]
+    for i in range(36):
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{names[i % 3]}")
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    argv = [
+        "data",
+        "show",
+        "folder:.",
+        "--labels=x.csv",
+        "--size=8",
+        "--out=out",
+        "--images=4",
+        "--noise=symmetric:0.3",
+    ]
+    assert cli.main(argv) == 0
+    assert set(names) <= {row["name"] for row in csv.DictReader((tmp_path / "out" / "classes.csv").open())}
 
 
 def test_a_trials_key_cannot_leave_the_folder(tmp_path: Path) -> None:

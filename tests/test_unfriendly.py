@@ -12,6 +12,8 @@ import io
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -530,3 +532,22 @@ def test_any_checkpoint(run: tuple[training.Run, bytes], data: st.DataObject) ->
                 begun.save(here / "same.pt")
                 new, old = (torch.load(f, weights_only=True) for f in (here / "same.pt", io.BytesIO(content)))
                 assert str(new) == str(old)
+
+
+@pytest.mark.slow
+def test_more_of_all_this() -> None:
+    """The tests above with three times the examples, in a process of their own."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        __file__,
+        "-q",
+        "-m",
+        "not slow",
+        "--hypothesis-profile=more",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-10_000:]
