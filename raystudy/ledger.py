@@ -150,8 +150,8 @@ def _checked(event: Event) -> None:
         if good and type(event["key"]) is str and type(event["metrics"]) is dict:
             return
     for name, wanted in FIELDS.get(kind, {}).items():
-        value: Any = event[name]
-        if type(value) is not wanted or (wanted is int and not 0 <= value < MOST):
+        value = event[name]
+        if type(value) is not wanted or (isinstance(value, int) and not 0 <= value < MOST):
             raise ValueError(f"{name} is {value!r}")
     for name, wanted in MAY.items():
         if name in event and (not isinstance(event[name], wanted) or isinstance(event[name], bool)):

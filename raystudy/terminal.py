@@ -38,7 +38,7 @@ def guarded(
             raise  # not of a file that somebody named
         where = f" for {e.filename}" if e.filename else ""
         more = "; the same command goes on once there is" if full else ""
-        print(f"raystudy: {' '.join(f'{os.strerror(e.errno).lower()}{where}'.split())}{more}", file=sys.stderr)
+        print(f"raystudy: {' '.join(f'{os.strerror(e.errno or 0).lower()}{where}'.split())}{more}", file=sys.stderr)
         return 2
 
 
