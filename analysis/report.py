@@ -8,6 +8,7 @@
 """
 
 import contextlib
+import gc
 import math
 import multiprocessing
 import os
@@ -100,7 +101,12 @@ class Builder:
     ) -> Picture:
         if figure is None:
             return Picture(name, title, absent, None)
-        self.drawing.append((name, figure, self.pool.submit(rendering.render, figure)))
+        try:
+            future = self.pool.submit(rendering.render, figure)
+        except BrokenProcessPool as e:  # already; ``drawn`` does without it
+            future = Future()
+            future.set_exception(e)
+        self.drawing.append((name, figure, future))
         return Picture(name, title, text, b"")
 
     def drawn(self) -> dict[str, bytes]:
@@ -532,9 +538,13 @@ def build(folder: Path, out: Path) -> list[Path]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return Builder(folder, out).build()
+        builder = Builder(folder, out)
+        gc.freeze()  # else all that was read is walked again and again while figures come and go
+        return builder.build()
     except OSError as e:
         raise InputError(f"cannot write the report to {out}: {e.strerror or e}") from None
+    finally:
+        gc.unfreeze()
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:

@@ -22,6 +22,7 @@ class Value(NamedTuple):
 
 
 Row = list[str | Value]
+PAGE = 165  # letters of footnote size in a line of a landscape page
 
 
 def num(x: float, digits: int = 1, scale: float = 1.0, sign: bool = False) -> Value:
@@ -118,9 +119,20 @@ class Sheet:
             f"<div class=scroll><table{grey}><thead>{head}</thead>\n<tbody>{body}</tbody></table></div>{note}</figure>"
         )
 
+    def _spec(self) -> str:
+        """LaTeX's columns. Long texts share the width that the other columns leave, and are wrapped in it."""
+        texts = [[name, *(v.text for v in column)] for name, *column in zip(self.columns, *self.values(), strict=True)]
+        width = [max(map(len, column)) + 2 for column in texts]
+        long = [w > 32 and any(" " in t for t in column) for w, column in zip(width, texts, strict=True)]
+        left = 1 - sum(w for w, wraps in zip(width, long, strict=True) if not wraps) / PAGE
+        share = max(0.12, 0.92 * left / max(1, sum(long)))
+        wrapped = rf">{{\raggedright\arraybackslash}}p{{{share:.2f}\linewidth}}"
+        plain = ("r" if self.numeric(i) else "l" for i in range(len(self.columns)))
+        return "".join(wrapped if wraps else one for wraps, one in zip(long, plain, strict=True))
+
     def to_latex(self) -> str:
         """A booktabs table for \\input; longer than a page, a longtable."""
-        spec = "".join("r" if self.numeric(i) else "l" for i in range(len(self.columns)))
+        spec = self._spec()
         head = " & ".join(latex(c) for c in self.columns) + r" \\"
         rows = [
             " & ".join(rf"\textbf{{{latex(v.text)}}}" if v.bold else latex(v.text) for v in row) + r" \\"
@@ -128,7 +140,7 @@ class Sheet:
         ]
         caption = latex(self.title + (". " + self.note if self.note else ""))
         label = "tab:" + re.sub(r"[^A-Za-z0-9-]", "-", self.name)
-        lines = [r"% needs \usepackage{booktabs,longtable} and \usepackage[T1]{fontenc}"]
+        lines = [r"% needs \usepackage{array,booktabs,longtable} and \usepackage[T1]{fontenc}"]
         if len(rows) > 40:
             lines += [
                 r"{\footnotesize",
@@ -188,7 +200,7 @@ def document(title: str, names: Sequence[str]) -> str:
         + "\n"
         + r"\usepackage[T1]{fontenc}"
         + "\n"
-        + r"\usepackage{booktabs,longtable}"
+        + r"\usepackage{array,booktabs,longtable}"
         + "\n"
         r"\usepackage[landscape,margin=1cm]{geometry}" + "\n" + r"\begin{document}" + "\n"
         rf"\section*{{{latex(title)}}}" + "\n" + inputs + "\n" + r"\end{document}" + "\n"

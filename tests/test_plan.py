@@ -1,7 +1,12 @@
 """Plans: what is left by hand, what the ledger holds, what the pace rests on, when a sweep asks. Nothing is written by a plan."""
 
 import argparse
+import contextlib
+import os
+import pty
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -211,6 +216,28 @@ def test_a_sweep_above_the_limit_is_refused_where_nobody_can_be_asked(run: Calla
         assert (code, len(err.splitlines())) == (2, 1)
         assert words in err
     assert not list(Path().iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("", 1), ("y", 2)])
+def test_at_a_terminal_it_asks(tmp_path: Path, answer: str, code: int) -> None:
+    """A yes goes on, here to a cluster that is not there (2); anything else begins nothing."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "raystudy.sweep", *SMALL, "--confirm-above", "0", "--probe-seconds", "0"]
+    command += ["--address", "127.0.0.1:1", "--tracking-uri", "none"]
+    environment = {**os.environ, "TERM": "xterm"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen, asked = b"", False
+    with contextlib.suppress(OSError):  # the terminal ends with the command
+        while new := os.read(ours, 4096):
+            seen += new
+            if not asked and b"y/N" in seen:
+                os.write(ours, f"{answer}\n".encode())
+                asked = True
+    assert (process.wait(60), asked) == (code, True), seen.decode()
+    assert b"Traceback" not in seen
+    assert answer == "y" or not list(tmp_path.iterdir())
 
 
 def test_it_goes_on_below_the_limit() -> None:

@@ -173,7 +173,7 @@ def test_the_test_set_is_no_objective(objective: str) -> None:
         ("seed", -1, ["--seed is -1", "from 0"]),
         ("seed", 2**31, ["--seed", "to 2147483647"]),
         ("clean_val", -1, ["--clean-val is -1", "from 0"]),
-        ("batch", 0, ["batch is 0", "from 1"]),
+        ("batch", -1, ["batch is -1", "from 0"]),
         ("val_fraction", 0.0, ["--val-fraction is 0", "between 0 and 1"]),
         ("val_fraction", 1.5, ["--val-fraction is 1.5", "between 0 and 1"]),
         ("val_fraction", float("nan"), ["--val-fraction is nan", "between 0 and 1"]),
