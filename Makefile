@@ -1,13 +1,14 @@
 # One command each, on a machine that has only Python 3.11 and make.
 #   make sweep   set-up, then the main job on real data     make check   the quick part of the tests, under two minutes
 #   make test    set-up, then the whole test suite          make bench   the benchmarks (see benchmarks/README.md)
+#   make audit   known vulnerabilities of what is installed; fails, too, where nobody could be asked
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup sweep test check bench pictures constraints
+.PHONY: setup sweep test check audit bench pictures constraints
 
 sweep: setup
 	$(BIN)/python -m raystudy.sweep dividemix
@@ -21,6 +22,9 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow"
+
+audit: setup
+	$(BIN)/python .ci/audit.py
 
 bench: setup
 	for b in training tracking dividemix sweep overhead analysis scale; do $(BIN)/python benchmarks/$$b.py || exit 1; done
