@@ -215,7 +215,7 @@ class Bout:
 
 
 def outcome(study: Path) -> dict[str, Any]:
-    """Per cell what was tried, decided and measured, without the clock."""
+    """Per cell what was tried, decided and measured, without the clock. Raises InputError where there is no study."""
     found = {}
     for path in cells(study):
         found[path.stem] = sorted(
@@ -230,6 +230,8 @@ def outcome(study: Path) -> dict[str, Any]:
             )
             for t in replay(path).trials.values()
         )
+    if not found:
+        raise InputError(f"there is no study in {study}")
     return found
 
 

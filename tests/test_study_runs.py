@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from kept import RULES, TOLERANCE, differences, kept, rows
-from test_sweep import outcome
 
 from analysis import load, report
+from raystudy.chaos import outcome
 from raystudy.study import Study
 
 pytestmark = pytest.mark.slow
+
+STUDY = Path("studies", "s")
 
 FILE = """
 methods = ["ce", "mixup"]
@@ -90,7 +92,7 @@ def test_its_report_tells_how_to_run_it_again(undisturbed: Path, tmp_path: Path)
     (tmp_path / "study.toml").write_bytes((out / "study.toml").read_bytes())
     code, printed = sweep(tmp_path, "--study", "study.toml", "--max-concurrent", "1")
     assert code == 0, printed
-    assert outcome(tmp_path) == outcome(undisturbed)  # every key, number, state and curve
+    assert outcome(tmp_path / STUDY) == outcome(undisturbed / STUDY)  # every key, number, state and curve
 
 
 def test_money_that_is_used_up_stops_it_and_the_same_command_goes_on(undisturbed: Path, tmp_path: Path) -> None:
@@ -102,11 +104,11 @@ def test_money_that_is_used_up_stops_it_and_the_same_command_goes_on(undisturbed
     code, printed = sweep(tmp_path, *argv, "--max-cost", "4")
     assert code == 130, printed
     assert "the 4 EUR of --max-cost are used up (here, 3600 EUR an hour and trial" in printed
-    begun = outcome(tmp_path)
+    begun = outcome(tmp_path / STUDY)
     assert any(trials for trials in begun.values())
     code, printed = sweep(tmp_path, *argv)
     assert code == 0, printed
-    assert outcome(tmp_path) == outcome(undisturbed)
+    assert outcome(tmp_path / STUDY) == outcome(undisturbed / STUDY)
 
 
 @pytest.mark.parametrize("name", ["mixup-table2", "rethinking-fig1"])
