@@ -27,7 +27,7 @@ audit: setup
 	$(BIN)/python .ci/audit.py
 
 bench: setup
-	for b in training tracking dividemix sweep overhead analysis scale; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	for b in training tracking dividemix sweep overhead reading scale; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 pictures: setup  # needs chromium and chromedriver
 	$(BIN)/python docs/make_pictures.py

@@ -7,7 +7,8 @@ many trials over so many cells with the random sampler and no tracking; ``tpe`` 
 follower. Each is a process of its own on a Ray of its own; the clock runs while the experiment does, start-up of Ray apart.
 On a machine with other work on it, the driver's seconds of CPU a trial say more than the clock does.
 ``memory`` is the driver's largest resident size. ``restart`` is what a second start of the finished study takes until it knows that nothing
-is left to do: data, spaces, ledger and the searches of all cells. Rates are trials a second, and what is compared is their ratio to bare.
+is left to do: data, spaces, ledger and the searches of all cells. Rates are trials a second, and what is compared is their ratio to bare,
+of the largest size: our workers import torch, bare ones do not, and of a small study that is a large part.
 """
 
 import argparse
@@ -53,6 +54,7 @@ class Noop(tune.Trainable):
             "failure": "",
             "notes": [],
             "worker": "",
+            "again": False,
         }
 
 
@@ -107,7 +109,9 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
         epochs=EPOCHS, network="mlp", sampler=kind, scheduler="none",
     )  # fmt: skip
     folder = Path("scale").absolute()
-    resources = raystudy.execute.Resources(None, 1, 0, None, 10.0, Path("data"))
+    resources = raystudy.execute.Resources(
+        address=None, cpus=1, gpus=0, measure=False, max_concurrent=None, checkpoint_every=10.0, data_root=Path("data")
+    )
 
     def start() -> tuple[Ledger, list[Any], float]:
         began = time.monotonic()
@@ -163,7 +167,8 @@ def main() -> None:
             line += f", {1000 * told['cpu'] / trials:.0f} ms of the driver's CPU a trial"
             if kind != "bare":
                 ratio = rates[kind] / rates["bare"]
-                good &= ratio >= TARGETS[kind] and told["memory"] <= MEMORY_GIB and told["restart"] <= RESTART_SECONDS
+                good &= told["memory"] <= MEMORY_GIB and told["restart"] <= RESTART_SECONDS
+                good &= trials < max(sizes) or ratio >= TARGETS[kind]  # small ones are mostly the start of the workers
                 line += f"  {ratio:.2f} of bare (target {TARGETS[kind]}), driver {told['memory']:.2f} GiB, restart {told['restart']:.1f} s"
                 line += f", MLflow {told['behind']:.0f} s behind at the end" if kind == "tpe" else ""
             print(line, flush=True)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +31,7 @@ from raystudy.storage import url
 from raystudy.study import arrays_path
 from raystudy.trial import TrialActor
 
+PATIENCE = 8.0  # seconds that Ray may take to stop
 RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
 
 
@@ -65,7 +67,7 @@ class _Stopper(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        spent = self.budget is not None and self.budget.spent(len(self.searcher.live))
+        spent = self.budget is not None and self.budget.spent(sum(len(c.busy) for c in self.searcher.cells))
         return spent or self.searcher.problem is not None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,13 +105,13 @@ def execute(
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as e:  # Ray raises nothing more special where a busy machine keeps it from starting in time
         raise InputError(f"cannot start or reach Ray {place}: {' '.join(str(e).split())[:400]}") from None
-    scratch = tempfile.mkdtemp(prefix="raystudy-")
-    try:
-        with _sigterm_like_sigint():
+    scratch, problem = tempfile.mkdtemp(prefix="raystudy-"), None
+    with _stopping(console):
+        try:
             problem = _experiment(name, searches, resources, slots, scratch, console, budget)
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
+        finally:
+            ray.shutdown()
+            shutil.rmtree(scratch, ignore_errors=True)
     if problem:
         raise problem
 
@@ -212,10 +214,35 @@ def _measured(searches: list[CellSearch], resources: Resources, console: Console
 
 
 @contextlib.contextmanager
-def _sigterm_like_sigint() -> Iterator[None]:
-    """A scheduler's SIGTERM stops the study as cleanly as Ctrl-C, which Ray Tune handles."""
+def _stopping(console: Console) -> Iterator[None]:
+    """A scheduler's SIGTERM stops the study as cleanly as Ctrl-C, which Ray Tune handles; a second Ctrl-C takes Tune out of it.
+
+    Where the signal went to all processes of the study, as `timeout` and Slurm send it, Ray's own have died of it, and this one stands
+    in a call to them for a minute and answers no signal. Then a thread ends it, as nothing but the ledger is needed to go on.
+    """
+    done, (read, write) = threading.Event(), os.pipe()
+    os.set_blocking(write, False)
+
+    def follow() -> None:
+        while (got := os.read(read, 1)) and got[0] not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        if got and not done.wait(PATIENCE):
+            console.show_cursor()
+            console.print("stopped while Ray gave no answer; the same command goes on from here", style="yellow")
+            os._exit(130)
+
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    wakeup = signal.set_wakeup_fd(write)
+    thread = threading.Thread(target=follow, name="raystudy-stop", daemon=True)
+    thread.start()
     try:
         yield
+    except KeyboardInterrupt:
+        pass
     finally:
+        done.set()
+        signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, before)
+        os.close(write)
+        thread.join()
+        os.close(read)

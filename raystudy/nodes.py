@@ -136,7 +136,7 @@ class Watch:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(1.0)  # it hangs, where Ray is dead; it ends with the process
         if self.problem:
             raise self.problem from None
 

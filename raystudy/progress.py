@@ -86,7 +86,7 @@ class Progress:
         """done, running, pruned, failed, of how many, best noisy validation accuracy so far, seconds left on one worker."""
         trials = list(search.history.trials.values())
         states = Counter(t.state for t in trials)
-        running = sum(t.state == "running" and t.key in search.started for t in trials)
+        running = sum(t.state == "running" and t.key in search.busy for t in trials)
         failed = states["failed"] + states["diverged"]
         known = max(search.target, len(search.searched())) if not search.finished() else 0
         planned = sum(t.origin == "replicate" for t in trials) or search.study.replicates * (

@@ -34,6 +34,7 @@ from raystudy.study import Cell, Study, TrialSpec
 REDUCTION = 3  # ASHA: the best third of a rung goes on
 PEERS = 2  # ... once so many earlier trials have come that far
 STARTUP = 4  # random proposals before the model-based samplers begin
+LOOK_SECONDS = 0.5  # between looks at which trials run
 ATTEMPTS = 20  # fresh draws before a space that yields only known points is taken for exhausted
 
 STATES = {
@@ -104,7 +105,8 @@ class CellSearch:
         self.target = study.trials if space.dimensions else 1
         self.batch = study.batch or 1
         self.epochs = study.epochs_of(cell)
-        self.started: set[str] = set()
+        self.started: set[str] = set()  # handed to Tune
+        self.busy: frozenset[str] = frozenset()  # those of them that have a worker
         self.workers: dict[str, str] = {}  # trial key -> where it runs
         self.running = {t.key: t for t in history.trials.values() if t.state == "running"}  # not ended
         self._searched = [t for t in history.trials.values() if t.origin != "replicate"]
@@ -411,7 +413,7 @@ class StudySearch(Searcher):
 class CellScheduler(FIFOScheduler):
     """Ray Tune's scheduler: writes every result to the ledger before anyone acts on it, and lets the trial's cell decide.
 
-    It also watches the clock: a trial that says nothing for ``timeout`` seconds is failed, and its worker killed.
+    It also looks which trials run, and watches the clock: one that says nothing for ``timeout`` seconds is failed, its worker killed.
     """
 
     def __init__(self, searcher: StudySearch, timeout: float = math.inf) -> None:
@@ -420,6 +422,7 @@ class CellScheduler(FIFOScheduler):
         self.heard: dict[
             str, float
         ] = {}  # Ray's trial id -> when it began or last had a record, on the monotonic clock
+        self.looked = -math.inf
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -435,14 +438,29 @@ class CellScheduler(FIFOScheduler):
         return TrialScheduler.STOP if ended else TrialScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Tune asks this many times a second, whether there is news or not."""
-        if self.timeout < math.inf:
-            for trial in list(tune_controller.get_live_trials()):
-                if trial.status != trial.RUNNING or trial.trial_id not in self.searcher.live:
-                    self.heard.pop(trial.trial_id, None)
-                elif time.monotonic() - self.heard.setdefault(trial.trial_id, time.monotonic()) > self.timeout:
-                    self._give_up(trial)
-        return super().choose_trial_to_run(tune_controller)
+        """None: Tune takes the trials in turn. It asks this many times a second, whether there is news or not.
+
+        The trial that Tune's own scheduler would choose may have a worker on its way, which a worker that is free would then replace:
+        short trials never got their second worker, as each is ended while it imports torch.
+        """
+        if time.monotonic() - self.looked > LOOK_SECONDS:
+            self._look(tune_controller)
+            self.looked = time.monotonic()
+        return None
+
+    def _look(self, tune_controller: Any) -> None:
+        """Notes which trials run, as opposed to waiting for a worker, and gives up those that hang."""
+        busy: dict[int, set[str]] = {}
+        for trial in list(tune_controller.get_live_trials()):
+            if trial.status != trial.RUNNING or trial.trial_id not in self.searcher.live:
+                self.heard.pop(trial.trial_id, None)
+                continue
+            cell, key = self.searcher.live[trial.trial_id]
+            busy.setdefault(id(cell), set()).add(key)
+            if time.monotonic() - self.heard.setdefault(trial.trial_id, time.monotonic()) > self.timeout:
+                self._give_up(trial)
+        for cell in self.searcher.cells:
+            cell.busy = frozenset(busy.get(id(cell), ()))
 
     def _give_up(self, trial: Any) -> None:
         """Fails a trial that hangs. Its worker cannot be asked to stop, nor be used again: it is killed, and Tune starts another."""
@@ -453,6 +471,11 @@ class CellScheduler(FIFOScheduler):
         if trial.temporary_state.ray_actor:
             ray.kill(trial.temporary_state.ray_actor)
         self.heard[trial.trial_id] = time.monotonic()
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Tune keeps all trials to the end, with statistics of their results. The ledger has them; here they take much memory."""
+        trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
+        trial.run_metadata.last_result = {"trial_id": trial.trial_id, "done": True}
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """A worker that Ray killed for its memory cannot say so: Ray's own error does. Tune tells of every death of a worker.

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from raystudy.chaos import Bout, outcome, send, violations
+from raystudy.chaos import Bout, descendants, outcome, send, violations
 from raystudy.data import masks
 from raystudy.ledger import cells, replay
 from raystudy.methods import METHODS
@@ -124,6 +124,14 @@ def test_a_clean_stop_says_how_to_go_on(bout: Bout, by: signal.Signals) -> None:
     send([bout.running().pid], by)
     bout.wait(130, "the same command goes on", 60)
     assert "RUNNING" not in {r.info.status for r in runs_in_mlflow(bout)}
+
+
+def test_a_stop_of_all_processes_says_how_to_go_on(bout: Bout) -> None:
+    """As `timeout make sweep` and Slurm stop it: Ray's own processes get the signal, too, and the driver does not wait for them."""
+    bout.start()
+    bout.until_records(15)
+    send([bout.running().pid, *descendants(bout.running().pid)], signal.SIGTERM)
+    bout.wait(130, "the same command goes on", 40)
 
 
 def test_a_study_grows(undisturbed: Bout, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What it takes to look at a large study: ``raystudy status`` and ``raystudy report`` on 5,000 trials x 100 epochs.
 
-    python benchmarks/analysis.py [FOLDER]      the study is made there, and kept, where a folder is named
+    python benchmarks/reading.py [FOLDER]      the study is made there, and kept, where a folder is named
 
 Ten methods at ten noise rates, 47 trials of the search and 3 replicates a cell, twelve metrics an epoch, written through the real
 ledger. Every command is a process of its own, from its start to its end. Seconds of the clock depend on what else the machine does;
