@@ -58,20 +58,16 @@ class OnDevice:
         self._pixels = channels * height * width  # of an image
         self._row = width + 2 * pad  # pixels from one padded row, and from one padded image, to the next
         self._image = channels * (height + 2 * pad) * self._row
+        self._hold(x)
         self._grey = torch.tensor(
             [round(255 * m) for m in mean], dtype=torch.uint8, device=self.device
         )  # ~0 when normalised
         self._scale = torch.tensor([1 / (255 * s) for s in std], device=self.device).view(-1, 1, 1)
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=self.device).view(-1, 1, 1)
-        self._ready: Tensor | None = None  # the images normalised, of a small set that is never augmented
-        self._hold(x)
         self.at(0)
 
     def _hold(self, x: Any) -> None:
         self._windows = self._windows_of(x)
-        small = 4 * x.numel() <= CHUNK_BYTES[self.device.type != "cpu"]
-        if small and not (self.pad or self.flip or self.channels_last):
-            self._ready = self.normalised(x.to(self.device))
 
     def _windows_of(self, x: Tensor) -> Tensor:
         """Images lie padded in memory, and a crop is a window into them: ``windows[start]`` is the C x H x W window that starts
@@ -176,8 +172,6 @@ class OnDevice:
         return map(self.normalised, x.split(size))
 
     def _view(self, windows: Tensor, starts: Tensor, mirrored: Tensor | None, strong: augment.Strong | None) -> Tensor:
-        if self._ready is not None and strong is None:
-            return self._ready.index_select(0, starts // self._image)
         x = windows.index_select(0, starts)
         if mirrored is not None:
             x = augment.flip(x, mirrored)
