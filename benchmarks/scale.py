@@ -96,7 +96,7 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
     from rich.console import Console
 
     import raystudy.execute
-    from raystudy import tracking
+    from raystudy import mlflow_store, tracking
     from raystudy.build import Builder
     from raystudy.data.noise import Noise
     from raystudy.ledger import Ledger
@@ -121,7 +121,7 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
 
     ledger, searches, _ = start()
     (folder / "study.toml").write_text(told.to_toml())
-    uri = tracking.absolute("sqlite:///mlflow.db")
+    uri = mlflow_store.absolute("sqlite:///mlflow.db")
     follower = tracking.start(folder, uri) if kind == "tpe" else None
     began, cpu = time.monotonic(), time.process_time()
     raystudy.execute.execute("scale", searches, resources, Console(quiet=True))

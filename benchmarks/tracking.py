@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from raystudy import tracking
+from raystudy import mlflow_store, tracking
 from raystudy.ledger import Ledger
 
 TRIALS, EPOCHS = 50, 20
@@ -126,7 +126,7 @@ def _children() -> float:
 
 def count(uri: str) -> int:
     """The values in the store, as a reader of its own sees them."""
-    with sqlite3.connect(str(tracking.sqlite_file(uri))) as db:
+    with sqlite3.connect(str(mlflow_store.sqlite_file(uri))) as db:
         return db.execute(
             "SELECT count(*) FROM metrics WHERE key NOT LIKE 'tuned/%' AND key NOT LIKE 'trials/%'"
         ).fetchone()[0]
@@ -140,13 +140,13 @@ def child(way: str, study: Path, uri: str) -> tuple[float, float, float]:
 
 
 def timed(way: str, study: Path, uri: str) -> list[float]:
-    os.environ.update(tracking.SETTINGS)
+    os.environ.update(mlflow_store.SETTINGS)
     if way == "each_epoch":
         from mlflow.tracking import MlflowClient
 
         MlflowClient(uri)  # imports and tables
     else:
-        tracking._connect(uri)
+        mlflow_store.connect(uri)
     began, cpu = time.perf_counter(), time.process_time()
     each_epoch(uri) if way == "each_epoch" else tracking.sync(study, uri)
     return [time.perf_counter() - began, time.process_time() - cpu]

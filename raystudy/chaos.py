@@ -259,9 +259,9 @@ def lost_or_repeated(bout: Bout) -> list[str]:
 
 def amiss_in_mlflow(study: Path, uri: str) -> list[str]:
     """How MLflow differs from the ledger."""
-    from raystudy import tracking
+    from raystudy import mlflow_store, tracking
 
-    client = tracking._connect(uri)
+    client = mlflow_store.connect(uri)
     experiment = client.get_experiment_by_name(study.name)
     if experiment is None:
         return ["MLflow has no experiment of the study"]

@@ -234,15 +234,15 @@ def report(args: argparse.Namespace) -> int:
 def sync(args: argparse.Namespace) -> int:
     """Brings MLflow up to the ledger."""
     console = terminal()
-    from raystudy import tracking
+    from raystudy import mlflow_store, tracking
     from raystudy.ledger import is_running
 
     folder = _study_folder(args)
-    uri = tracking.absolute(args.tracking_uri or tracking.default_uri())
-    tracking.check(uri)
+    uri = mlflow_store.absolute(args.tracking_uri or mlflow_store.default_uri())
+    mlflow_store.check(uri)
     told = tracking.sync(folder, uri, running=is_running(folder) or storage.driven(folder))
     wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
-    console.print(f"{args.study} -> {tracking.public(uri)}: {wrote}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{args.study} -> {mlflow_store.public(uri)}: {wrote}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -300,23 +300,23 @@ def ship(args: argparse.Namespace) -> int:
 def ui(args: argparse.Namespace) -> int:
     """Opens the MLflow UI on what was recorded."""
     console = terminal()
-    from raystudy import tracking
+    from raystudy import mlflow_store, tracking
 
     given = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if args.study and not given:
         given = tracking.store_of(study_dir(args.storage.expanduser().absolute(), args.study))
-    uri = tracking.absolute(given or tracking.default_uri())
-    tracking.check(uri)
+    uri = mlflow_store.absolute(given or mlflow_store.default_uri())
+    mlflow_store.check(uri)
     server = uri.startswith(("http://", "https://"))
-    base = tracking.public(uri) if server else f"http://{args.host}:{args.port}"
+    base = mlflow_store.public(uri) if server else f"http://{args.host}:{args.port}"
     found = tracking.studies(uri, args.study)
     if args.study and not found:
         raise unknown(
-            f"study in MLflow at {tracking.public(uri)} (`raystudy sync` brings it there)",
+            f"study in MLflow at {mlflow_store.public(uri)} (`raystudy sync` brings it there)",
             args.study,
             tracking.studies(uri),
         )
-    told = "is already there" if server else f"on {tracking.public(uri)}: {base}   (Ctrl-C stops it)"
+    told = "is already there" if server else f"on {mlflow_store.public(uri)}: {base}   (Ctrl-C stops it)"
     console.print(f"MLflow {told}", markup=False, highlight=False, soft_wrap=True)
     for name, links in found.items():
         console.print(f"  {name}: {base}{links['study']}", markup=False, highlight=False, soft_wrap=True)

@@ -139,11 +139,11 @@ def store(path: Path, uri: str, params: dict[str, str], told: dict[str, float]) 
 
     The model is the arrays and the code that reads them (``mentor_model.py``): nothing in it is pickled.
     """
-    from raystudy import tracking
+    from raystudy import mlflow_store
 
-    uri = tracking.absolute(uri)
-    tracking.check(uri)
-    for name, value in tracking.SETTINGS.items():
+    uri = mlflow_store.absolute(uri)
+    mlflow_store.check(uri)
+    for name, value in mlflow_store.SETTINGS.items():
         os.environ.setdefault(name, value)
     import mlflow
     from mlflow.models import ModelSignature
@@ -153,7 +153,7 @@ def store(path: Path, uri: str, params: dict[str, str], told: dict[str, float]) 
     mlflow.set_tracking_uri(uri)
     try:
         if (experiment := mlflow.get_experiment_by_name(EXPERIMENT)) is None:
-            file = tracking.sqlite_file(uri)
+            file = mlflow_store.sqlite_file(uri)
             place = (file.parent / "mlartifacts" / EXPERIMENT).as_uri() if file else None
             experiment = mlflow.get_experiment(mlflow.create_experiment(EXPERIMENT, place))
         with (
@@ -179,7 +179,7 @@ def store(path: Path, uri: str, params: dict[str, str], told: dict[str, float]) 
 
 def train_mentor(args: argparse.Namespace) -> int:
     """Records students, fits a MentorNet, writes it and stores it in MLflow."""
-    from raystudy import space, studyfile, tracking
+    from raystudy import mlflow_store, space, studyfile
 
     console = terminal()
     for what, number, low in (
@@ -195,9 +195,9 @@ def train_mentor(args: argparse.Namespace) -> int:
         raise InputError(f"--percentile is {args.percentile:g}; it must lie between 0 and 1")
     if args.out.suffix != ".npz" or not args.out.parent.is_dir():
         raise InputError(f"--out {args.out}: it must be a file that ends in .npz, in a folder that is there")
-    uri = None if args.no_tracking else args.tracking_uri or tracking.default_uri()
+    uri = None if args.no_tracking else args.tracking_uri or mlflow_store.default_uri()
     if uri:
-        tracking.check(tracking.absolute(uri))
+        mlflow_store.check(mlflow_store.absolute(uri))
     torch.set_num_threads(args.threads)
     dataset = studyfile.located(args.dataset)
     network, epochs = studyfile.default_setting(dataset, args.data_root)

@@ -393,7 +393,7 @@ def run(
     budget: Budget | None = None,
 ) -> int:
     """Runs a study to its end, or goes on with it. Returns the exit code: 0 finished, 130 interrupted or its budget used up."""
-    from raystudy import show, tracking
+    from raystudy import mlflow_store, show, tracking
     from raystudy.build import Builder
     from raystudy.execute import capacity, execute
 
@@ -403,9 +403,9 @@ def run(
     if told.exists():
         study = study.grown_from(Study.from_toml(told))
     builder = Builder(study, resources.data_root)
-    uri = None if tracking_uri == "none" else tracking.absolute(tracking_uri or tracking.default_uri())
+    uri = None if tracking_uri == "none" else mlflow_store.absolute(tracking_uri or mlflow_store.default_uri())
     if uri:
-        tracking.check(uri)
+        mlflow_store.check(uri)
     ledger, mirror = Ledger(folder), None
     try:
         mirror = storages.mirror(folder)
@@ -454,7 +454,7 @@ def _write(path: Path, text: str) -> None:
 def finish(folder: Path, tracking_uri: str | None, console: Console) -> None:
     """The leaderboard, and what to do next."""
     from analysis import load, tables
-    from raystudy.tracking import public
+    from raystudy.mlflow_store import public
 
     study, histories = load.study(folder)
     console.print(tables.leaderboard(study, histories))

@@ -1,6 +1,7 @@
 """The ledger in MLflow: an experiment for the study, a run for each cell, a child run for each trial.
 
-Here belongs all that knows of MLflow. The projection is a process of its own that follows the ledger's files
+Here belongs what is written to MLflow and when; ``mlflow_store`` knows where it is, ``mlflow_runs`` what runs are called.
+The projection is a process of its own that follows the ledger's files
 (``python -m raystudy.tracking STUDY_DIR``), so the driver's loop never waits for it and never imports MLflow.
 It only reads the ledger; MLflow can be away or be deleted at any time and is brought up again by ``sync``.
 
@@ -15,53 +16,33 @@ to MLflow, again only when their content has changed: ``artifacts/<cell key>/`` 
 """
 
 import argparse
-import base64
 import contextlib
-import fcntl
-import gc
 import hashlib
-import http.client
-import importlib.util
 import json
 import math
 import os
-import re
 import select
-import sqlite3
-import ssl
 import subprocess
 import sys
 import time
 import traceback
-import urllib.error
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-from raystudy import ledger, views
+from raystudy import ledger, mlflow_runs, mlflow_store, views
 from raystudy.errors import InputError
 from raystudy.ledger import ENDED, CellHistory, TrialHistory
 
-CHOICES = "sqlite:///FILE.db, http(s)://HOST:PORT, or postgresql|mysql|mssql://..."
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 ENDS = frozenset(STATUS.values())  # a trial's run has one of these when all of it is in
 VERSION = 2
-OWN = ("network", "epochs", "recipe")  # of a cell where they are not the study's
 TUNED = "raystudy.tuned"  # tag of the trainings behind a cell's tuned numbers
 ANY = 3  # mlflow.entities.ViewType.ALL: deleted ones, too
 PAUSE = 2.0  # seconds between two looks at the ledger; longer if looking takes more than a twentieth of that
-# Our own retries go on for the whole study; MLflow's could hold up its end for minutes, and create a run twice.
-SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
 
 
 @dataclass
@@ -72,164 +53,6 @@ class Synced:
     runs: int = 0  # created
     values: int = 0  # of metrics
     changes: int = 0  # calls that changed anything
-
-
-# ---------------------------------------------------------------------------------------------------------- the store
-
-
-def default_uri() -> str:
-    """MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working directory."""
-    return absolute(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-
-
-def absolute(uri: str) -> str:
-    """The same store, whatever the working directory."""
-    file = sqlite_file(uri)
-    return f"{uri.partition(':///')[0]}:///{file}" if file else uri.rstrip("/")
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite store, None for any other store."""
-    scheme, _, name = uri.partition(":///")
-    return Path(name).absolute() if scheme.partition("+")[0] == "sqlite" and name and name != ":memory:" else None
-
-
-def check(uri: str) -> None:
-    """Raises InputError for a store that cannot be used, in a moment and without importing MLflow."""
-    scheme = uri.partition(":")[0].partition("+")[0].lower()
-    file = sqlite_file(uri)
-    if file is not None:
-        _check_sqlite(file)
-    elif scheme == "sqlite":
-        raise InputError(f"MLflow store {uri!r} names no file; choose from: {CHOICES}")
-    elif scheme in ("http", "https"):
-        _check_server(uri.rstrip("/"))
-    elif scheme == "file" or ("://" not in uri and scheme != "databricks"):
-        raise InputError(f"MLflow store {uri!r} is a folder, which MLflow no longer writes to; choose from: {CHOICES}")
-    elif scheme not in ("postgresql", "mysql", "mssql"):
-        raise InputError(f"MLflow store of kind {scheme!r} is not known; choose from: {CHOICES}")
-    elif uri.lower().startswith("postgresql://") and importlib.util.find_spec("psycopg") is None:
-        raise InputError("MLflow on PostgreSQL needs the package psycopg: pip install 'raystudy[postgres]'")
-
-
-def _check_sqlite(file: Path) -> None:
-    folder = next(p for p in file.parents if p.exists())  # MLflow creates what is missing
-    if not folder.is_dir():
-        raise InputError(f"cannot create the MLflow store {file}: {folder} is not a folder")
-    for place in (folder, file):
-        if place.exists() and not os.access(place, os.W_OK):
-            raise InputError(f"cannot write the MLflow store {file}: no permission to write {place}")
-    if file.is_dir():
-        raise InputError(f"the MLflow store {file} is a folder; choose from: {CHOICES}")
-    if file.exists():
-        with file.open("rb") as f:
-            if f.read(16) not in (b"", b"SQLite format 3\0"):
-                raise InputError(f"the MLflow store {file} is not a SQLite database; choose from: {CHOICES}")
-
-
-def _check_server(uri: str) -> None:
-    place, headers = _credentials(uri)
-    try:
-        with urllib.request.urlopen(urllib.request.Request(f"{place}/health", headers=headers), timeout=3):
-            pass
-        _check_welcome(uri)
-        return
-    except urllib.error.HTTPError as e:
-        if e.code == 401:
-            raise InputError(_stranger(uri)) from None
-        why = f"answers {e.code} to /health" + ("; is this host name in its --allowed-hosts?" if e.code == 403 else "")
-    except (OSError, ValueError, http.client.HTTPException) as e:
-        reason = getattr(e, "reason", e)
-        if isinstance(reason, ssl.SSLError):
-            return  # it is there; whom to trust is MLflow's own setting
-        why = f"does not answer ({reason})"
-    raise InputError(f"the MLflow server at {public(uri)} {why}; start it, or choose from: {CHOICES}")
-
-
-def _check_welcome(uri: str) -> None:
-    """Raises InputError where the server wants to know who we are and does not take our answer: /health is open to all."""
-    elsewhere = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")  # answers that only MLflow can give
-    if any(os.environ.get(name) for name in elsewhere) or Path("~/.mlflow/credentials").expanduser().exists():
-        return
-    place, headers = _credentials(uri)
-    question = urllib.request.Request(f"{place}/api/2.0/mlflow/experiments/search?max_results=1", headers=headers)
-    try:
-        with urllib.request.urlopen(question, timeout=10):
-            return
-    except urllib.error.HTTPError as e:
-        if e.code == 401:
-            raise InputError(_stranger(uri)) from None
-    except OSError:
-        return  # slow, and yet it is there
-
-
-def _credentials(uri: str) -> tuple[str, dict[str, str]]:
-    """The server's address without user and password, and the header by which it knows us, as MLflow's client would send it."""
-    user, password = (os.environ.get(name) for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"))
-    if found := re.match(r"(https?://)([^/\s]*)@", uri):
-        user, _, password = (unquote(part) for part in found[2].partition(":"))
-    if user and password:
-        told = base64.b64encode(f"{user}:{password}".encode()).decode()
-        return public(uri), {"Authorization": f"Basic {told}"}
-    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    return public(uri), {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _stranger(uri: str) -> str:
-    """What to do about a server's 401, in one line."""
-    ours = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-    if _credentials(uri)[1]:
-        return f"the MLflow server at {public(uri)} does not take this user and password (401); set {ours} to an account that it has"
-    return f"the MLflow server at {public(uri)} asks who you are (401): set {ours}"
-
-
-def public(text: str) -> str:
-    """A URI, or a message with one in it, without user and password."""
-    return re.sub(r"//[^/\s]*@", "//", text)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield
-
-
-_inodes: dict[str, int] = {}  # of the SQLite files this process has opened
-
-
-def _replaced(uri: str) -> bool:
-    """Whether the SQLite file was deleted since this process opened it: MLflow would go on in the deleted one."""
-    file = sqlite_file(uri)
-    return uri in _inodes and (file is None or not file.exists() or file.stat().st_ino != _inodes[uri])
-
-
-def _connect(uri: str) -> Any:
-    """An MlflowClient."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    gc.disable()  # else it walks all of MLflow's objects again and again, which takes a sixth of the time
-    try:
-        from mlflow.tracking import MlflowClient
-
-        file = sqlite_file(uri)
-        client = MlflowClient(uri) if file is None else _sqlite_client(file, uri, MlflowClient)
-        gc.freeze()
-    finally:
-        gc.enable()
-    return client
-
-
-def _sqlite_client(file: Path, uri: str, client_class: Any) -> Any:
-    """The client of a SQLite store, created if need be: by one process at a time, because MLflow's migrations race, and
-    with a write-ahead log, so that the UI reads while we write."""
-    with _locked(file.with_name(file.name + ".lock")):
-        client = client_class(uri)
-        with contextlib.closing(sqlite3.connect(file, timeout=5)) as db, contextlib.suppress(sqlite3.OperationalError):
-            db.execute("PRAGMA journal_mode=WAL")  # persists; if the file is busy right now, the next start sets it
-    _inodes[uri] = file.stat().st_ino
-    return client
 
 
 # ----------------------------------------------------------------------------------------------------- the projection
@@ -281,7 +104,7 @@ class Projection:
 
     def __init__(self, study_dir: Path, uri: str) -> None:
         self.dir, self.uri = study_dir, uri
-        self.client = _connect(uri)
+        self.client = mlflow_store.connect(uri)
         self.cursor_file = _cursor_file(study_dir, uri)
         self.forget()
 
@@ -297,7 +120,7 @@ class Projection:
         """One pass. Raises what MLflow raises, InputError for a broken ledger file (after the other cells)."""
         done, broken = Synced(), None
         paths = ledger.cells(self.dir)
-        with _locked(self.dir / "tracking" / "lock"):
+        with mlflow_store.locked(self.dir / "tracking" / "lock"):
             try:
                 if not self.experiment or self._read_cursor().token != self.cursor.token:
                     self.forget()  # also when another process wrote in between
@@ -334,7 +157,9 @@ class Projection:
         return cursor if cursor.version == VERSION else Cursor()
 
     def _write_cursor(self, files: str) -> None:
-        cursor = Cursor(uuid.uuid4().hex, dict(self.cursor.done), files=files, uri=public(self.uri), version=VERSION)
+        cursor = Cursor(
+            uuid.uuid4().hex, dict(self.cursor.done), files=files, uri=mlflow_store.public(self.uri), version=VERSION
+        )
         for key, cell in self.cells.items():
             unfinished = [t.key for t in cell.history.trials.values() if t.state == "running"]
             if not unfinished and cell.parent and cell.parent.status == "FINISHED":
@@ -376,7 +201,7 @@ class Projection:
             else:
                 seconds, ms = divmod(min(begun.values()), 1000)
                 when = f"{time.strftime('%Y-%m-%dT%H.%M.%S', time.gmtime(seconds))}.{ms:03}"
-                name, file = f"{study}-{when}" if experiment else study, sqlite_file(self.uri)
+                name, file = f"{study}-{when}" if experiment else study, mlflow_store.sqlite_file(self.uri)
                 place = (file.parent / "mlartifacts" / name).as_uri() if file else None
                 self.experiment, self.new_experiment = self.client.create_experiment(name, place, tags), True
                 done.changes += 1
@@ -449,11 +274,11 @@ class Projection:
         news = [history.trials[k] for k in touched if k not in cell.runs or cell.runs[k].status not in ENDS]
 
         if cell.parent is None:
-            tags = _cell_tags(self.dir, history) | {"raystudy.role": "cell"}
-            cell.parent = self._create(_cell_name(history), history.header["time"], tags, done)
+            tags = mlflow_runs.cell_tags(self.dir, history) | {"raystudy.role": "cell"}
+            cell.parent = self._create(mlflow_runs.cell_name(history), history.header["time"], tags, done)
             self._log_dataset(cell, done)
         if cell.parent.fresh and not cell.parent.deleted:
-            params = [Param(k, v) for k, v in _cell_params(history).items()]
+            params = [Param(k, v) for k, v in mlflow_runs.cell_params(history).items()]
             self.client.log_batch(cell.parent.id, params=params)
             cell.parent.fresh = False
             done.changes += 1
@@ -469,18 +294,24 @@ class Projection:
             if not (running and unfinished):
                 self._mark_tuned(cell, done)
             status = "RUNNING" if running and not idle else "KILLED" if unfinished else "FINISHED"
-            self._set_status(cell.parent, status, _last_time(history), done)
+            self._set_status(cell.parent, status, mlflow_runs.last_time(history), done)
 
     def _trial(self, cell: CellState, parent: Run, trial: TrialHistory, done: Synced) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         run = cell.runs.get(trial.key)
         if run is None:
-            tags = _cell_tags(self.dir, cell.history) | _trial_tags(trial) | {"mlflow.parentRunId": parent.id}
-            run = self._create(_trial_name(trial), trial.started, tags | _end_tags(trial), done)  # one call less
+            tags = (
+                mlflow_runs.cell_tags(self.dir, cell.history)
+                | mlflow_runs.trial_tags(trial)
+                | {"mlflow.parentRunId": parent.id}
+            )
+            run = self._create(
+                mlflow_runs.trial_name(trial), trial.started, tags | mlflow_runs.end_tags(trial), done
+            )  # one call less
             cell.runs[trial.key], tags = run, {}
         else:
-            tags = _end_tags(trial)
+            tags = mlflow_runs.end_tags(trial)
         if run.deleted:
             return
         metrics = [
@@ -489,7 +320,7 @@ class Projection:
             for name, column in trial.curves.items()
             if not math.isnan(column[epoch])
         ]
-        params = [Param(k, v) for k, v in _params(cell.history, trial).items()] if run.fresh else []
+        params = [Param(k, v) for k, v in mlflow_runs.params(cell.history, trial).items()] if run.fresh else []
         if metrics or params or tags:
             self.client.log_batch(run.id, metrics, params, [RunTag(k, v) for k, v in tags.items()])
             done.changes += 1
@@ -507,7 +338,7 @@ class Projection:
             tags = {
                 "raystudy.number": str(trial.number),
                 "mlflow.parentRunId": parent.id,
-                "mlflow.runName": _trial_name(trial),
+                "mlflow.runName": mlflow_runs.trial_name(trial),
             }
             for name, value in tags.items():
                 self.client.set_tag(run.id, name, value)
@@ -541,7 +372,7 @@ class Projection:
         new = {k: v for k, v in values.items() if math.isfinite(v) and parent.metrics.get(k) != v}
         when = max(t.ended for t in history.trials.values())
         if new:  # always when a trial has ended: their numbers are among these
-            told = _progress(history, parent.epochs)
+            told = mlflow_runs.progress(history, parent.epochs)
             self.client.log_batch(parent.id, [*(Metric(k, v, when, 0) for k, v in new.items()), *told])
             parent.metrics = {**parent.metrics, **new}
             parent.epochs = max([parent.epochs, *(m.step + 1 for m in told)])
@@ -560,7 +391,7 @@ class Projection:
             if run.tuned:
                 self.client.delete_tag(run.id, TUNED)
             else:
-                self.client.set_tag(run.id, TUNED, _cell_name(history))
+                self.client.set_tag(run.id, TUNED, mlflow_runs.cell_name(history))
             run.tuned = not run.tuned
             done.changes += 1
 
@@ -577,7 +408,7 @@ class Projection:
         digest = f"{digests['data'][:17]}-{digests['noise'][:18]}"  # MLflow takes 36
         profile = json.dumps({"noise": header["cell"]["noise"], "effective_rate": header.get("effective_rate")})
         source = json.dumps({"tags": {"raystudy.digests": digests}})
-        data = Dataset(_condition(header["cell"]), digest, "code", source, profile=profile)
+        data = Dataset(mlflow_runs.condition(header["cell"]), digest, "code", source, profile=profile)
         self.client.log_inputs(cell.parent.id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
         done.changes += 1
 
@@ -665,7 +496,7 @@ def _content(file: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-# ----------------------------------------------------------------------------------------------- what runs are called
+# ------------------------------------------------------------------------------------------------------------ reading
 
 
 def _first(path: Path) -> dict[str, Any] | None:
@@ -688,116 +519,13 @@ def _read(cell: CellState, path: Path) -> dict[str, None]:
     return touched
 
 
-def _last_time(history: CellHistory) -> int:
-    times = [max(t.started, t.ended, t.times[-1] if t.epochs else 0) for t in history.trials.values()]
-    return max([history.header["time"], *times])
-
-
-def _progress(history: CellHistory, known: int) -> list[Any]:
-    """Metrics of the search, a step a trial: the best noisy validation so far, and the test accuracy of the point that has it.
-
-    Trials count in the order of their numbers up to the first that has not ended, so that what was told never changes.
-    """
-    from mlflow.entities import Metric
-
-    from analysis.select import RULES, VAL, value
-
-    metric, out, best, when = history.header.get("objective", VAL), [], None, 0
-    searched = sorted((t for t in history.trials.values() if t.origin != "replicate"), key=lambda t: t.number)
-    for step, trial in enumerate(searched):
-        if trial.state == "running":
-            break
-        when = max(when, trial.ended)
-        known_value = trial.state == "complete" and not math.isnan(value(trial, metric))
-        if known_value and (best is None or value(trial, metric) > value(best, metric)):
-            best = trial
-        if best is not None and step >= known:
-            shown = (abs(value(best, metric)), RULES["noisy_val"](best))
-            out += [Metric(n, v, when, step) for n, v in zip(views.SEARCH, shown, strict=True) if math.isfinite(v)]
-    return out
-
-
-def _noise_label(noise: dict[str, Any]) -> str:
-    from raystudy.data.noise import Noise
-
-    with contextlib.suppress(ValueError, TypeError):
-        return Noise(**noise).label
-    return f"{noise.get('kind')}:{noise.get('rate')}"  # a kind that this version does not know (any more)
-
-
-def _condition(cell: dict[str, Any]) -> str:
-    return f"{cell['dataset']} {_noise_label(cell['noise'])}"
-
-
-def _cell_name(history: CellHistory) -> str:
-    """Method and level first: MLflow's lists show no more than the beginning."""
-    cell = history.header["cell"]
-    kind, _, level = _noise_label(cell["noise"]).rpartition(":")
-    own = [f"{v} epochs" if name == "epochs" else v for name in OWN if (v := cell.get(name))]
-    return " ".join(word for word in (cell["method"], level, kind, cell["dataset"], *own) if word)
-
-
-def _trial_name(trial: TrialHistory) -> str:
-    seed = f" seed {trial.seed}" if trial.origin == "replicate" else ""
-    return f"#{trial.number} {trial.origin}{seed}{' (oracle)' if trial.oracle else ''}"
-
-
-def _cell_tags(study_dir: Path, history: CellHistory) -> dict[str, str]:
-    """The tags that all runs of a cell have."""
-    header, cell = history.header, history.header["cell"]
-    tags = {
-        "raystudy.study": study_dir.absolute().name,
-        "raystudy.cell": history.key,
-        "method": cell["method"],
-        "dataset": cell["dataset"],
-        "noise": cell["noise"]["kind"],
-        "rate": f"{cell['noise']['rate']:g}",
-    }
-    if cell["noise"].get("variant"):
-        tags["variant"] = cell["noise"]["variant"]
-    if header.get("effective_rate") is not None:
-        tags["effective_rate"] = f"{header['effective_rate']:.4g}"
-    if header.get("commit"):
-        tags["mlflow.source.git.commit"] = header["commit"]
-    return tags | {f"version.{name}": str(version) for name, version in header.get("versions", {}).items()}
-
-
-def _trial_tags(trial: TrialHistory) -> dict[str, str]:
-    tags = {"raystudy.role": "trial", "raystudy.key": trial.key, "raystudy.number": str(trial.number)}
-    tags["raystudy.origin"] = trial.origin
-    return tags | ({"raystudy.oracle": ", ".join(trial.oracle)} if trial.oracle else {})
-
-
-def _end_tags(trial: TrialHistory) -> dict[str, str]:
-    if trial.state == "running":
-        return {}
-    return {"raystudy.state": trial.state} | ({"raystudy.reason": trial.reason[:5000]} if trial.reason else {})
-
-
-def _cell_params(history: CellHistory) -> dict[str, str]:
-    """What cells are compared by: the axes of a plot over cells."""
-    header, cell = history.header, history.header["cell"]
-    told = {"method": cell["method"], "dataset": cell["dataset"], "noise": cell["noise"]["kind"]}
-    told |= {"rate": f"{cell['noise']['rate']:g}", "network": header.get("network"), "epochs": header.get("epochs")}
-    told |= {"recipe": cell.get("recipe")}
-    return {name: str(value)[:6000] for name, value in told.items() if value is not None}
-
-
-def _params(history: CellHistory, trial: TrialHistory) -> dict[str, str]:
-    header = history.header
-    told = {f"recipe.{name}": value for name, value in header.get("recipe", {}).items()}
-    told |= {name: header[name] for name in ("network", "epochs") if name in header}
-    told |= trial.point | {"seed": trial.seed}
-    return {name: str(value)[:6000] for name, value in told.items()}
-
-
 # ------------------------------------------------------------------------------------------------------------ running
 
 
 def sync(study_dir: Path, uri: str, running: bool = False) -> Synced:
     """Brings MLflow up to the ledger, once. Raises InputError, one line, if it cannot."""
-    uri = absolute(uri)
-    if _replaced(uri):  # only a new process gets a new store
+    uri = mlflow_store.absolute(uri)
+    if mlflow_store.replaced(uri):  # only a new process gets a new store
         command = [sys.executable, "-m", "raystudy.tracking", str(study_dir.absolute()), "--once"]
         command += ["--running"] if running else []
         told = subprocess.run(command, env=_environment(uri), stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -809,17 +537,7 @@ def sync(study_dir: Path, uri: str, running: bool = False) -> Synced:
     except InputError:
         raise
     except Exception as e:
-        raise InputError(f"MLflow at {public(uri)}: {_one_line(e)}") from e
-
-
-def _one_line(e: BaseException) -> str:
-    """What went wrong, for people; of a server's page that says who may not come in, what to do about it."""
-    if "error code 401" in str(e):
-        return (
-            "it does not take this user and password (401); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
-    text = next((line for line in str(e).splitlines() if line.strip()), "")
-    return public(text or type(e).__name__)[:500]
+        raise InputError(f"MLflow at {mlflow_store.public(uri)}: {mlflow_store.one_line(e)}") from e
 
 
 def _environment(uri: str) -> dict[str, str]:
@@ -849,7 +567,7 @@ def logged(study_dir: Path, running: bool) -> str:
     if running:
         return f"not in MLflow yet: the running sweep brings it to {uri} when it ends"
     try:
-        check(uri)
+        mlflow_store.check(uri)
         sync(study_dir, uri)
     except InputError as e:
         return f"not in MLflow (raystudy sync brings it there): {e}"
@@ -872,11 +590,11 @@ def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
     Raises InputError, one line, if the store does not answer.
     """
     found: dict[str, dict[str, str]] = {}
-    file = sqlite_file(uri)
+    file = mlflow_store.sqlite_file(uri)
     if file and not file.exists():
         return found
     try:
-        client = _connect(uri)
+        client = mlflow_store.connect(uri)
         for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
             name = experiment.tags.get("raystudy.study")
             if name is None or study not in (None, name, experiment.name):
@@ -886,7 +604,7 @@ def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
             methods = dict.fromkeys(r.data.tags["method"] for r in runs)
             found[experiment.name] = views.links(experiment.experiment_id, methods, [r.info.run_id for r in runs])
     except Exception as e:
-        raise InputError(f"MLflow at {public(uri)}: {_one_line(e)}") from e
+        raise InputError(f"MLflow at {mlflow_store.public(uri)}: {mlflow_store.one_line(e)}") from e
     return found
 
 
@@ -915,7 +633,7 @@ def start(study_dir: Path, uri: str) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env=_environment(absolute(uri)),
+            env=_environment(mlflow_store.absolute(uri)),
             start_new_session=True,  # Ctrl-C is for the driver; this one still has its last pass to do
         )
 
@@ -936,7 +654,7 @@ def follow(study_dir: Path, uri: str) -> int:
     projection, wait = None, 0.0
     while True:
         ended = bool(select.select([sys.stdin], [], [], wait)[0]) and not os.read(sys.stdin.fileno(), 4096)
-        if _replaced(uri):  # only a new process gets a new store
+        if mlflow_store.replaced(uri):  # only a new process gets a new store
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
         try:
             projection = projection or Projection(study_dir, uri)
@@ -945,7 +663,7 @@ def follow(study_dir: Path, uri: str) -> int:
             wait, problem = min(30.0, max(PAUSE, 20 * (time.monotonic() - began))), False
         except Exception as e:
             wait, problem = min(60.0, max(PAUSE, 2 * wait)), True
-            print(time.strftime("%Y-%m-%d %H:%M:%S"), _one_line(e), file=sys.stderr, flush=True)
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), mlflow_store.one_line(e), file=sys.stderr, flush=True)
             if not isinstance(e, InputError | OSError) and type(e).__name__ != "MlflowException":
                 traceback.print_exc()
         if ended:
@@ -960,7 +678,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="one pass, and print what it wrote")
     parser.add_argument("--running", action="store_true", help="with --once: show unfinished trials as running")
     told = parser.parse_args()
-    uri = absolute(told.uri) if told.uri else default_uri()
+    uri = mlflow_store.absolute(told.uri) if told.uri else mlflow_store.default_uri()
     if told.once:
         try:
             print(json.dumps(asdict(sync(told.study_dir, uri, told.running))))

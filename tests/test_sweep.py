@@ -17,7 +17,7 @@ from raystudy.chaos import Bout, descendants, outcome, send, violations
 from raystudy.data import masks
 from raystudy.ledger import cells, replay
 from raystudy.methods import METHODS
-from raystudy.tracking import _connect
+from raystudy.mlflow_store import connect
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def test_a_study_from_nothing_to_the_leaderboard(undisturbed: Bout) -> None:
 
 
 def runs_in_mlflow(bout: Bout) -> list[Any]:
-    client = _connect(bout.store)
+    client = connect(bout.store)
     return list(client.search_runs([client.get_experiment_by_name("s").experiment_id], max_results=1000))
 
 

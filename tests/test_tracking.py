@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import recorded
 
-from raystudy import tracking
+from raystudy import mlflow_store, tracking
 from raystudy.cli import main
 from raystudy.errors import InputError
 from raystudy.ledger import Ledger
@@ -95,7 +95,7 @@ def uri(tmp_path: Path) -> str:
 
 
 def client(uri: str) -> Any:
-    return tracking._connect(uri)
+    return mlflow_store.connect(uri)
 
 
 def runs(uri: str, name: str = "demo") -> dict[str, Any]:
@@ -125,7 +125,7 @@ def seen(uri: str) -> dict[str, Any]:
 
 def dump(uri: str) -> dict[str, list[Any]]:
     """The store's tables, row by row."""
-    with contextlib.closing(sqlite3.connect(str(tracking.sqlite_file(uri)))) as db:
+    with contextlib.closing(sqlite3.connect(str(mlflow_store.sqlite_file(uri)))) as db:
         return {
             table: sorted(map(repr, db.execute(f"SELECT * FROM {table}")))
             for table in ("experiments", "runs", "metrics", "latest_metrics", "params", "tags", "datasets", "inputs")
@@ -275,10 +275,10 @@ def test_files_are_logged_with_their_cells_and_again_when_they_change(study: Pat
     with written(study) as ledger:
         ledger.append(ELR, end(3, "failed"))
     tracking.sync(study, uri)
-    assert not tracking.behind(study, tracking.absolute(uri))
+    assert not tracking.behind(study, mlflow_store.absolute(uri))
 
     (study / "report" / "index.html").write_text("another")
-    assert tracking.behind(study, tracking.absolute(uri))
+    assert tracking.behind(study, mlflow_store.absolute(uri))
     assert tracking.sync(study, uri).changes == 1
     held = {k: v for label, (run, _) in runs(uri).items() if "/" not in label for k, v in files(uri, run).items()}
     assert held["report/index.html"] == "another"
@@ -345,7 +345,7 @@ def test_a_merged_study_keeps_its_experiment_and_its_runs_in_place(tmp_path: Pat
 @pytest.mark.slow
 def test_the_store_keeps_a_write_ahead_log(study: Path, uri: str) -> None:
     tracking.sync(study, uri)
-    with contextlib.closing(sqlite3.connect(str(tracking.sqlite_file(uri)))) as db:
+    with contextlib.closing(sqlite3.connect(str(mlflow_store.sqlite_file(uri)))) as db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
@@ -369,10 +369,10 @@ def test_a_second_sync_changes_nothing_with_or_without_cursor(study: Path, uri: 
 def test_a_deleted_store_is_built_again(study: Path, uri: str) -> None:
     tracking.sync(study, uri)
     before = seen(uri)
-    for file in tracking.sqlite_file(uri).parent.glob("mlflow.db*"):
+    for file in mlflow_store.sqlite_file(uri).parent.glob("mlflow.db*"):
         file.unlink()
     assert tracking.sync(study, uri).runs == 9  # the cursor is there, and told of a store that is no more
-    with contextlib.closing(sqlite3.connect(str(tracking.sqlite_file(uri)))) as db:
+    with contextlib.closing(sqlite3.connect(str(mlflow_store.sqlite_file(uri)))) as db:
         statuses = dict(db.execute("SELECT status, count(*) FROM runs GROUP BY status"))
         values = db.execute("SELECT count(*) FROM metrics WHERE key LIKE 'val/%'").fetchone()[0]
     assert statuses == {"FINISHED": 5, "FAILED": 2, "KILLED": 2}
@@ -382,7 +382,7 @@ def test_a_deleted_store_is_built_again(study: Path, uri: str) -> None:
 @pytest.mark.slow
 def test_a_store_set_back_to_an_older_state_is_brought_up(study: Path, uri: str) -> None:
     """The cursor tells of more than the store holds: it must not be believed."""
-    file = tracking.sqlite_file(uri)
+    file = mlflow_store.sqlite_file(uri)
     command = [sys.executable, "-m", "raystudy.tracking", str(study), "--uri", uri, "--once"]
     subprocess.run(command, check=True, cwd=ROOT)
     old = file.read_bytes()
@@ -552,7 +552,7 @@ def test_the_follower_outlives_a_killed_driver_just_long_enough(study: Path, uri
     driver = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from raystudy import tracking
+        from raystudy import mlflow_store, tracking
         from raystudy.ledger import Ledger
         Ledger(Path({str(study)!r}))
         print(tracking.start(Path({str(study)!r}), {uri!r}).pid, flush=True)
@@ -616,7 +616,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], subprocess.Popen[
 def test_a_server_that_is_away_is_caught_up_with(study: Path, server: tuple[str, Any]) -> None:
     uri, up = server
     with pytest.raises(InputError, match="does not answer"):
-        tracking.check(uri)
+        mlflow_store.check(uri)
     with pytest.raises(InputError, match=uri) as e:
         tracking.sync(study, uri.replace("//", "//user:secret@"))
     assert "secret" not in str(e.value)
@@ -627,7 +627,7 @@ def test_a_server_that_is_away_is_caught_up_with(study: Path, server: tuple[str,
     wait_for(lambda: log.read_text().count("\n") >= 2)  # it keeps trying
     assert process.poll() is None
     up()
-    tracking.check(uri)
+    mlflow_store.check(uri)
     wait_for(lambda: len(runs(uri)) == 9)
     assert tracking.finish(process, 60)
     found = runs(uri)
@@ -658,18 +658,18 @@ def test_nothing_has_begun(tmp_path: Path) -> None:
 def test_the_default_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking.default_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert mlflow_store.default_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///sub/x.db")
-    assert tracking.default_uri() == f"sqlite:///{tmp_path}/sub/x.db"
+    assert mlflow_store.default_uri() == f"sqlite:///{tmp_path}/sub/x.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://10.0.0.1:5000/")
-    assert tracking.default_uri() == "http://10.0.0.1:5000"
+    assert mlflow_store.default_uri() == "http://10.0.0.1:5000"
 
 
 def test_check_takes_stores_that_can_be_used(tmp_path: Path) -> None:
-    tracking.check(f"sqlite:///{tmp_path}/new/mlflow.db")
+    mlflow_store.check(f"sqlite:///{tmp_path}/new/mlflow.db")
     (tmp_path / "empty.db").touch()
-    tracking.check(f"sqlite:///{tmp_path}/empty.db")
-    tracking.check("postgresql://user:secret@db/mlflow")
+    mlflow_store.check(f"sqlite:///{tmp_path}/empty.db")
+    mlflow_store.check("postgresql://user:secret@db/mlflow")
     assert not (tmp_path / "new").exists()
 
 
@@ -693,11 +693,11 @@ def test_check_takes_stores_that_can_be_used(tmp_path: Path) -> None:
 def test_check_tells_in_one_line_what_is_wrong(tmp_path: Path, uri: str, told: str) -> None:
     (tmp_path / "text.db").write_text("this is not a database")
     with pytest.raises(InputError, match=told) as e:
-        tracking.check(uri.format(here=tmp_path))
+        mlflow_store.check(uri.format(here=tmp_path))
     assert "\n" not in str(e.value)
     assert "secret" not in str(e.value)
 
 
 def test_the_driver_never_imports_mlflow() -> None:
-    code = "import sys, raystudy.tracking as t; t.check('sqlite:///x.db'); sys.exit('mlflow' in sys.modules)"
+    code = "import sys, raystudy.mlflow_store as t; t.check('sqlite:///x.db'); sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

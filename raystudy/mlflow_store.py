@@ -1,0 +1,197 @@
+"""Which MLflow: its address, whether it can be used, whether it lets us in, and a client of it.
+
+MLflow itself is imported by ``connect`` alone.
+"""
+
+import base64
+import contextlib
+import fcntl
+import gc
+import http.client
+import importlib.util
+import os
+import re
+import sqlite3
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from raystudy.errors import InputError
+
+CHOICES = "sqlite:///FILE.db, http(s)://HOST:PORT, or postgresql|mysql|mssql://..."
+# Our own retries go on for the whole study; MLflow's could hold up its end for minutes, and create a run twice.
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+
+def default_uri() -> str:
+    """MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working directory."""
+    return absolute(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+
+
+def absolute(uri: str) -> str:
+    """The same store, whatever the working directory."""
+    file = sqlite_file(uri)
+    return f"{uri.partition(':///')[0]}:///{file}" if file else uri.rstrip("/")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store, None for any other store."""
+    scheme, _, name = uri.partition(":///")
+    return Path(name).absolute() if scheme.partition("+")[0] == "sqlite" and name and name != ":memory:" else None
+
+
+def check(uri: str) -> None:
+    """Raises InputError for a store that cannot be used, in a moment and without importing MLflow."""
+    scheme = uri.partition(":")[0].partition("+")[0].lower()
+    file = sqlite_file(uri)
+    if file is not None:
+        _check_sqlite(file)
+    elif scheme == "sqlite":
+        raise InputError(f"MLflow store {uri!r} names no file; choose from: {CHOICES}")
+    elif scheme in ("http", "https"):
+        _check_server(uri.rstrip("/"))
+    elif scheme == "file" or ("://" not in uri and scheme != "databricks"):
+        raise InputError(f"MLflow store {uri!r} is a folder, which MLflow no longer writes to; choose from: {CHOICES}")
+    elif scheme not in ("postgresql", "mysql", "mssql"):
+        raise InputError(f"MLflow store of kind {scheme!r} is not known; choose from: {CHOICES}")
+    elif uri.lower().startswith("postgresql://") and importlib.util.find_spec("psycopg") is None:
+        raise InputError("MLflow on PostgreSQL needs the package psycopg: pip install 'raystudy[postgres]'")
+
+
+def _check_sqlite(file: Path) -> None:
+    folder = next(p for p in file.parents if p.exists())  # MLflow creates what is missing
+    if not folder.is_dir():
+        raise InputError(f"cannot create the MLflow store {file}: {folder} is not a folder")
+    for place in (folder, file):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise InputError(f"cannot write the MLflow store {file}: no permission to write {place}")
+    if file.is_dir():
+        raise InputError(f"the MLflow store {file} is a folder; choose from: {CHOICES}")
+    if file.exists():
+        with file.open("rb") as f:
+            if f.read(16) not in (b"", b"SQLite format 3\0"):
+                raise InputError(f"the MLflow store {file} is not a SQLite database; choose from: {CHOICES}")
+
+
+def _check_server(uri: str) -> None:
+    place, headers = _credentials(uri)
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{place}/health", headers=headers), timeout=3):
+            pass
+        _check_welcome(uri)
+        return
+    except urllib.error.HTTPError as e:
+        if e.code == 401:
+            raise InputError(_stranger(uri)) from None
+        why = f"answers {e.code} to /health" + ("; is this host name in its --allowed-hosts?" if e.code == 403 else "")
+    except (OSError, ValueError, http.client.HTTPException) as e:
+        reason = getattr(e, "reason", e)
+        if isinstance(reason, ssl.SSLError):
+            return  # it is there; whom to trust is MLflow's own setting
+        why = f"does not answer ({reason})"
+    raise InputError(f"the MLflow server at {public(uri)} {why}; start it, or choose from: {CHOICES}")
+
+
+def _check_welcome(uri: str) -> None:
+    """Raises InputError where the server wants to know who we are and does not take our answer: /health is open to all."""
+    elsewhere = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")  # answers that only MLflow can give
+    if any(os.environ.get(name) for name in elsewhere) or Path("~/.mlflow/credentials").expanduser().exists():
+        return
+    place, headers = _credentials(uri)
+    question = urllib.request.Request(f"{place}/api/2.0/mlflow/experiments/search?max_results=1", headers=headers)
+    try:
+        with urllib.request.urlopen(question, timeout=10):
+            return
+    except urllib.error.HTTPError as e:
+        if e.code == 401:
+            raise InputError(_stranger(uri)) from None
+    except OSError:
+        return  # slow, and yet it is there
+
+
+def _credentials(uri: str) -> tuple[str, dict[str, str]]:
+    """The server's address without user and password, and the header by which it knows us, as MLflow's client would send it."""
+    user, password = (os.environ.get(name) for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"))
+    if found := re.match(r"(https?://)([^/\s]*)@", uri):
+        user, _, password = (unquote(part) for part in found[2].partition(":"))
+    if user and password:
+        told = base64.b64encode(f"{user}:{password}".encode()).decode()
+        return public(uri), {"Authorization": f"Basic {told}"}
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return public(uri), {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _stranger(uri: str) -> str:
+    """What to do about a server's 401, in one line."""
+    ours = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if _credentials(uri)[1]:
+        return f"the MLflow server at {public(uri)} does not take this user and password (401); set {ours} to an account that it has"
+    return f"the MLflow server at {public(uri)} asks who you are (401): set {ours}"
+
+
+def public(text: str) -> str:
+    """A URI, or a message with one in it, without user and password."""
+    return re.sub(r"//[^/\s]*@", "//", text)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+_inodes: dict[str, int] = {}  # of the SQLite files this process has opened
+
+
+def replaced(uri: str) -> bool:
+    """Whether the SQLite file was deleted since this process opened it: MLflow would go on in the deleted one."""
+    file = sqlite_file(uri)
+    return uri in _inodes and (file is None or not file.exists() or file.stat().st_ino != _inodes[uri])
+
+
+def connect(uri: str) -> Any:
+    """An MlflowClient."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    gc.disable()  # else it walks all of MLflow's objects again and again, which takes a sixth of the time
+    try:
+        from mlflow.tracking import MlflowClient
+
+        file = sqlite_file(uri)
+        client = MlflowClient(uri) if file is None else _sqlite_client(file, uri, MlflowClient)
+        gc.freeze()
+    finally:
+        gc.enable()
+    return client
+
+
+def _sqlite_client(file: Path, uri: str, client_class: Any) -> Any:
+    """The client of a SQLite store, created if need be: by one process at a time, because MLflow's migrations race, and
+    with a write-ahead log, so that the UI reads while we write."""
+    with locked(file.with_name(file.name + ".lock")):
+        client = client_class(uri)
+        with contextlib.closing(sqlite3.connect(file, timeout=5)) as db, contextlib.suppress(sqlite3.OperationalError):
+            db.execute("PRAGMA journal_mode=WAL")  # persists; if the file is busy right now, the next start sets it
+    _inodes[uri] = file.stat().st_ino
+    return client
+
+
+def one_line(e: BaseException) -> str:
+    """What went wrong, for people; of a server's page that says who may not come in, what to do about it."""
+    if "error code 401" in str(e):
+        return (
+            "it does not take this user and password (401); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    text = next((line for line in str(e).splitlines() if line.strip()), "")
+    return public(text or type(e).__name__)[:500]
