@@ -13,6 +13,9 @@ from raystudy.ledger import CellHistory
 from raystudy.study import OBJECTIVES, Cell, Study
 
 READ = (*OBJECTIVES, TEST, CLEAN_VAL, "cost/seconds")  # the metrics that the tables here look at
+NOISE_WIDTH = (
+    44  # of a column, in characters: the name of a data set can be long, and the numbers are what is looked for
+)
 
 
 def percent(s: Score) -> str:
@@ -41,8 +44,9 @@ def leaderboard(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    for name in ("noise", "wrong", "method"):
-        table.add_column(name, justify="right" if name == "wrong" else "left", no_wrap=name != "wrong")
+    table.add_column("noise", overflow="fold", max_width=NOISE_WIDTH)
+    table.add_column("wrong", justify="right")
+    table.add_column("method", no_wrap=True)
     for rule in shown:
         label = {"oracle_test": "ORACLE", "clean_val": f"clean_val({study.clean_val})"}.get(rule, rule)
         table.add_column(label, justify="right", style="bright_black" if rule == "oracle_test" else "")
@@ -96,7 +100,8 @@ def status(study: Study, histories: Mapping[Cell, CellHistory]) -> Table:
         "best noisy val",
         "chosen point",
     ):
-        table.add_column(name, justify="left" if name in ("method", "noise", "chosen point") else "right")
+        left, width = name in ("method", "noise", "chosen point"), NOISE_WIDTH if name == "noise" else None
+        table.add_column(name, justify="left" if left else "right", overflow="fold", max_width=width)
     for cell in study.cells():
         history = histories.get(cell) or CellHistory(cell.key)
         states = Counter(t.state for t in history.trials.values())

@@ -1,5 +1,6 @@
 """The tables of the terminal, on hand-made histories."""
 
+import io
 import math
 import re
 from array import array
@@ -212,3 +213,16 @@ def test_point() -> None:
     assert point({"lambda_u": 25.0, "alpha": 0.123456, "guess": "train", "loss_history": 5}) == (
         "lambda_u=25, alpha=0.123, guess=train, loss_history=5"
     )
+
+
+@pytest.mark.parametrize("table", [leaderboard, status])
+def test_a_long_name_of_a_data_set_leaves_room_for_the_numbers(table: Any) -> None:
+    names = ("smoke:cnwl_mini_imagenet?size=299&root=somewhere/far/down", "digits")
+    cell = Cell("dividemix", names[0], LOW)
+    told = {cell: history(cell, trial(0, "paper", [0.6, 0.625], {"alpha": 4.0}))}
+    console = Console(width=130, record=True, file=io.StringIO())
+    console.print(table(study(datasets=names), told))
+    text = console.export_text()
+    assert "dividemix" in text
+    assert "…" not in text
+    assert ("62.5" if table is leaderboard else "31.2") in text
