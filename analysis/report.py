@@ -537,8 +537,8 @@ def build(folder: Path, out: Path) -> list[Path]:
     Raises InputError where ``out`` cannot be written.
     """
     try:
+        builder = Builder(folder, out)  # a study that cannot be read leaves no folder
         out.mkdir(parents=True, exist_ok=True)
-        builder = Builder(folder, out)
         gc.freeze()  # else all that was read is walked again and again while figures come and go
         return builder.build()
     except OSError as e:

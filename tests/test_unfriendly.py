@@ -24,10 +24,10 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raystudy import cli, ledger, space, training
+from raystudy import cli, ledger, mlflow_store, space, training
 from raystudy.data import datasets, masks
 from raystudy.data.noise import NOISES, Noise, parse
 from raystudy.errors import InputError
@@ -350,6 +350,35 @@ def test_any_ledger(place: Path, data: st.DataObject) -> None:
 
             assert taken_or_refused(opened)
             assert path.read_bytes().endswith(b"\n")
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with nothing in it: making one takes seconds."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow_store.connect(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.mark.slow
+@settings(max_examples=10)
+@given(data=st.data())
+def test_any_ledger_in_a_report_and_in_mlflow(place: Path, empty_store: Path, data: st.DataObject) -> None:
+    """Drawn and logged, or refused in one line; the ledger stays as it was, and MLflow takes the whole one after it."""
+    with copy(place) as here:
+        path, uri = next((here / "studies" / "s" / "cells").iterdir()), f"--tracking-uri=sqlite:///{here}/mlflow.db"
+        shutil.copy(empty_store, here / "mlflow.db")
+        whole = path.read_bytes()
+        _, new = altered(data, whole.splitlines(keepends=True))
+        path.write_bytes(new)
+        polite(["report", "s"], here)
+        code, said = command(["sync", "s", uri], here)
+        assert code in (0, 2)
+        assert len(said.splitlines()) <= 1, said
+        assert path.read_bytes() == new
+        path.write_bytes(whole)
+        code, said = command(["sync", "s", uri], here)
+        assert code == 0, said
 
 
 # -- search spaces and files of arrays
