@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import sys
 import textwrap
 import time
@@ -297,6 +298,17 @@ def ship(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_free(host: str, port: int) -> None:
+    """Raises InputError where no server can listen there: MLflow's own would say so in forty lines."""
+    if not 0 < port < 2**16:
+        raise InputError(f"--port is {port}; it must be from 1 to 65535")
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as e:
+        why = str(e.strerror).partition(" (while")[0]
+        raise InputError(f"cannot listen on {host}:{port}: {why}; choose another --port or --host") from None
+
+
 def ui(args: argparse.Namespace) -> int:
     """Opens the MLflow UI on what was recorded."""
     console = terminal()
@@ -308,6 +320,8 @@ def ui(args: argparse.Namespace) -> int:
     uri = mlflow_store.absolute(given or mlflow_store.default_uri())
     mlflow_store.check(uri)
     server = uri.startswith(("http://", "https://"))
+    if not server:
+        _check_free(args.host, args.port)
     base = mlflow_store.public(uri) if server else f"http://{args.host}:{args.port}"
     found = tracking.studies(uri, args.study)
     if args.study and not found:

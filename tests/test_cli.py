@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -256,6 +257,18 @@ def test_a_study_that_is_not_there(run: Callable[..., Told], command: str) -> No
         begun(name)
     refused(run, (command, "nine"), ["'nine'", "did you mean 'mine'", "choose from: mine, yours"])
     refused(run, (command, "mine", "--storage", "elsewhere"), ["elsewhere", "(none)"])
+
+
+def test_ui_where_nothing_can_listen(run: Callable[..., Told]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = run("ui", "--port", str(port))
+        assert told.code == 2
+        assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another --port" in told.err
+    told = run("ui", "--port", "70000")
+    assert told.code == 2
+    assert "--port is 70000; it must be from 1 to 65535" in told.err
+    assert len(told.err.splitlines()) == 1
 
 
 def test_sync_to_a_server_that_is_not_there(run: Callable[..., Told]) -> None:
