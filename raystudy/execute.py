@@ -57,6 +57,16 @@ def capacity(resources: Resources) -> float:
     return min(max(1.0, math.floor(slots)), resources.max_concurrent or math.inf)
 
 
+def reach(resources: Resources) -> None:
+    """Raises InputError, one line, where nothing listens at ``--address HOST:PORT``: Ray itself would try for minutes."""
+    host, colon, port = (resources.address or "").rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), 10).close()
+        except (OSError, OverflowError) as e:
+            raise InputError(f"cannot start or reach Ray on {resources.address}: {e}") from None
+
+
 class _Stopper(tune.Stopper):
     """Ends the experiment when the budget is used up or the ledger cannot be written; running trials are left as by a Ctrl-C."""
 
@@ -98,10 +108,8 @@ def execute(
         where = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
     place = f"on {resources.address}" if resources.address else "on this machine"
     console.print(f"starting Ray {place}: up to {slots:.0f} trials at once", markup=False, highlight=False)
+    reach(resources)
     try:
-        host, colon, port = (resources.address or "").rpartition(":")
-        if colon and port.isdecimal() and "/" not in host:  # Ray itself would wait for minutes
-            socket.create_connection((host, int(port)), 10).close()
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as e:  # Ray raises nothing more special where a busy machine keeps it from starting in time
         raise InputError(f"cannot start or reach Ray {place}: {' '.join(str(e).split())[:400]}") from None

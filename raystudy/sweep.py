@@ -395,7 +395,7 @@ def run(
     """Runs a study to its end, or goes on with it. Returns the exit code: 0 finished, 130 interrupted or its budget used up."""
     from raystudy import mlflow_store, show, tracking
     from raystudy.build import Builder
-    from raystudy.execute import capacity, execute
+    from raystudy.execute import capacity, execute, reach
 
     folder = study_dir(storage, study.name)
     storages.pull(folder)
@@ -406,6 +406,8 @@ def run(
     uri = None if tracking_uri == "none" else mlflow_store.absolute(tracking_uri or mlflow_store.default_uri())
     if uri:
         mlflow_store.check(uri)
+    if not told.exists():
+        reach(resources)  # before there is anything of the study
     ledger, mirror = Ledger(folder), None
     try:
         mirror = storages.mirror(folder)

@@ -177,3 +177,4 @@ def test_an_address_where_nothing_listens_is_one_clear_line(tmp_path: Path) -> N
     out = ended(process := sweep(Nowhere(), tmp_path, "ce", "--noise", "symmetric:0.2", "--epochs", "2"))
     assert process.returncode == 2, out
     assert "cannot start or reach Ray on 127.0.0.1:1" in out.strip().splitlines()[-1]
+    assert not (tmp_path / "studies" / "s").exists()
