@@ -9,7 +9,7 @@ import pytest
 from raystudy.chaos import FAULTS
 from raystudy.cli import main
 
-KINDS = ("torn", "checkpoint", "disk", "hang", "diverge")
+KINDS = ("torn", "disk", "hang")
 
 
 @pytest.mark.slow
