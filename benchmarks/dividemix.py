@@ -82,6 +82,8 @@ def port(spec: TrialSpec, data: CellData) -> float:
     recipe = Recipe(**{**spec.recipe, **overrides})
     size, k, b, pad = data.size[1], data.n_classes, recipe.batch_size, data.pad
     mean_, std = torch.tensor(data.mean).view(-1, 1, 1), torch.tensor(data.std).view(-1, 1, 1)
+    assert isinstance(data.x, torch.Tensor)
+    assert isinstance(data.x_held, torch.Tensor)
     x, y = F.pad(data.x, (pad, pad, pad, pad)), data.y
     held_x, held_y = F.pad(data.x_held[len(data.y_val) :], (pad, pad, pad, pad)), data.y_test
 

@@ -129,8 +129,8 @@ def measure(job: Job) -> dict[str, Any]:
     last = run.records[-LAST:]
 
     def told(name: str) -> float | None:
-        values = [r[name] for r in last if r.get(name) is not None]
-        return round(mean(values), 5) if values else None  # type: ignore[type-var]
+        values = [float(v) for r in last if (v := r.get(name)) is not None]
+        return round(mean(values), 5) if values else None
 
     return {
         "key": job.spec.key,
@@ -171,7 +171,7 @@ def run(todo: list[Job], out: Path, n_jobs: int, minutes: float) -> None:
     """Trains ``todo``, a line of ``out`` for each as it ends; begins none after ``minutes``."""
     began, waiting, done = time.monotonic(), list(reversed(todo)), 0
     with ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn")) as pool, out.open("a") as file:
-        running = set()
+        running: set[Any] = set()
         while waiting or running:
             while waiting and len(running) < n_jobs and time.monotonic() - began < 60 * minutes:
                 running.add(pool.submit(measure, waiting.pop()))

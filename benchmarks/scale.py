@@ -13,6 +13,7 @@ of the largest size: our workers import torch, bare ones do not, and of a small 
 
 import argparse
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -74,7 +75,11 @@ def bare(trials: int) -> dict[str, float]:
         "RAY_AIR_NEW_OUTPUT": "0",
     }
     ray.init(
-        address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        address="local",
+        num_cpus=os.cpu_count(),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )
     with tempfile.TemporaryDirectory() as folder:
         began, cpu = time.monotonic(), time.process_time()

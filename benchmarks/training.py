@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +51,8 @@ class Recorder:
     """Hands a training set's batches through and keeps them: ``passes[epoch][i]`` is what its i-th pass gave."""
 
     def __init__(self, train: Any) -> None:
-        self.train, self.passes = train, {}
+        self.train = train
+        self.passes: dict[int, list[list[Batch]]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.train, name)
@@ -154,14 +156,15 @@ def measure(case: Case) -> tuple[np.ndarray, float]:
     seconds = np.zeros((case.repeats, case.last, 4))
     for repeat in range(case.repeats):
         ours, plain, bare = run_for(case), plain_run(case), run_for(case)
+        assert isinstance(bare.data.x_held, torch.Tensor)
         held = bare.train_set.normalised(bare.data.x_held)
         gc.collect()
         for t in range(case.last):
-            todo = [
+            todo: list[tuple[int, Callable[[], object]]] = [
                 (0, ours.epoch),
-                (1, lambda b=plain, t=t: bare_epoch(b, recorder, t)),
-                (2, lambda b=bare, t=t: bare_epoch(b, recorder, t)),
-                (3, lambda b=bare, held=held: forward(b, held)),
+                (1, partial(bare_epoch, plain, recorder, t)),
+                (2, partial(bare_epoch, bare, recorder, t)),
+                (3, partial(forward, bare, held)),
             ]
             for column, work in todo if (t + repeat) % 2 else (todo[1], todo[2], todo[3], todo[0]):
                 training._seed(0, t)
