@@ -232,7 +232,7 @@ def _stopping(console: Console) -> Iterator[None]:
     os.set_blocking(write, False)
 
     def follow() -> None:
-        while (got := os.read(read, 1)) and got[0] not in (signal.SIGINT, signal.SIGTERM):
+        while (got := os.read(read, 1)) and got[0] != signal.SIGTERM:  # SIGINT is kept from Ray's processes
             pass
         if got and not done.wait(PATIENCE):
             console.show_cursor()
