@@ -24,7 +24,7 @@ from analysis.rendering import short
 from analysis.select import Score
 from analysis.stats import ALPHA, Ranking
 from analysis.surfaces import Axis, Surface, recommend
-from raystudy.ledger import TrialHistory
+from raystudy.record.ledger import TrialHistory
 
 WIDTH = 7.0  # inches
 BASELINE = "ce"

@@ -8,8 +8,8 @@ import numpy as np
 
 from analysis.select import RULES, chosen, paper, replicates, score, spread
 from raystudy.data.noise import NOISES
-from raystudy.ledger import CellHistory, TrialHistory
-from raystudy.study import Cell, Study, slug
+from raystudy.design.study import Cell, Study, slug
+from raystudy.record.ledger import CellHistory, TrialHistory
 
 PLAIN = str.maketrans(" ", "-", "(),")  # of a title, for file names
 MAIN = "last10"  # the rule of figures and tests; the leaderboard is shown under every rule

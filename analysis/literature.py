@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import NamedTuple
 
-from raystudy.study import Cell, Study
+from raystudy.design.study import Cell, Study
 
 # Which of our rules answers a published statistic: the best test epoch is an ORACLE, there as here.
 RULE_OF = {

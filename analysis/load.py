@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from raystudy import ledger
-from raystudy.ledger import CellHistory
-from raystudy.study import Cell, Study, arrays_path
+from raystudy.design.study import Cell, Study
+from raystudy.record import ledger
+from raystudy.record.checkpoints import arrays_path
+from raystudy.record.ledger import CellHistory
 
 Arrays = dict[str, NDArray]
 
@@ -32,7 +33,7 @@ def study(folder: Path, only: Collection[str] | None = None) -> tuple[Study, dic
 
 
 def arrays(folder: Path, key: str) -> Arrays | None:
-    """What a finished trial left for figures (``raystudy.training.Run.arrays``); None where it is absent or cannot be read."""
+    """What a finished trial left for figures (``raystudy.learn.training.Run.arrays``); None where it is absent or cannot be read."""
     try:
         with np.load(arrays_path(folder, key), allow_pickle=False) as z:
             return {name: z[name] for name in z.files}

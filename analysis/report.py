@@ -48,9 +48,9 @@ from analysis.sheets import document as latex_document
 from analysis.tables import point
 from raystudy.data import masks
 from raystudy.data.noise import transition_matrix
+from raystudy.design.study import Cell, slug
 from raystudy.errors import InputError
-from raystudy.ledger import TrialHistory, is_running
-from raystudy.study import Cell, slug
+from raystudy.record.ledger import TrialHistory, is_running
 
 FEW, MANY = 4, 12  # noise levels in a figure whose panels need room, and in others; evenly spread where there are more
 TOP = 11  # methods in a figure with a panel for each

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from raystudy.ledger import CellHistory, TrialHistory
+from raystudy.record.ledger import CellHistory, TrialHistory
 
 TEST, VAL, CLEAN_VAL = "test/acc", "val/acc", "val/clean_acc"
 

@@ -15,8 +15,8 @@ import optuna
 from numpy.typing import NDArray
 
 from analysis.select import RULES, VAL, chosen, paper, searched, value
-from raystudy.ledger import CellHistory, TrialHistory
-from raystudy.study import Cell
+from raystudy.design.study import Cell
+from raystudy.record.ledger import CellHistory, TrialHistory
 
 Point = Mapping[str, Any]
 FEW = 8  # finished trials below which nothing is said about importance

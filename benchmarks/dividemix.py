@@ -35,12 +35,14 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from raystudy import networks, sweep
-from raystudy.build import Builder
-from raystudy.point import split
-from raystudy.recipe import Recipe
-from raystudy.study import TrialSpec
-from raystudy.training import CellData, Run, prepare
+from raystudy import sweep
+from raystudy.learn import networks
+from raystudy.learn.celldata import CellData, prepare
+from raystudy.learn.point import split
+from raystudy.learn.recipe import Recipe
+from raystudy.learn.spec import TrialSpec
+from raystudy.learn.training import Run
+from raystudy.run.build import Builder
 
 REFERENCE = {0.2: (0.957, 0.982, 35), 0.5: (0.908, 0.964, 25), 0.8: (0.801, 0.930, 16)}  # ce, DivideMix, its seconds
 TARGET = 2 / 3  # of the port's seconds

@@ -35,14 +35,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from raystudy import space, studyfile
 from raystudy.data.noise import Noise
+from raystudy.design import space, studyfile
 from raystudy.errors import InputError
-from raystudy.methods import METHODS
-from raystudy.point import method_class
-from raystudy.study import TrialSpec
+from raystudy.learn.celldata import prepare
+from raystudy.learn.methods import METHODS
+from raystudy.learn.point import method_class
+from raystudy.learn.spec import TrialSpec
+from raystudy.learn.training import Run
 from raystudy.terminal import guarded
-from raystudy.training import Run, prepare
 
 LAST = 10  # epochs whose mean is told
 WORSE = 0.02  # below cross-entropy by more than this is marked

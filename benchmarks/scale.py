@@ -100,21 +100,21 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
     """A real study in the working directory, but for what its actors do."""
     from rich.console import Console
 
-    import raystudy.execute
-    from raystudy import mlflow_store, tracking
-    from raystudy.build import Builder
+    import raystudy.run.execute
     from raystudy.data.noise import Noise
-    from raystudy.ledger import Ledger
-    from raystudy.study import Study
+    from raystudy.design.study import Study
+    from raystudy.record.ledger import Ledger
+    from raystudy.run.build import Builder
+    from raystudy.tracking import projection, store
 
-    raystudy.execute.TrialActor = Noop  # type: ignore[misc, assignment]
+    raystudy.run.execute.TrialActor = Noop  # type: ignore[misc, assignment]
     rates = tuple(Noise("symmetric", round((i + 1) / (cells + 1), 6)) for i in range(cells))
     told = Study(
         name="scale", methods=("mixup",), datasets=("digits",), noises=rates, trials=trials // cells, replicates=0,
         epochs=EPOCHS, network="mlp", sampler=kind, scheduler="none",
     )  # fmt: skip
     folder = Path("scale").absolute()
-    resources = raystudy.execute.Resources(
+    resources = raystudy.run.execute.Resources(
         address=None, cpus=1, gpus=0, measure=False, max_concurrent=None, checkpoint_every=10.0, data_root=Path("data")
     )
 
@@ -126,14 +126,14 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
 
     ledger, searches, _ = start()
     (folder / "study.toml").write_text(told.to_toml())
-    uri = mlflow_store.absolute("sqlite:///mlflow.db")
-    follower = tracking.start(folder, uri) if kind == "tpe" else None
+    uri = store.absolute("sqlite:///mlflow.db")
+    follower = projection.start(folder, uri) if kind == "tpe" else None
     began, cpu = time.monotonic(), time.process_time()
-    raystudy.execute.execute("scale", searches, resources, Console(quiet=True))
+    raystudy.run.execute.execute("scale", searches, resources, Console(quiet=True))
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     ledger.close()
     if follower:
-        tracking.finish(follower, 600)
+        projection.finish(follower, 600)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     synced = time.monotonic() - began - seconds
     ledger, searches, restart = start()

@@ -20,13 +20,14 @@ import torch
 import torch.nn.functional as F
 from torchvision.io import write_jpeg
 
-from raystudy import training
 from raystudy.data import datasets
 from raystudy.data.files import Files, decoders
 from raystudy.data.noise import Noise
 from raystudy.data.spec import located
-from raystudy.recipe import Recipe
-from raystudy.study import TrialSpec
+from raystudy.learn import training
+from raystudy.learn.celldata import prepare
+from raystudy.learn.recipe import Recipe
+from raystudy.learn.spec import TrialSpec
 
 EPOCHS = 4  # of which the first is not counted
 
@@ -46,7 +47,7 @@ def write(folder: Path, n: int, side: int) -> str:
 
 def run(dataset: str, network: str) -> training.Run:
     setting = Noise("given", 0.0)
-    data = training.prepare(dataset, Path("data"), setting, 0.05)
+    data = prepare(dataset, Path("data"), setting, 0.05)
     recipe = Recipe(batch_size=32).to_dict()
     told = (setting.to_dict(), data.noise_digest, network, recipe, EPOCHS, 0, 0.05, 0)
     return training.Run(TrialSpec("ce", 1, {}, dataset, data.data_digest, *told), data)

@@ -34,8 +34,9 @@ import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from raystudy.ledger import cells, replay
-from raystudy.study import Cell, Study, TrialSpec
+from raystudy.design.study import Cell, Study
+from raystudy.learn.spec import TrialSpec
+from raystudy.record.ledger import cells, replay
 
 TARGET = 1.25
 WORKERS = 2
@@ -85,7 +86,7 @@ def sweep(storage: Path, options: list[str]) -> tuple[float, float, float, Path]
 
 def trainings(study_dir: Path) -> list[tuple[TrialSpec, int]]:
     """The trials of a study and how many epochs each was trained."""
-    from raystudy.build import Builder
+    from raystudy.run.build import Builder
 
     builder = Builder(Study.from_toml(study_dir / "study.toml"), Path("data"))
     found = []
@@ -105,7 +106,8 @@ def worker(todo: Any, everyone: Any, noises: list[dict[str, Any]], first: TrialS
     import torch
 
     from raystudy.data.noise import Noise
-    from raystudy.training import Run, prepare
+    from raystudy.learn.celldata import prepare
+    from raystudy.learn.training import Run
 
     torch.set_num_threads(1)
     for noise in noises:

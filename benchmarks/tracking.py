@@ -7,8 +7,8 @@ starts when MLflow is imported and its tables are there, which takes all ways th
 Processor seconds are told beside it, because the live follower is nice and others may be using the machine.
 
     each epoch   plain MlflowClient: create_run, log_batch for every epoch, set_terminated
-    sync         ``tracking.sync`` of a ledger that is already written
-    live         ``tracking.start`` .. ``finish`` while the ledger is being written as fast as it can be
+    sync         ``projection.sync`` of a ledger that is already written
+    live         ``projection.start`` .. ``finish`` while the ledger is being written as fast as it can be
     live, paced  the same while it is being written over 4 s: how far behind is MLflow when the study ends?
 """
 
@@ -24,8 +24,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from raystudy import mlflow_store, tracking
-from raystudy.ledger import Ledger
+from raystudy.record.ledger import Ledger
+from raystudy.tracking import projection, store
 
 TRIALS, EPOCHS = 50, 20
 NAMES = [
@@ -101,7 +101,7 @@ def each_epoch(uri: str) -> None:
 
 def live(study: Path, uri: str, seconds: float) -> dict[str, float]:
     began = time.perf_counter()
-    process = tracking.start(study, uri)
+    process = projection.start(study, uri)
     held = time.perf_counter() - began
     ledger = Ledger(study)  # the follower is ready when the cell's run is there
     ledger.open(CELL, HEADER)
@@ -113,7 +113,7 @@ def live(study: Path, uri: str, seconds: float) -> dict[str, float]:
     began = time.perf_counter()
     held += write(study, seconds)
     written = time.perf_counter()
-    assert tracking.finish(process, 120), (study / "tracking" / "log.txt").read_text()
+    assert projection.finish(process, 120), (study / "tracking" / "log.txt").read_text()
     ended = time.perf_counter()
     return {"seconds": ended - began, "behind": ended - written, "held": held, "cpu": _children() - cpu_began}
 
@@ -126,7 +126,7 @@ def _children() -> float:
 
 def count(uri: str) -> int:
     """The values in the store, as a reader of its own sees them."""
-    with sqlite3.connect(str(mlflow_store.sqlite_file(uri))) as db:
+    with sqlite3.connect(str(store.sqlite_file(uri))) as db:
         return db.execute(
             "SELECT count(*) FROM metrics WHERE key NOT LIKE 'tuned/%' AND key NOT LIKE 'trials/%'"
         ).fetchone()[0]
@@ -140,15 +140,15 @@ def child(way: str, study: Path, uri: str) -> tuple[float, float, float]:
 
 
 def timed(way: str, study: Path, uri: str) -> list[float]:
-    os.environ.update(mlflow_store.SETTINGS)
+    os.environ.update(store.SETTINGS)
     if way == "each_epoch":
         from mlflow.tracking import MlflowClient
 
         MlflowClient(uri)  # imports and tables
     else:
-        mlflow_store.connect(uri)
+        store.connect(uri)
     began, cpu = time.perf_counter(), time.process_time()
-    each_epoch(uri) if way == "each_epoch" else tracking.sync(study, uri)
+    each_epoch(uri) if way == "each_epoch" else projection.sync(study, uri)
     return [time.perf_counter() - began, time.process_time() - cpu]
 
 

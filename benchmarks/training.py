@@ -2,7 +2,7 @@
 
     python benchmarks/training.py [--quick] [--only CASE]
 
-``ours`` is ``raystudy.training.Run.epoch`` with everything on: batches made and augmented, validation, test, memorisation of
+``ours`` is ``raystudy.learn.training.Run.epoch`` with everything on: batches made and augmented, validation, test, memorisation of
 wrong labels, selection quality of the weights, the record. ``bare`` makes the same updates from batches that are already
 augmented and normalised floats in memory, and measures nothing. Both start from the same weights and must end with the same,
 bit for bit. ``plain`` is the bare loop as anyone writes it: torch's default optimizer step and memory layout, where ours are
@@ -27,11 +27,13 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from raystudy import space, training
+from raystudy.data.batch import Batch
 from raystudy.data.noise import Noise
-from raystudy.method import Batch
-from raystudy.study import TrialSpec
-from raystudy.training import CellData, Run, prepare
+from raystudy.design import space
+from raystudy.learn import training
+from raystudy.learn.celldata import CellData, prepare
+from raystudy.learn.spec import TrialSpec
+from raystudy.learn.training import Run
 
 TARGET = 1.10
 

@@ -15,11 +15,11 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from raystudy import space  # noqa: E402
-from raystudy.methods import METHODS  # noqa: E402
-from raystudy.point import hyperparameters  # noqa: E402
-from raystudy.recipe import Recipe  # noqa: E402
-from raystudy.space import Paper, Space  # noqa: E402
+from raystudy.design import space  # noqa: E402
+from raystudy.design.space import Paper, Space  # noqa: E402
+from raystudy.learn.methods import METHODS  # noqa: E402
+from raystudy.learn.point import hyperparameters  # noqa: E402
+from raystudy.learn.recipe import Recipe  # noqa: E402
 
 PAGE = HERE / "methods.md"
 HEAD = """\

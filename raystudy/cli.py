@@ -13,10 +13,13 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from raystudy import __version__, chaos, storage, studyfile, sweep
+from raystudy import __version__, sweep
+from raystudy.design import studyfile
+from raystudy.design.study import NAME, study_dir
 from raystudy.errors import InputError, unknown
-from raystudy.study import NAME, study_dir
+from raystudy.record import mirror, storage
 from raystudy.terminal import guarded, terminal
+from raystudy.tools import chaos
 
 URI_HELP = "MLflow store or server (default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db)"
 
@@ -26,8 +29,11 @@ def train(args: argparse.Namespace) -> int:
     console = terminal()
     import torch
 
-    from raystudy import point, space, training
     from raystudy.data.noise import parse, told_wrong
+    from raystudy.design import space
+    from raystudy.learn import checkpoint, point, training
+    from raystudy.learn.celldata import prepare
+    from raystudy.learn.spec import TrialSpec
 
     for what, number, low in (("--threads", args.threads, 1), ("--seed", args.seed, 0)):
         if number < low:
@@ -49,8 +55,8 @@ def train(args: argparse.Namespace) -> int:
         raise InputError(f"--epochs is {epochs}; it must be at least 1")
     device = training.device_here(args.device)
     paper, oracle, source = loaded.paper(args.dataset, noises[0])
-    data = training.prepare(args.dataset, args.data_root, noises[0], args.val_fraction, device)
-    spec = training.TrialSpec(
+    data = prepare(args.dataset, args.data_root, noises[0], args.val_fraction, device)
+    spec = TrialSpec(
         method=args.method,
         version=point.method_class(args.method).version,
         point=paper | values,
@@ -69,7 +75,7 @@ def train(args: argparse.Namespace) -> int:
     file: Path | None = args.checkpoint
     if file:
         _writable(file)
-        found = file if file.exists() else training.previous(file)
+        found = file if file.exists() else checkpoint.previous(file)
         if found.exists():
             run.load(found)
     oracle = tuple(name for name in oracle if name not in values)
@@ -109,7 +115,7 @@ def _writable(file: Path) -> None:
 
 def train_mentor(args: argparse.Namespace) -> int:
     """A MentorNet for mentornet_dd, learned from a source study."""
-    from raystudy import mentor
+    from raystudy.tools import mentor
 
     return mentor.train_mentor(args)
 
@@ -117,8 +123,9 @@ def train_mentor(args: argparse.Namespace) -> int:
 def methods(args: argparse.Namespace) -> int:
     """The methods, each with its hyperparameters."""
     console = terminal()
-    from raystudy import point, space
-    from raystudy.methods import METHODS
+    from raystudy.design import space
+    from raystudy.learn import point
+    from raystudy.learn.methods import METHODS
 
     if args.method:
         loaded, known = space.load(args.method), point.hyperparameters(args.method)
@@ -176,21 +183,21 @@ def list_datasets(args: argparse.Namespace) -> int:
 
 def data_show(args: argparse.Namespace) -> int:
     """Pictures of a data set under noise."""
-    from raystudy import show
+    from raystudy.tools import show
 
     return show.command(args)
 
 
 def noise_estimate(args: argparse.Namespace) -> int:
     """The noise of labels whose truth is unknown."""
-    from raystudy import estimate
+    from raystudy.tools import estimate
 
     return estimate.command(args)
 
 
 def _study_folder(args: argparse.Namespace, arrays: bool = False) -> Path:
     folder = study_dir(args.storage.expanduser().absolute(), args.study)
-    storage.pull(folder, arrays)
+    mirror.pull(folder, arrays)
     if not (folder / "study.toml").exists():
         raise unknown(f"study in {storage.told(args.storage)}", args.study, storage.studies(args.storage.expanduser()))
     return folder
@@ -200,13 +207,13 @@ def status(args: argparse.Namespace) -> int:
     """How far a study is, and its leaderboard so far."""
     console = terminal()
     from analysis import load, tables
-    from raystudy.ledger import is_running
+    from raystudy.record.ledger import is_running
 
     folder = _study_folder(args)
     study, histories = load.study(folder, only=tables.READ)
     console.print(tables.status(study, histories))
     console.print(tables.leaderboard(study, histories))
-    running = is_running(folder) or storage.driven(folder)
+    running = is_running(folder) or mirror.driven(folder)
     console.print("a sweep is running" if running else "no sweep is running")
     return 0
 
@@ -216,8 +223,8 @@ def report(args: argparse.Namespace) -> int:
     folder = _study_folder(args, arrays=True)
     console = terminal()
     from analysis import report
-    from raystudy import tracking
-    from raystudy.ledger import is_running
+    from raystudy.record.ledger import is_running
+    from raystudy.tracking import projection
 
     def line(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -228,29 +235,29 @@ def report(args: argparse.Namespace) -> int:
     if args.open:
         webbrowser.open(files[0].absolute().as_uri())
     if not args.out:
-        line(tracking.logged(folder, is_running(folder) or storage.driven(folder)))
+        line(projection.logged(folder, is_running(folder) or mirror.driven(folder)))
     return 0
 
 
 def sync(args: argparse.Namespace) -> int:
     """Brings MLflow up to the ledger."""
     console = terminal()
-    from raystudy import mlflow_store, tracking
-    from raystudy.ledger import is_running
+    from raystudy.record.ledger import is_running
+    from raystudy.tracking import projection, store
 
     folder = _study_folder(args)
-    uri = mlflow_store.absolute(args.tracking_uri or mlflow_store.default_uri())
-    mlflow_store.check(uri)
-    told = tracking.sync(folder, uri, running=is_running(folder) or storage.driven(folder))
+    uri = store.absolute(args.tracking_uri or store.default_uri())
+    store.check(uri)
+    told = projection.sync(folder, uri, running=is_running(folder) or mirror.driven(folder))
     wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
-    console.print(f"{args.study} -> {mlflow_store.public(uri)}: {wrote}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{args.study} -> {store.public(uri)}: {wrote}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
 def merge(args: argparse.Namespace) -> int:
     """Unites the ledgers of two machines."""
     console = terminal()
-    from raystudy import merge as m
+    from raystudy.record import merge as m
 
     first, second, into = m.resolve(args.first, args.second, args.into, args.storage.expanduser().absolute())
     done = m.merge(first, second, into, args.on_conflict)
@@ -264,7 +271,7 @@ def merge(args: argparse.Namespace) -> int:
 def export(args: argparse.Namespace) -> int:
     """Writes a study for other programs."""
     console = terminal()
-    from raystudy import export as e
+    from raystudy.tools import export as e
 
     folder = _study_folder(args)
     for file, what in e.export(folder, args.out or folder / "export").items():
@@ -275,7 +282,7 @@ def export(args: argparse.Namespace) -> int:
 def simulate(args: argparse.Namespace) -> int:
     """Says which search would have found the winner soonest."""
     console = terminal()
-    from raystudy import simulate as s
+    from raystudy.tools import simulate as s
 
     folder = _study_folder(args)
     told = s.options(args.samplers, args.schedulers, args.repeats, args.epsilon)
@@ -290,7 +297,7 @@ def simulate(args: argparse.Namespace) -> int:
 
 def ship(args: argparse.Namespace) -> int:
     """Writes what a cluster's nodes need."""
-    from raystudy import provenance
+    from raystudy.record import provenance
 
     record = provenance.ship(args.folder.expanduser().absolute())
     code = f"commit {record['commit'] or 'unknown'}, code {record['code']}"
@@ -312,25 +319,25 @@ def _check_free(host: str, port: int) -> None:
 def ui(args: argparse.Namespace) -> int:
     """Opens the MLflow UI on what was recorded."""
     console = terminal()
-    from raystudy import mlflow_store, tracking
+    from raystudy.tracking import projection, store
 
     given = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if args.study and not given:
-        given = tracking.store_of(study_dir(args.storage.expanduser().absolute(), args.study))
-    uri = mlflow_store.absolute(given or mlflow_store.default_uri())
-    mlflow_store.check(uri)
+        given = projection.store_of(study_dir(args.storage.expanduser().absolute(), args.study))
+    uri = store.absolute(given or store.default_uri())
+    store.check(uri)
     server = uri.startswith(("http://", "https://"))
     if not server:
         _check_free(args.host, args.port)
-    base = mlflow_store.public(uri) if server else f"http://{args.host}:{args.port}"
-    found = tracking.studies(uri, args.study)
+    base = store.public(uri) if server else f"http://{args.host}:{args.port}"
+    found = projection.studies(uri, args.study)
     if args.study and not found:
         raise unknown(
-            f"study in MLflow at {mlflow_store.public(uri)} (`raystudy sync` brings it there)",
+            f"study in MLflow at {store.public(uri)} (`raystudy sync` brings it there)",
             args.study,
-            tracking.studies(uri),
+            projection.studies(uri),
         )
-    told = "is already there" if server else f"on {mlflow_store.public(uri)}: {base}   (Ctrl-C stops it)"
+    told = "is already there" if server else f"on {store.public(uri)}: {base}   (Ctrl-C stops it)"
     console.print(f"MLflow {told}", markup=False, highlight=False, soft_wrap=True)
     for name, links in found.items():
         console.print(f"  {name}: {base}{links['study']}", markup=False, highlight=False, soft_wrap=True)
@@ -339,7 +346,7 @@ def ui(args: argparse.Namespace) -> int:
                 console.print(f"    {view}: {base}{link}", markup=False, highlight=False, soft_wrap=True)
     if args.open:
         first = next(iter(found.values()), {"study": ""})
-        tracking.open_when_up(base, first["study"])
+        projection.open_when_up(base, first["study"])
     if server:
         return 0
     os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -352,7 +359,7 @@ def ui(args: argparse.Namespace) -> int:
 def plan(args: argparse.Namespace) -> int:
     """What a study will take, before it is run."""
     console = terminal()
-    from raystudy import plan as planning
+    from raystudy.run import plan as planning
 
     held = args.storage.expanduser().absolute()
     if len(args.methods) == 1 and not args.study and args.methods[0] not in sweep.RECIPES:

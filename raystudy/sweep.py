@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from raystudy import storage as storages
-from raystudy import studyfile
-from raystudy.budget import PRICES, Budget, price, seconds
 from raystudy.data.noise import parse, told_wrong
 from raystudy.data.spec import STREAM, base, located
+from raystudy.design import studyfile
+from raystudy.design.study import NAME, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, Study, slug, study_dir
+from raystudy.design.studyfile import BUDGET
 from raystudy.errors import InputError
-from raystudy.ledger import Ledger
-from raystudy.study import NAME, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, Study, slug, study_dir
-from raystudy.studyfile import BUDGET
+from raystudy.record import mirror as mirrors
+from raystudy.record import storage as storages
+from raystudy.record.ledger import Ledger
+from raystudy.run.budget import PRICES, Budget, price, seconds
 from raystudy.terminal import guarded, printable, terminal
 
 # torch, ray and optuna take seconds to import: functions that need them import them, so that help and mistakes are answered at once.
 if TYPE_CHECKING:
-    from raystudy.build import Builder
-    from raystudy.execute import Resources
+    from raystudy.run.build import Builder
+    from raystudy.run.execute import Resources
 
 BASELINE = "ce"
 TRACKING_SECONDS = 120.0  # how long the end of a sweep waits for MLflow; it goes on in the background after that
@@ -337,7 +338,7 @@ def request(args: argparse.Namespace) -> tuple[Study, "Resources"]:
 
     import torch
 
-    from raystudy.execute import Resources
+    from raystudy.run.execute import Resources
 
     held = torch.cuda.device_count()
     gpus = float(held > 0 or (measure and bool(args.address))) if args.gpus_per_trial is None else args.gpus_per_trial
@@ -393,24 +394,25 @@ def run(
     budget: Budget | None = None,
 ) -> int:
     """Runs a study to its end, or goes on with it. Returns the exit code: 0 finished, 130 interrupted or its budget used up."""
-    from raystudy import mlflow_store, show, tracking
-    from raystudy.build import Builder
-    from raystudy.execute import capacity, execute, reach
+    from raystudy.run.beside import beside
+    from raystudy.run.build import Builder
+    from raystudy.run.execute import capacity, execute, reach
+    from raystudy.tracking import projection, store
 
     folder = study_dir(storage, study.name)
-    storages.pull(folder)
+    mirrors.pull(folder)
     told = folder / "study.toml"
     if told.exists():
         study = study.grown_from(Study.from_toml(told))
     builder = Builder(study, resources.data_root)
-    uri = None if tracking_uri == "none" else mlflow_store.absolute(tracking_uri or mlflow_store.default_uri())
+    uri = None if tracking_uri == "none" else store.absolute(tracking_uri or store.default_uri())
     if uri:
-        mlflow_store.check(uri)
+        store.check(uri)
     if not told.exists():
         reach(resources)  # before there is anything of the study
     ledger, mirror = Ledger(folder), None
     try:
-        mirror = storages.mirror(folder)
+        mirror = mirrors.mirror(folder)
         if not told.exists() and not study.batch:  # the study.toml of another machine brings its own
             searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
             study = replace(study, batch=max(1, math.ceil(capacity(resources) / max(1, searched))))
@@ -423,16 +425,16 @@ def run(
             if few < FEW_UPDATES:
                 note = f"note: {few} updates a network is little; methods that mix samples need {FEW_UPDATES} or more: raise --epochs"
                 console.print(note, style="yellow", soft_wrap=True)
-            follower = tracking.start(folder, uri) if uri else None
+            follower = projection.start(folder, uri) if uri else None
             try:
-                with show.beside(folder, builder.data, resources.data_root, study.val_fraction):
+                with beside(folder, builder.data, resources.data_root, study.val_fraction):
                     execute(study.name, searches, resources, console, budget)
             finally:
                 ledger.close()  # so that the follower's last pass sees a study that is not running
                 if follower:
-                    tracking.finish(follower, TRACKING_SECONDS)
-        elif uri and tracking.behind(folder, uri):
-            tracking.finish(tracking.start(folder, uri), TRACKING_SECONDS)
+                    projection.finish(follower, TRACKING_SECONDS)
+        elif uri and projection.behind(folder, uri):
+            projection.finish(projection.start(folder, uri), TRACKING_SECONDS)
     finally:
         ledger.close()
         if mirror:
@@ -456,7 +458,7 @@ def _write(path: Path, text: str) -> None:
 def finish(folder: Path, tracking_uri: str | None, console: Console) -> None:
     """The leaderboard, and what to do next."""
     from analysis import load, tables
-    from raystudy.mlflow_store import public
+    from raystudy.tracking.store import public
 
     study, histories = load.study(folder)
     console.print(tables.leaderboard(study, histories))
@@ -481,13 +483,13 @@ def sweep(args: argparse.Namespace) -> int:
         charge = price(args.prices, args.machine, resources.cpus, resources.gpus)
         limit = Budget(most, args.max_cost or math.inf, charge)
     if args.dry_run:
-        from raystudy.build import Builder
+        from raystudy.run.build import Builder
 
         dry_run(Builder(study, resources.data_root), terminal())
         return 0
     storage, console = args.storage.expanduser().absolute(), terminal()
     if args.confirm_above is not None and not args.yes:
-        from raystudy import plan
+        from raystudy.run import plan
 
         if not plan.confirmed(plan.made(study, storage, resources, args, console), args.confirm_above, console):
             return 1

@@ -13,8 +13,8 @@ sys.path.insert(0, str(HERE.parent))
 
 from analysis import load  # noqa: E402
 from analysis.select import chosen, replicates, score  # noqa: E402
-from raystudy.ledger import CellHistory  # noqa: E402
-from raystudy.study import Cell  # noqa: E402
+from raystudy.design.study import Cell  # noqa: E402
+from raystudy.record.ledger import CellHistory  # noqa: E402
 
 RULES = (
     "noisy_val",

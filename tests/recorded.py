@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from raystudy.data.noise import Noise
-from raystudy.ledger import Ledger
-from raystudy.study import Cell, Study, arrays_path
+from raystudy.design.study import Cell, Study
+from raystudy.record.checkpoints import arrays_path
+from raystudy.record.ledger import Ledger
 
 SPACE = {
     "tau": {"name": "tau", "low": 0.1, "high": 0.9},

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raystudy.method import Batch, Task, View
-from raystudy.networks import BatchNorm
+from raystudy.data.batch import Batch, View
+from raystudy.learn.method import Task
+from raystudy.learn.networks import BatchNorm
 
 
 @dataclass

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raystudy.data import augment
+from raystudy.data.batch import Batch, View
 from raystudy.data.noise import generator
 from raystudy.errors import InputError
-from raystudy.method import Batch, View
 
 STREAM = 0x6F726465  # keeps the draws of the order apart from those of the noise, STREAM_SPLIT those of the split
 STREAM_SPLIT = 0x73706C69

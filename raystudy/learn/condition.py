@@ -1,0 +1,46 @@
+"""A cell's data as a ``Condition`` that pictures are drawn from: all labels, some images, the matrix that the noise model has."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from raystudy.data import corruption, noise
+from raystudy.data.noise import Matrix, Noise
+from raystudy.data.pictures import IMAGES, Condition, shortened
+from raystudy.errors import InputError
+from raystudy.learn.celldata import CellData, in_memory, joined
+
+STREAM_SHEET = 0x73686F77
+
+
+def condition(cell: CellData, setting: Noise, classes: tuple[str, ...], images: int = IMAGES) -> Condition:
+    """Of prepared data, training and validation images alike; up to ``images`` for the contact sheet."""
+    n, m = len(cell.y), len(cell.y_val)
+    chosen = np.sort(noise.generator(STREAM_SHEET, setting.seed).permutation(n + m)[:images])
+    places = torch.from_numpy(chosen)
+    known = cell.effective_rate is not None
+    return Condition(
+        title=shortened(f"{cell.name}, {setting.label}, noise seed {setting.seed}", 90),
+        chosen=chosen,
+        x=in_memory(joined(cell.x[places[places < n]], cell.x_held[places[places >= n] - n])).cpu().numpy(),
+        given=torch.cat([cell.y, cell.y_val]).cpu().numpy(),
+        clean=torch.cat([cell.truth.clean, cell.truth.val_clean]).cpu().numpy() if known else None,
+        classes=classes,
+        nominal=None if setting.rate == noise.NOISES[setting.kind].default else setting.rate,
+        expected=_expected(cell, setting),
+    )
+
+
+def _expected(cell: CellData, setting: Noise) -> Matrix | None:
+    """The transition matrix of the noise model; None for a kind that has none (human labels, noise that depends on the image)."""
+    if setting.kind == "matrix":
+        full = corruption.read_matrix(Path(setting.variant), cell.n_classes)
+        return (1 - setting.rate) * np.eye(cell.n_classes) + setting.rate * full
+    if setting.kind == "asymmetric" and not setting.variant:
+        setting = replace(setting, variant=noise.CLASS_MAP_OF[cell.name])
+    try:
+        return noise.transition_matrix(setting, cell.n_classes)
+    except InputError:
+        return None

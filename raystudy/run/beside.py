@@ -1,0 +1,51 @@
+"""Pictures of a study's conditions, drawn by a thread while the study runs."""
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from raystudy.data import datasets
+from raystudy.data.noise import Noise
+from raystudy.data.pictures import pictures
+from raystudy.design.study import slug
+from raystudy.learn.celldata import prepare
+from raystudy.learn.condition import condition
+
+
+def folder(study: Path, dataset: str, setting: Noise) -> Path:
+    """Where the pictures of a condition of a study lie: ``<study>/data/<data set>_<noise>``."""
+    seed = f"_seed{setting.seed}" if setting.seed else ""
+    return study / "data" / f"{slug(dataset)}_{setting.slug}{seed}"
+
+
+@contextlib.contextmanager
+def beside(study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val_fraction: float) -> Iterator[None]:
+    """Draws the pictures of a study's conditions while it runs, those that are not there yet.
+
+    The study's end waits for the one that is being drawn and for no other: a thread that was left alone at the end of the
+    process would be stopped inside matplotlib's C++, which aborts. What is left undrawn is drawn when the study is run again.
+    A picture that cannot be drawn is no reason to stop a study; what went wrong is then in ``error.txt`` in place of the summary.
+    """
+    wanted = [(d, n) for d, n in dict.fromkeys(conditions) if not (folder(study, d, n) / "summary.json").exists()]
+    over = threading.Event()
+
+    def work() -> None:
+        for dataset, setting in wanted:
+            if over.is_set():
+                return
+            out = folder(study, dataset, setting)
+            try:
+                classes = datasets.load(dataset, root, setting).classes
+                pictures(condition(prepare(dataset, root, setting, val_fraction), setting, classes), out)
+            except Exception as e:  # whatever a font cache, a full disk or an odd image makes of itself
+                out.mkdir(parents=True, exist_ok=True)
+                (out / "error.txt").write_text(f"{type(e).__name__}: {e}\n", encoding="utf-8")
+
+    thread = threading.Thread(target=work, name="pictures")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,130 @@
+"""Turns a study into what can be run: data loaded and digested, spaces, recipes and network checked, one search per cell."""
+
+import math
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+
+from raystudy.data import corruption, datasets, masks
+from raystudy.data.loader import split_validation
+from raystudy.data.noise import Noise, condition_digest
+from raystudy.design import space
+from raystudy.design.study import Cell, Study
+from raystudy.errors import InputError
+from raystudy.learn import networks
+from raystudy.learn.celldata import prepare
+from raystudy.learn.point import Point, method_class
+from raystudy.learn.recipe import Recipe
+from raystudy.learn.spec import TrialSpec
+from raystudy.record.ledger import Ledger
+from raystudy.record.provenance import commit, versions
+from raystudy.run.search import CellSearch
+
+
+class Data(NamedTuple):
+    """What is known of a cell's data without holding it."""
+
+    data_digest: str
+    noise_digest: str
+    effective_rate: float | None  # None where the truth is not known
+    images: int  # of the training set, validation held out
+
+
+class Builder:
+    """Turns a study into cell searches: loads each cell's data once for its digests, checks spaces, recipes and the network."""
+
+    def __init__(self, study: Study, data_root: Path) -> None:
+        self.study, self.data_root = study, data_root
+        self.spaces = {m: space.load(m) for m in study.methods}
+        self.recipes: dict[Cell, Recipe] = {}
+        self.data: dict[tuple[str, Noise], Data] = {}
+        self.shapes: dict[str, tuple[int, int, int]] = {}  # channels, pixels, classes of a data set
+        recipe_for, built = lru_cache(maxsize=None)(space.recipe_for), set()
+        for cell in study.cells():
+            network = study.network_of(cell)
+            self.recipes[cell] = recipe_for(study.recipe_of(cell), cell.method, cell.dataset, network)
+            if (cell.dataset, cell.noise) not in self.data:
+                data = prepare(cell.dataset, data_root, cell.noise, study.val_fraction)
+                self.data[cell.dataset, cell.noise] = Data(
+                    data.data_digest, data.noise_digest, data.effective_rate, len(data.y)
+                )
+                if study.clean_val > (most := data.clean_validation):
+                    held = f"{cell.dataset} holds out {most} validation images whose true labels are known"
+                    raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {most}")
+                self.shapes[cell.dataset] = (data.size[0], data.size[1], data.n_classes)
+            if (cell.dataset, network) not in built:
+                networks.build(network, *self.shapes[cell.dataset])
+                built.add((cell.dataset, network))
+        self.commit, self.versions = commit(), versions()
+
+    def store_masks(self, folder: Path) -> None:
+        """Writes the mask of every condition into the study's folder, where there is none that can be read.
+
+        Raises InputError where there is one and it is not what is to be trained on: images or a file that noise is read from
+        have changed since the study began.
+        """
+        for cell in {c.data_key: c for c in self.study.cells()}.values():
+            path, now = folder / "masks" / f"{cell.data_key}.npz", self.data[cell.dataset, cell.noise]
+            try:
+                mask = masks.load(path)
+            except InputError:  # none yet, or a damaged one, which is as good as none
+                data = datasets.load(cell.dataset, self.data_root, cell.noise)
+                masks.save(corruption.mask(data, cell.noise, self.data_root), path)
+                continue
+            _, val = split_validation(len(mask.given), self.study.val_fraction, mask.seed)
+            begun = (mask.data, condition_digest(mask.given, val, mask.images))
+            if begun != (now.data_digest, now.noise_digest):
+                raise InputError(
+                    f"{cell.condition} is not what study {self.study.name!r} was begun with (mask {path}): its images, or a file "
+                    "that its noise is read from, have changed; put them back or choose another --name"
+                )
+
+    def spec(self, cell: Cell, point: Point, seed: int) -> TrialSpec:
+        data = self.data[cell.dataset, cell.noise]
+        return TrialSpec(
+            method=cell.method,
+            version=method_class(cell.method).version,
+            point=point,
+            dataset=cell.dataset,
+            data_digest=data.data_digest,
+            noise=cell.noise.to_dict(),
+            noise_digest=data.noise_digest,
+            network=self.study.network_of(cell),
+            recipe=self.recipes[cell].to_dict(),
+            epochs=self.study.epochs_of(cell),
+            seed=seed,
+            val_fraction=self.study.val_fraction,
+            clean_val=self.study.clean_val,
+        )
+
+    def header(self, cell: Cell) -> dict[str, Any]:
+        data = self.data[cell.dataset, cell.noise]
+        return {
+            "cell": cell.to_dict(),
+            "digests": {"data": data.data_digest, "noise": data.noise_digest},
+            "effective_rate": data.effective_rate,
+            "images": data.images,
+            "network": self.study.network_of(cell),
+            "recipe": self.recipes[cell].to_dict(),
+            "epochs": self.study.epochs_of(cell),
+            "objective": self.study.objective,
+            "space": {d.name: d.to_dict() for d in self.spaces[cell.method].dimensions},
+            "versions": self.versions,
+            "commit": self.commit,
+        }
+
+    def updates(self, cell: Cell) -> int:
+        """Updates of one network over a whole training, as plain cross-entropy counts them."""
+        images, recipe = self.data[cell.dataset, cell.noise].images, self.recipes[cell]
+        return self.study.epochs_of(cell) * math.ceil(images / recipe.batch_size)
+
+    def searches(self, study: Study, ledger: Ledger) -> list[CellSearch]:
+        """The search of every cell, rebuilt from the ledger."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        found = []
+        for cell in study.cells():
+            history = ledger.open(cell.key, self.header(cell))
+            found.append(CellSearch(study, cell, self.spaces[cell.method], ledger, history, partial(self.spec, cell)))
+        return found

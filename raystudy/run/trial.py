@@ -1,0 +1,133 @@
+"""The Ray Tune Trainable: trains a trial epoch by epoch, keeps its checkpoint, and is reused from trial to trial."""
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray import tune
+
+from raystudy.data.noise import Noise
+from raystudy.learn.celldata import prepare
+from raystudy.learn.spec import TrialSpec
+from raystudy.learn.training import Run, resume
+from raystudy.record.checkpoints import Checkpoints
+from raystudy.run import memory
+
+STEP_SECONDS = 0.5  # epochs shorter than this are reported together: a driver can take only so many results a second
+
+
+class TrialActor(tune.Trainable):
+    """Runs one trial at a time.
+
+    The config names the trial (``spec``), how many epochs the driver already holds (``recorded``), where rungs lie (``rungs``), the
+    checkpoint file, how often it is written and the storage it is copied to, what the trial may use (``gpus``, ``whole``), and the file
+    for what a finished trial leaves (``arrays``). One ``step`` is one epoch, or as many as fit in half a second without passing a rung, so
+    that trials are judged at equal epochs. A checkpoint carries its records: what it knows and the driver does not is told again, what the
+    driver knows beyond it is trained again, identically.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.checkpoints: Checkpoints | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        if self.checkpoints:
+            self.checkpoints.close()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.cleanup()
+        self.failure, self.again, self.whole = "", False, config["whole"]
+        self.run: Run | None = None
+        self.notes: list[str] = []
+        self.next: int = config["recorded"]
+        try:
+            torch.set_num_threads(config["threads"])
+            device = "cuda" if torch.cuda.is_available() and config["gpus"] else "cpu"
+            if device == "cuda":
+                memory.limit(config["gpus"])
+            spec = TrialSpec(**config["spec"])
+            data = prepare(spec.dataset, Path(config["data_root"]), Noise(**spec.noise), spec.val_fraction, device)
+            self.run = Run(spec, data, device)
+            self.checkpoints = Checkpoints(Path(config["checkpoint"]), config["storage"], config["study"])
+            self.arrays: str | None = config.get("arrays")
+            self.checkpoints.fetch()
+            resume(self.run, self.checkpoints.file, self.notes.append)
+        except Exception as e:
+            self._failed(e)
+        self.rungs, self.every = set(config["rungs"]), config["checkpoint_seconds"]
+        self.saved = time.monotonic()
+
+    def step(self) -> dict[str, Any]:
+        start, first, records, diverged = time.monotonic(), self.next, [], False
+        if self.run is not None and not self.failure:
+            try:
+                while not diverged and self.next < self.run.spec.epochs:
+                    while len(self.run.records) <= self.next and not self.run.diverged:
+                        self._epoch()
+                    diverged = self.run.diverged and self.next >= len(self.run.records) - 1
+                    records += self.run.records[self.next : self.next + 1]
+                    self.next += 1
+                    if self.next in self.rungs or time.monotonic() - start > STEP_SECONDS:
+                        break
+            except Exception as e:
+                self._failed(e)
+        return {
+            "start": first,
+            "records": records,
+            "diverged": diverged,
+            "failure": self.failure,
+            "again": self.again,
+            "notes": self.notes,
+            "worker": f"{socket.gethostname()}:{os.getpid()}",
+        }
+
+    def _failed(self, e: Exception) -> None:
+        """Notes why the trial cannot go on. Where memory ran out, it is freed for the next trial, and this one may have a whole device."""
+        self.failure = _told(e)
+        if memory.exhausted(e):
+            self.failure = (
+                f"out of memory on {'a whole device' if self.whole else 'its part of a device'}: {self.failure}"
+            )
+            self.again = not self.whole
+            self.run = None
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+
+    def _epoch(self) -> None:
+        assert self.run is not None
+        assert self.checkpoints is not None
+        self.run.epoch()
+        if time.monotonic() - self.saved >= self.every and len(self.run.records) < self.run.spec.epochs:
+            try:
+                self.run.save(self.checkpoints.file)
+                problem = self.checkpoints.store()
+            except (OSError, RuntimeError) as e:  # torch's own writer raises the latter
+                problem = f"no checkpoint was written: {_told(e)}"  # costs time if the worker dies, never the trial
+            if problem:
+                self.notes.append(problem)
+            self.saved = time.monotonic()
+        if len(self.run.records) == self.run.spec.epochs and not self.run.diverged and self.arrays:
+            self._leave(Path(self.arrays))
+
+    def _leave(self, path: Path) -> None:
+        """Writes the finished trial's arrays, before its last records are told; without them only figures are missing."""
+        assert self.run is not None
+        assert self.checkpoints is not None
+        try:
+            with self.checkpoints.leaving(path) as new, new.open("wb") as f:
+                np.savez_compressed(f, **self.run.arrays())
+        except Exception as e:
+            self.notes.append(f"no arrays written: {_told(e)}")
+
+
+def _told(e: Exception) -> str:
+    """An exception in one line, for the ledger."""
+    return f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"[:500]

@@ -1,0 +1,691 @@
+"""The ledger in MLflow: an experiment for the study, a run for each cell, a child run for each trial.
+
+Here belongs what is written to MLflow and when; ``mlflow_store`` knows where it is, ``mlflow_runs`` what runs are called.
+The projection is a process of its own that follows the ledger's files
+(``python -m raystudy.tracking.projection STUDY_DIR``), so the driver's loop never waits for it and never imports MLflow.
+It only reads the ledger; MLflow can be away or be deleted at any time and is brought up again by ``sync``.
+
+Why nothing is ever there twice. A trial's run is found by its tags (cell and key), is created under a lock, and its
+status is written last: a run that is FINISHED or FAILED is all there. Of any other run the cursor tells how many
+epochs are in; without a cursor that fits they are logged again with the ledger's own times, and MLflow's SQL store
+keeps one of two values with the same key, step and time. The cursor fits if the experiment carries its token.
+
+Files are logged, too. Write them, and the next pass of a study that is not running (the follower's last one, or ``sync``) brings them
+to MLflow, again only when their content has changed: ``artifacts/<cell key>/`` of the study's folder goes to that cell's run;
+``report/``, ``data/``, ``masks/`` and ``artifacts/study/`` go once to the run of the first cell, to which the others' descriptions link.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import os
+import select
+import subprocess
+import sys
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raystudy.errors import InputError
+from raystudy.record import ledger
+from raystudy.record.ledger import ENDED, CellHistory, TrialHistory
+from raystudy.tracking import runs, store, views
+
+STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
+ENDS = frozenset(STATUS.values())  # a trial's run has one of these when all of it is in
+VERSION = 2
+TUNED = "raystudy.tuned"  # tag of the trainings behind a cell's tuned numbers
+ANY = 3  # mlflow.entities.ViewType.ALL: deleted ones, too
+PAUSE = 2.0  # seconds between two looks at the ledger; longer if looking takes more than a twentieth of that
+
+
+@dataclass
+class Synced:
+    """What a pass wrote."""
+
+    experiment: str = ""  # its id
+    runs: int = 0  # created
+    values: int = 0  # of metrics
+    changes: int = 0  # calls that changed anything
+
+
+# ----------------------------------------------------------------------------------------------------- the projection
+
+
+@dataclass
+class Run:
+    """What we know of a run in MLflow."""
+
+    id: str
+    status: str = "RUNNING"
+    epochs: int = 0  # how many are in; of a cell's run: how many trials its progress tells of
+    metrics: dict[str, float] = field(default_factory=dict)  # the latest values, of a cell's run
+    fresh: bool = True  # has no params yet
+    tuned: bool = False  # is tagged as one of the trainings behind its cell's tuned numbers
+    deleted: bool = False  # by hand, in the UI: left alone
+    place: tuple[str, str] | None = None  # number and parent's id, of a trial's run that was found
+
+
+@dataclass
+class CellState:
+    """A cell, as far as it was read, and its runs in MLflow."""
+
+    history: CellHistory
+    offset: int = 0
+    running: bool = False  # as what the open trials were shown last
+    parent: Run | None = None
+    runs: dict[str, Run] = field(default_factory=dict)
+
+
+@dataclass
+class Cursor:
+    """What is in MLflow already: bytes of the files of cells that are done, epochs of trials that are not."""
+
+    token: str = ""
+    done: dict[str, int] = field(default_factory=dict)
+    epochs: dict[str, dict[str, int]] = field(default_factory=dict)
+    files: str = ""  # the state of the artifacts' files
+    uri: str = ""  # the store, for `raystudy ui STUDY`; without user and password
+    version: int = 0  # of what we write: another version's cursor is not believed, so that what is new is brought in
+
+
+def _cursor_file(study_dir: Path, uri: str) -> Path:
+    return study_dir / "tracking" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
+
+
+class Projection:
+    """Brings one MLflow store up to one study's ledger, pass by pass."""
+
+    def __init__(self, study_dir: Path, uri: str) -> None:
+        self.dir, self.uri = study_dir, uri
+        self.client = store.connect(uri)
+        self.cursor_file = _cursor_file(study_dir, uri)
+        self.forget()
+
+    def forget(self) -> None:
+        """What MLflow holds is found out anew in the next pass."""
+        self.experiment, self.new_experiment = "", False
+        self.cursor = Cursor()
+        self.cells: dict[str, CellState] = {}
+        self.tags: dict[str, str] | None = None  # of the experiment
+        self.begun = 0  # when it was made, ms
+
+    def sync(self, running: bool) -> Synced:
+        """One pass. Raises what MLflow raises, InputError for a broken ledger file (after the other cells)."""
+        done, broken = Synced(), None
+        paths = ledger.cells(self.dir)
+        with store.locked(self.dir / "tracking" / "lock"):
+            try:
+                if not self.experiment or self._read_cursor().token != self.cursor.token:
+                    self.forget()  # also when another process wrote in between
+                    if not self._find_experiment(paths, done):
+                        return done
+                done.experiment = self.experiment
+                for path in paths:
+                    try:
+                        self._cell(path, running, done)
+                    except InputError as e:
+                        self.cells.pop(path.stem, None)
+                        broken = broken or e
+                if self.cells and (done.changes or self.tags is None):
+                    self._save_views(done)
+                files = self.cursor.files if running else _files_state(self.dir)
+                if files != self.cursor.files:
+                    self._log_files(done)
+                if done.changes or not self.cursor.token or files != self.cursor.files:
+                    self._write_cursor(files)
+            except BaseException:
+                self.forget()
+                raise
+        if broken:
+            raise broken
+        return done
+
+    # -- cursor
+
+    def _read_cursor(self) -> Cursor:
+        try:
+            cursor = Cursor(**json.loads(self.cursor_file.read_text()))
+        except (OSError, ValueError, TypeError):
+            return Cursor()
+        return cursor if cursor.version == VERSION else Cursor()
+
+    def _write_cursor(self, files: str) -> None:
+        cursor = Cursor(
+            uuid.uuid4().hex, dict(self.cursor.done), files=files, uri=store.public(self.uri), version=VERSION
+        )
+        for key, cell in self.cells.items():
+            unfinished = [t.key for t in cell.history.trials.values() if t.state == "running"]
+            if not unfinished and cell.parent and cell.parent.status == "FINISHED":
+                cursor.done[key] = cell.offset
+            else:
+                cursor.done.pop(key, None)
+                cursor.epochs[key] = {k: cell.runs[k].epochs for k in unfinished if k in cell.runs}
+        self.client.set_experiment_tag(self.experiment, "raystudy.cursor", cursor.token)
+        scratch = self.cursor_file.with_suffix(".tmp")
+        scratch.write_text(json.dumps(asdict(cursor)))
+        scratch.replace(self.cursor_file)
+        self.cursor = cursor
+
+    # -- finding what is there
+
+    def _find_experiment(self, paths: list[Path], done: Synced) -> bool:
+        """Finds or creates the study's experiment; False if nothing has begun.
+
+        A study that was deleted and begun anew, or another user's of the same name, is another study: while such a one
+        has the experiment of that name, ours is named with the time of its beginning.
+        """
+        begun = {path.stem: event["time"] for path in paths for event in [_first(path)] if event}
+        if not begun:
+            return False
+        study, cursor = self.dir.absolute().name, self._read_cursor()
+        tags = {"mlflow.experimentKind": "custom_model_development", "raystudy.design.study": study}
+        for experiment in self.client.search_experiments(ANY, filter_string=f"tags.\"raystudy.study\" = '{study}'"):
+            if cursor.token and cursor.token == experiment.tags.get("raystudy.cursor"):
+                self.cursor = cursor
+                break
+            cells = list(self._search(experiment.experiment_id, "tags.\"raystudy.role\" = 'cell'"))
+            if not cells or any(begun.get(c.data.tags["raystudy.cell"]) == c.info.start_time for c in cells):
+                break
+        else:
+            experiment = self.client.get_experiment_by_name(study)
+            if experiment and "raystudy.design.study" not in experiment.tags:  # made for us by hand
+                for key, value in tags.items():
+                    self.client.set_experiment_tag(experiment.experiment_id, key, value)
+            else:
+                seconds, ms = divmod(min(begun.values()), 1000)
+                when = f"{time.strftime('%Y-%m-%dT%H.%M.%S', time.gmtime(seconds))}.{ms:03}"
+                name, file = f"{study}-{when}" if experiment else study, store.sqlite_file(self.uri)
+                place = (file.parent / "mlartifacts" / name).as_uri() if file else None
+                self.experiment, self.new_experiment = self.client.create_experiment(name, place, tags), True
+                done.changes += 1
+                return True
+        if experiment.lifecycle_stage != "active":
+            restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            told = f"is in MLflow's trash; take it out (`{restore}`) or empty it (`mlflow gc`)"
+            raise InputError(f"experiment {experiment.name!r} {told}")
+        self.experiment = experiment.experiment_id
+        return True
+
+    def _find_runs(self, cell: CellState) -> None:
+        """Finds the cell's runs in MLflow.
+
+        A run of the same key that began at another time is not of this ledger, but of a cell that was deleted and begun
+        anew: it goes to MLflow's trash. So does a second run of a key, left by an answer that was lost.
+        """
+        begun = {"": cell.history.header["time"], **{t.key: t.started for t in cell.history.trials.values()}}
+        epochs = self.cursor.epochs.get(cell.history.key, {})
+        for entity in self._search(self.experiment, f"tags.\"raystudy.cell\" = '{cell.history.key}'"):
+            info, data = entity.info, entity.data
+            key, deleted = data.tags.get("raystudy.key", ""), info.lifecycle_stage == "deleted"
+            if key not in begun:
+                continue
+            known = cell.runs.get(key)
+            if info.start_time == begun[key] and (known is None or known.deleted):
+                run = Run(info.run_id, info.status, epochs.get(key, 0), data.metrics, not data.params)
+                run.tuned, run.deleted = bool(data.tags.get(TUNED)), deleted
+                run.place = data.tags.get("raystudy.number", ""), data.tags.get("mlflow.parentRunId", "")
+                cell.runs[key] = run
+            elif not deleted:
+                self.client.delete_run(info.run_id)
+        cell.parent = cell.runs.pop("", None)
+
+    def _search(self, experiment: str, which: str) -> Iterator[Any]:
+        """Runs, deleted ones among them."""
+        page = None
+        while True:
+            found = self.client.search_runs([experiment], which, ANY, 1000, page_token=page)
+            yield from found
+            page = found.token
+            if not page:
+                return
+
+    # -- bringing up
+
+    def _cell(self, path: Path, running: bool, done: Synced) -> None:
+        key, size = path.stem, path.stat().st_size
+        cell = self.cells.get(key)
+        if cell and size < cell.offset:  # deleted and begun anew
+            del self.cells[key]
+            cell, self.new_experiment = None, False
+        if (cell.offset, cell.running) == (size, running) if cell else self.cursor.done.get(key) == size:
+            return
+        cell = cell or CellState(CellHistory(key))
+        history, touched = cell.history, _read(cell, path)
+        if not history.header:
+            return
+        from mlflow.entities import Param
+
+        if key not in self.cells:
+            if not self.new_experiment:
+                self._find_runs(cell)
+            self.cells[key] = cell
+            touched = dict.fromkeys(history.trials)
+        unfinished = [t.key for t in history.trials.values() if t.state == "running"]
+        if running != cell.running:
+            touched.update(dict.fromkeys(unfinished))
+            cell.running = running
+        news = [history.trials[k] for k in touched if k not in cell.runs or cell.runs[k].status not in ENDS]
+
+        if cell.parent is None:
+            tags = runs.cell_tags(self.dir, history) | {"raystudy.role": "cell"}
+            cell.parent = self._create(runs.cell_name(history), history.header["time"], tags, done)
+            self._log_dataset(cell, done)
+        if cell.parent.fresh and not cell.parent.deleted:
+            params = [Param(k, v) for k, v in runs.cell_params(history).items()]
+            self.client.log_batch(cell.parent.id, params=params)
+            cell.parent.fresh = False
+            done.changes += 1
+        for trial in history.trials.values():
+            self._place(cell, cell.parent, trial, done)
+        # A cell that is done stays FINISHED when the study is run again, until there is news of it.
+        idle = not news and not unfinished and cell.parent.status == "FINISHED"
+        for trial in news:
+            self._trial(cell, cell.parent, trial, done)
+        if not cell.parent.deleted:
+            if any(history.trials[k].state != "running" for k in touched):
+                self._summary(history, cell.parent, done)
+            if not (running and unfinished):
+                self._mark_tuned(cell, done)
+            status = "RUNNING" if running and not idle else "KILLED" if unfinished else "FINISHED"
+            self._set_status(cell.parent, status, runs.last_time(history), done)
+
+    def _trial(self, cell: CellState, parent: Run, trial: TrialHistory, done: Synced) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        run = cell.runs.get(trial.key)
+        if run is None:
+            tags = runs.cell_tags(self.dir, cell.history) | runs.trial_tags(trial) | {"mlflow.parentRunId": parent.id}
+            run = self._create(
+                runs.trial_name(trial), trial.started, tags | runs.end_tags(trial), done
+            )  # one call less
+            cell.runs[trial.key], tags = run, {}
+        else:
+            tags = runs.end_tags(trial)
+        if run.deleted:
+            return
+        metrics = [
+            Metric(name, column[epoch], trial.times[epoch], epoch)
+            for epoch in range(run.epochs, trial.epochs)
+            for name, column in trial.curves.items()
+            if not math.isnan(column[epoch])
+        ]
+        params = [Param(k, v) for k, v in runs.params(cell.history, trial).items()] if run.fresh else []
+        if metrics or params or tags:
+            self.client.log_batch(run.id, metrics, params, [RunTag(k, v) for k, v in tags.items()])
+            done.changes += 1
+        run.epochs, run.fresh = trial.epochs, False
+        done.values += len(metrics)
+        status = STATUS.get(trial.state, "RUNNING" if cell.running else "KILLED")
+        self._set_status(run, status, trial.ended or (trial.times[-1] if trial.epochs else trial.started), done)
+
+    def _place(self, cell: CellState, parent: Run, trial: TrialHistory, done: Synced) -> None:
+        """Brings a run that was found to where its trial is now: a merge numbers trials anew, and may give the cell a new run."""
+        run = cell.runs.get(trial.key)
+        if run is None or run.place is None or run.deleted:
+            return
+        if run.place != (str(trial.number), parent.id):
+            tags = {
+                "raystudy.number": str(trial.number),
+                "mlflow.parentRunId": parent.id,
+                "mlflow.runName": runs.trial_name(trial),
+            }
+            for name, value in tags.items():
+                self.client.set_tag(run.id, name, value)
+            done.changes += 1
+        run.place = None
+
+    def _create(self, name: str, begun: int, tags: dict[str, str], done: Synced) -> Run:
+        run = self.client.create_run(self.experiment, begun, tags, name)
+        done.runs += 1
+        done.changes += 1
+        return Run(run.info.run_id)
+
+    def _set_status(self, run: Run, status: str, when: int, done: Synced) -> None:
+        if status == run.status:
+            return
+        if status == "RUNNING":
+            self.client.update_run(run.id, status)
+        else:
+            self.client.set_terminated(run.id, status, when)
+        run.status = status
+        done.changes += 1
+
+    def _summary(self, history: CellHistory, parent: Run, done: Synced) -> None:
+        from mlflow.entities import Metric
+
+        from analysis.select import cell_summary
+
+        states = Counter(t.state for t in history.trials.values())
+        values = {**{f"trials/{state}": float(states[state]) for state in ENDED}, **cell_summary(history)}
+        # Always step 0, where the newest value counts: MLflow draws numbers of one step as bars side by side, not as curves.
+        new = {k: v for k, v in values.items() if math.isfinite(v) and parent.metrics.get(k) != v}
+        when = max(t.ended for t in history.trials.values())
+        if new:  # always when a trial has ended: their numbers are among these
+            told = runs.progress(history, parent.epochs)
+            self.client.log_batch(parent.id, [*(Metric(k, v, when, 0) for k, v in new.items()), *told])
+            parent.metrics = {**parent.metrics, **new}
+            parent.epochs = max([parent.epochs, *(m.step + 1 for m in told)])
+            done.values += len(new) + len(told)
+            done.changes += 1
+
+    def _mark_tuned(self, cell: CellState, done: Synced) -> None:
+        """Tags the trainings behind the cell's tuned numbers with its name, by which the view of the curves groups them."""
+        from analysis.select import VAL, chosen, replicates
+
+        history = cell.history
+        tuned = {t.key for t in replicates(history, chosen(history, history.header.get("objective", VAL)))}
+        for key, run in cell.runs.items():
+            if run.deleted or run.tuned == (key in tuned):
+                continue
+            if run.tuned:
+                self.client.delete_tag(run.id, TUNED)
+            else:
+                self.client.set_tag(run.id, TUNED, runs.cell_name(history))
+            run.tuned = not run.tuned
+            done.changes += 1
+
+    # -- what the UI shows, and files
+
+    def _log_dataset(self, cell: CellState, done: Synced) -> None:
+        """Data and labels as the data set of the cell's run; on every trial it would cost much, and say nothing new."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        header = cell.history.header
+        digests = header.get("digests")
+        if not digests or cell.parent is None:
+            return
+        digest = f"{digests['data'][:17]}-{digests['noise'][:18]}"  # MLflow takes 36
+        profile = json.dumps({"noise": header["cell"]["noise"], "effective_rate": header.get("effective_rate")})
+        source = json.dumps({"tags": {"raystudy.digests": digests}})
+        data = Dataset(runs.condition(header["cell"]), digest, "code", source, profile=profile)
+        self.client.log_inputs(cell.parent.id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+        done.changes += 1
+
+    # -- what the UI shows, and files
+
+    def _save_views(self, done: Synced) -> None:
+        """Saves the views of the study, those that are new."""
+        names: dict[str, list[str]] = {}
+        for cell in self.cells.values():
+            for trial in cell.history.trials.values():
+                known = names.setdefault(cell.history.header["cell"]["method"], sorted(trial.point))
+                known[:] = [name for name in known if name in trial.point]
+        if self.tags is None:
+            experiment = self.client.get_experiment(self.experiment)
+            self.tags, self.begun = dict(experiment.tags), experiment.creation_time
+        for key, value in views.saved(self.begun, names).items():
+            if self.tags.get(key) != value:
+                self.client.set_experiment_tag(self.experiment, key, value)
+                self.tags[key] = value
+                done.changes += 1
+
+    def _log_files(self, done: Synced) -> None:
+        """Brings the study's files to the runs of its cells; a run is tagged with the digest of what it has."""
+        runs = {r.data.tags["raystudy.cell"]: r for r in self._search(self.experiment, "tags.`raystudy.role` = 'cell'")}
+        runs = {k: r for k, r in runs.items() if r.info.lifecycle_stage == "active" and k in _cell_keys(self.dir)}
+        if not runs:
+            return
+        first = min(runs.values(), key=lambda r: (r.info.start_time, r.info.run_name))
+        for key, run in runs.items():
+            folders = [(self.dir / "artifacts" / key, "")]
+            folders += [(f, f.name) for f in _study_folders(self.dir)] if run is first else []
+            if (digest := _digest([f for f, _ in folders])) not in ("", run.data.tags.get("raystudy.files", "")):
+                for folder, below in folders:
+                    for file in _files(folder):
+                        place = Path(below) / file.relative_to(folder).parent
+                        self.client.log_artifact(run.info.run_id, str(file), str(place) if place.parts else None)
+                self.client.set_tag(run.info.run_id, "raystudy.files", digest)
+                done.changes += 1
+        if _study_folders(self.dir):
+            at = f"#/experiments/{self.experiment}/runs/{first.info.run_id}/artifacts"
+            for run in runs.values():
+                note = f"The study's report and pictures: [artifacts of {first.info.run_name}]({at})"
+                if run.data.tags.get("mlflow.note.content") != note:
+                    self.client.set_tag(run.info.run_id, "mlflow.note.content", note)
+                    done.changes += 1
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def _cell_keys(study_dir: Path) -> set[str]:
+    return {path.stem for path in ledger.cells(study_dir)}
+
+
+def _study_folders(study_dir: Path) -> list[Path]:
+    """The folders with files of the study as a whole."""
+    folders = (study_dir / "report", study_dir / "data", study_dir / "masks", study_dir / "artifacts" / "study")
+    return [f for f in folders if _files(f)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files below a folder, but not what is being written (``.NAME``, ``NAME.new``, ``NAME.tmp``).
+
+    Nor links: a study of a stranger could point at any file of ours, which would then be on the server.
+    """
+    found = [f for f in folder.rglob("*") if f.is_file() and not f.is_symlink()] if folder.is_dir() else []
+    return sorted(f for f in found if not f.name.startswith(".") and f.suffix not in (".new", ".tmp"))
+
+
+def _files_state(study_dir: Path) -> str:
+    """Changes when a file to log is written: a look at the folders, no more. Empty without files."""
+    folders = [*_study_folders(study_dir), study_dir / "artifacts"]
+    told = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for folder in folders for f in _files(folder)]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""
+
+
+def _digest(folders: list[Path]) -> str:
+    """Of the names and contents of the files below; empty without files."""
+    told = [(str(f.relative_to(d.parent)), _content(f)) for d in folders for f in _files(d)]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""
+
+
+def _content(file: Path) -> str:
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def _first(path: Path) -> dict[str, Any] | None:
+    """The header of a cell file; None while it is not there, or for a broken file (which ``_read`` reports)."""
+    with contextlib.suppress(InputError):
+        return next((event for event, _ in ledger.events(path)), None)
+    return None
+
+
+def _read(cell: CellState, path: Path) -> dict[str, None]:
+    """Folds in what is new in the file. Returns the keys of the trials it told of, in order."""
+    touched: dict[str, None] = {}
+    try:
+        for event, offset in ledger.events(path, cell.offset):
+            if cell.history.apply(event) and event["event"] != "cell":
+                touched[event["key"]] = None
+            cell.offset = offset
+    except (KeyError, TypeError, AttributeError) as e:
+        raise InputError(f"{path}: not a ledger file of raystudy ({type(e).__name__}: {e})") from None
+    return touched
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+
+
+def sync(study_dir: Path, uri: str, running: bool = False) -> Synced:
+    """Brings MLflow up to the ledger, once. Raises InputError, one line, if it cannot."""
+    uri = store.absolute(uri)
+    if store.replaced(uri):  # only a new process gets a new store
+        command = [sys.executable, "-m", "raystudy.tracking.projection", str(study_dir.absolute()), "--once"]
+        command += ["--running"] if running else []
+        told = subprocess.run(command, env=_environment(uri), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if told.returncode:
+            raise InputError((told.stderr.strip() or "the projection ended without a word").splitlines()[-1])
+        return Synced(**json.loads(told.stdout))
+    try:
+        return Projection(study_dir, uri).sync(running)
+    except InputError:
+        raise
+    except Exception as e:
+        raise InputError(f"MLflow at {store.public(uri)}: {store.one_line(e)}") from e
+
+
+def _environment(uri: str) -> dict[str, str]:
+    """The URI goes by the environment, because it may hold a password and others can read command lines."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": path}
+
+
+def behind(study_dir: Path, uri: str) -> bool:
+    """Whether a study that is not running has something that may not be in MLflow yet. A look at files, no more."""
+    try:
+        told = Cursor(**json.loads(_cursor_file(study_dir, uri).read_text()))
+    except (OSError, ValueError, TypeError):
+        return True
+    if told.version != VERSION:
+        return True
+    grown = any(told.done.get(path.stem) != path.stat().st_size for path in ledger.cells(study_dir))
+    return grown or told.files != _files_state(study_dir)
+
+
+def logged(study_dir: Path, running: bool) -> str:
+    """Brings what was written beside a study's ledger to the store the study was brought to last; what came of it, in a line."""
+    uri = store_of(study_dir)
+    if uri is None:
+        return "not in MLflow: the study is not there (raystudy sync brings both)"
+    if running:
+        return f"not in MLflow yet: the running sweep brings it to {uri} when it ends"
+    try:
+        store.check(uri)
+        sync(study_dir, uri)
+    except InputError as e:
+        return f"not in MLflow (raystudy sync brings it there): {e}"
+    return f"in MLflow: an artifact of the study's first cell, to which the others' descriptions link ({uri})"
+
+
+def store_of(study_dir: Path) -> str | None:
+    """The store that a study was brought to last, as far as its own folder tells."""
+    cursors = sorted((study_dir / "tracking").glob("*.json"), key=lambda p: p.stat().st_mtime)
+    for file in reversed(cursors):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if uri := Cursor(**json.loads(file.read_text())).uri:
+                return uri
+    return None
+
+
+def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
+    """What can be looked at of each study in a store (``views.links``), or of one, by the name of its experiment, newest first.
+
+    Raises InputError, one line, if the store does not answer.
+    """
+    found: dict[str, dict[str, str]] = {}
+    file = store.sqlite_file(uri)
+    if file and not file.exists():
+        return found
+    try:
+        client = store.connect(uri)
+        for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
+            name = experiment.tags.get("raystudy.design.study")
+            if name is None or study not in (None, name, experiment.name):
+                continue
+            told = client.search_runs([experiment.experiment_id], "tags.`raystudy.role` = 'cell'", max_results=1000)
+            runs = sorted(told, key=lambda r: (r.info.start_time, r.info.run_name))
+            methods = dict.fromkeys(r.data.tags["method"] for r in runs)
+            found[experiment.name] = views.links(experiment.experiment_id, methods, [r.info.run_id for r in runs])
+    except Exception as e:
+        raise InputError(f"MLflow at {store.public(uri)}: {store.one_line(e)}") from e
+    return found
+
+
+def open_when_up(base: str, place: str) -> None:
+    """Opens the browser on a page as soon as the server answers, from a process of its own that waits two minutes for it."""
+    code = (
+        "import sys, time, urllib.request, webbrowser\n"
+        "for _ in range(240):\n"
+        "    try:\n"
+        "        urllib.request.urlopen(sys.argv[1] + '/health', timeout=2).close()\n"
+        "    except OSError:\n"
+        "        time.sleep(0.5)\n"
+        "    else:\n"
+        "        sys.exit(not webbrowser.open(sys.argv[1] + sys.argv[2]))\n"
+    )
+    subprocess.Popen([sys.executable, "-c", code, base, place], stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def start(study_dir: Path, uri: str) -> subprocess.Popen[bytes]:
+    """Starts the process that follows the ledger. It ends with ``finish``, or with this process, however that ends."""
+    folder = study_dir / "tracking"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "raystudy.tracking.projection", str(study_dir.absolute())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=_environment(store.absolute(uri)),
+            start_new_session=True,  # Ctrl-C is for the driver; this one still has its last pass to do
+        )
+
+
+def finish(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Lets the process do its last pass. Returns whether all is in MLflow; if it takes longer it goes on by itself."""
+    if process.stdin:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    try:
+        return process.wait(timeout) == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def follow(study_dir: Path, uri: str) -> int:
+    """Follows the ledger until standard input ends, then does a last pass. Returns 0 if all is in MLflow."""
+    projection, wait = None, 0.0
+    while True:
+        ended = bool(select.select([sys.stdin], [], [], wait)[0]) and not os.read(sys.stdin.fileno(), 4096)
+        if store.replaced(uri):  # only a new process gets a new store
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        try:
+            projection = projection or Projection(study_dir, uri)
+            began = time.monotonic()
+            projection.sync(running=not ended)
+            wait, problem = min(30.0, max(PAUSE, 20 * (time.monotonic() - began))), False
+        except Exception as e:
+            wait, problem = min(60.0, max(PAUSE, 2 * wait)), True
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), store.one_line(e), file=sys.stderr, flush=True)
+            if not isinstance(e, InputError | OSError) and type(e).__name__ != "MlflowException":
+                traceback.print_exc()
+        if ended:
+            return int(problem)
+
+
+def main() -> int:
+    about = "Follows a study's ledger into MLflow until standard input ends."
+    parser = argparse.ArgumentParser(prog="python -m raystudy.tracking.projection", description=about)
+    parser.add_argument("study_dir", type=Path)
+    parser.add_argument("--uri", help="default: MLFLOW_TRACKING_URI, else ./mlflow.db")
+    parser.add_argument("--once", action="store_true", help="one pass, and print what it wrote")
+    parser.add_argument("--running", action="store_true", help="with --once: show unfinished trials as running")
+    told = parser.parse_args()
+    uri = store.absolute(told.uri) if told.uri else store.default_uri()
+    if told.once:
+        try:
+            print(json.dumps(asdict(sync(told.study_dir, uri, told.running))))
+        except InputError as e:
+            print(e, file=sys.stderr)
+            return 2
+        return 0
+    os.nice(10)  # training comes first
+    return follow(told.study_dir, uri)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

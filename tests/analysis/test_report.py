@@ -1,0 +1,258 @@
+"""The report: its tables in every form, its figures' looks, and the page in a real browser."""
+
+import csv
+import io
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import recorded
+from browser import chromium, missing
+
+from analysis import figures, literature, load, report
+from analysis.grid import grouped
+from analysis.page import Picture, Section, document
+from analysis.select import Score
+from analysis.sheets import Sheet, latex, percent
+from raystudy.cli import main
+from raystudy.data.noise import Noise
+from raystudy.design.study import Block, Cell, Study
+from raystudy.learn.methods import METHODS
+from raystudy.record.ledger import CellHistory
+
+NASTY = r"50% & a_b #1 $x$ {y} ~^\ <i> | naïve ± – ‡ 漢"
+
+# -- quick: forms of a table, looks, published numbers
+
+
+def sheet(rows: int = 2) -> Sheet:
+    told = [[NASTY, percent(Score(0.912, 0.01, 3), bold=True)] for _ in range(rows)]
+    return Sheet("t", NASTY, ["method", "0.2"], told, "note " + NASTY)
+
+
+def test_csv_keeps_text_and_numbers() -> None:
+    rows = list(csv.reader(io.StringIO(sheet().to_csv())))
+    assert rows[0] == ["method", "0.2"]
+    assert rows[1][0] == NASTY
+    assert float(rows[1][1]) == pytest.approx(91.2)
+
+
+def test_markdown_and_html_are_escaped() -> None:
+    assert r"\|" in sheet().to_markdown()
+    assert "**91.2 ± 1.0**" in sheet().to_markdown()
+    page = sheet().to_html()
+    assert "<i>" not in page
+    assert "<strong>91.2 ± 1.0</strong>" in page
+
+
+def unsafe(tex: str) -> list[str]:
+    """Characters that would end a table or stop LaTeX, outside of commands."""
+    plain = re.sub(r"\\[&%$#_{}]|\\[A-Za-z]+|\\\\|\$\\[a-zA-Z]+\$", "", tex)
+    return [c for c in plain if c in r"%#$_~^<>|\"" or not c.isascii()]
+
+
+def test_latex_is_escaped_and_balanced() -> None:
+    assert unsafe(latex(NASTY)) == []
+    for rows in (2, 60):
+        tex = sheet(rows).to_latex()
+        for environment in re.findall(r"\\begin\{(\w+)\}", tex):
+            assert tex.count(rf"\begin{{{environment}}}") == tex.count(rf"\end{{{environment}}}")
+        body = [line for line in tex.splitlines() if line.endswith(r"\\") and "caption" not in line]
+        assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {1}  # two columns everywhere
+        assert tex.count(r"\toprule") == tex.count(r"\midrule") == tex.count(r"\bottomrule") == 1
+
+
+def test_every_method_has_one_look_of_its_own() -> None:
+    assert figures.names() == tuple(sorted(METHODS))
+    looks = {(s["color"], s["marker"]) for s in map(figures.style, METHODS)}
+    assert len(looks) == len(METHODS)
+    assert figures.style("ce")["color"] == "black"
+    assert figures.style("not_yet_written")["color"]
+
+
+def test_published_numbers_are_whole_and_in_percent() -> None:
+    told = literature.published()
+    assert len(told) > 1000
+    assert all(0 < p.accuracy <= 100 for p in told)
+    assert {p.verified for p in told} <= set(literature.MARKS)
+    assert {p.statistic for p in told} <= set(literature.RULE_OF)
+    assert {p.method for p in told} <= {"", *METHODS}
+    assert all(p.source for p in told)
+
+
+def test_published_numbers_stand_beside_the_cell_they_belong_to() -> None:
+    cell = Cell("dividemix", "cifar10", Noise("symmetric", 0.8))
+    rows = [p for p in literature.beside(cell) if "Table 1" in p.source and "DivideMix" in p.source]
+    assert {(p.statistic, p.accuracy) for p in rows} == {("best", 93.2), ("last", 92.9)}
+    assert all(p.text.endswith("§") for p in rows)  # not checked against the paper
+    assert "mlp" in literature.differences("mlp", cell, rows[0])
+    assert not literature.differences("preact_resnet18", cell, rows[0])
+    assert literature.beside(Cell("dividemix", "cifar10", Noise("symmetric", 0.8, "exclusive"))) != rows
+    assert literature.beside(Cell("dividemix", "digits", Noise("symmetric", 0.8))) == []
+
+
+def test_errors_are_turned_into_accuracies() -> None:
+    (row,) = [
+        p
+        for p in literature.published()
+        if p.published_as == "ERM"
+        and (p.rate, p.statistic, p.metric) == (0.2, "best", "test_error")
+        and p.dataset == "cifar10"
+    ]
+    assert row.accuracy == pytest.approx(87.3)  # printed as an error of 12.7
+
+
+def test_the_page_asks_for_nothing_from_elsewhere() -> None:
+    page = document("<b>", [Section("a", "A & B", "lead", [sheet(), Picture("p", "no picture", "because", None)])])
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert "@import" not in page
+    assert "<title>&lt;b&gt;</title>" in page
+    assert "because" in page
+
+
+def test_a_study_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "nothing", "--storage", str(tmp_path)]) == 2
+    assert "unknown study" in capsys.readouterr().err
+
+
+def test_arrays_that_are_broken_count_as_absent(tmp_path: Path) -> None:
+    (tmp_path / "arrays").mkdir()
+    (tmp_path / "arrays" / "k.npz").write_bytes(b"PK\x03\x04 torn")
+    assert load.arrays(tmp_path, "k") is None
+    assert load.arrays(tmp_path, "other") is None
+
+
+def test_cells_that_differ_in_more_than_noise_stand_apart() -> None:
+    noises = (Noise("symmetric", 0.2), Noise("symmetric", 0.5))
+    blocks = (Block(("ce",), ("digits",), noises), Block(("ce",), ("digits",), noises, network="convnet", epochs=5))
+    study = Study("g", ("ce",), ("digits",), noises, 1, 1, 2, "mlp", grid=blocks)
+    groups = grouped(study, {cell: CellHistory(cell.key) for cell in study.cells()})
+    assert [g.title for g in groups] == [
+        "digits, symmetric inclusive",
+        "digits, symmetric inclusive (convnet, 5 epochs)",
+    ]
+    assert [list(g.levels) for g in groups] == [["0.2", "0.5"]] * 2
+    assert len({g.name for g in groups}) == 2
+
+
+# -- slow: whole reports
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("studies") / "seen"
+    recorded.write(folder, trials=9)
+    assert main(["report", "seen", "--storage", str(folder.parent)]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_a_report_is_whole(folder: Path) -> None:
+    out = folder / "report"
+    names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    for kind in (
+        "rates",
+        "curves",
+        "sieve",
+        "cost",
+        "gap",
+        "importance",
+        "transition",
+        "budget-passes",
+        "parallel-elr",
+        "surface-elr",
+    ):
+        for end in ("png", "pdf"):
+            assert f"figures/{kind}-digits-symmetric-inclusive.{end}" in names
+    for table in (
+        "selection",
+        "intervals",
+        "recommendations",
+        "provenance",
+        "leaderboard-last10-digits-symmetric-inclusive",
+    ):
+        for end in ("csv", "md", "tex"):
+            assert f"tables/{table}.{end}" in names
+    assert not [n for n in names if n.endswith(".new")]
+    assert (out / "study.toml").read_text() == (folder / "study.toml").read_text()
+    assert "--study study.toml" in (out / "index.html").read_text()
+    rows = list(csv.DictReader((out / "tables/leaderboard-last10-digits-symmetric-inclusive.csv").open()))
+    assert len(rows) == 9
+    assert {"method", "rate", "mean", "std", "n", "low", "high"} <= set(rows[0])
+
+
+@pytest.mark.slow
+def test_the_oracle_is_never_bold_and_always_named(folder: Path) -> None:
+    out = folder / "report"
+    assert "oracle_test" not in (out / "report.md").read_text().replace("leaderboard-oracle_test", "")
+    assert r"\textbf" not in (out / "tables/leaderboard-oracle_test-digits-symmetric-inclusive.tex").read_text()
+    assert r"\textbf" in (out / "tables/leaderboard-last10-digits-symmetric-inclusive.tex").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
+def test_the_latex_tables_compile(folder: Path) -> None:
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=folder / "report" / "tables", capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_every_tab_and_figure_shows_in_a_browser_without_a_network(folder: Path, tmp_path: Path) -> None:
+    with chromium(tmp_path) as driver:
+        driver.execute_cdp_cmd("Network.enable", {})
+        offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+        driver.get((folder / "report" / "index.html").as_uri())
+        links = driver.find_elements("css selector", "nav a")
+        assert [a.text for a in links] == [
+            "Results",
+            "Selection",
+            "Statistics",
+            "Published",
+            "Training",
+            "Search",
+            "Cost",
+            "Provenance",
+        ]
+        for link in links:
+            link.click()
+            shown = [s for s in driver.find_elements("tag name", "section") if s.is_displayed()]
+            assert [s.find_element("tag name", "h1").text for s in shown] == [link.text]
+            pictures = shown[0].find_elements("tag name", "img")
+            assert all(
+                driver.execute_script("return arguments[0].complete && arguments[0].naturalWidth > 300", p)
+                for p in pictures
+            )
+            assert all(p.is_displayed() and p.size["width"] > 200 for p in pictures)
+            assert shown[0].find_elements("css selector", "table, img, pre")
+        head = driver.find_element("css selector", "#table-digests thead th:nth-child(3)")
+        driver.execute_script("arguments[0].click()", head)
+        wrong = [float(c.text) for c in driver.find_elements("css selector", "#table-digests tbody td:nth-child(3)")]
+        assert wrong == sorted(wrong)
+        driver.get((folder / "report" / "index.html").as_uri() + "#search")
+        assert driver.find_element("id", "search").is_displayed()
+        assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+@pytest.mark.slow
+def test_a_study_that_has_hardly_begun_has_a_report_too(tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    recorded.write(one, ("dividemix",), (0.2,), trials=1, replicates=0, epochs=1, arrays=False)
+    files = report.build(one, tmp_path / "out")
+    assert files[0].name == "index.html"
+    assert "no trial has left arrays" in files[0].read_text()
+    shutil.rmtree(one / "cells")
+    assert "0 of 1 cells begun" in report.build(one, tmp_path / "out")[0].read_text()
+
+
+def test_where_nothing_can_be_written_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded.write(tmp_path / "s", ("ce",), (0.2,), trials=1, replicates=0, epochs=1)
+    (tmp_path / "file").write_text("")
+    assert main(["report", "s", "--storage", str(tmp_path), "--out", str(tmp_path / "file")]) == 2
+    assert "cannot write the report" in capsys.readouterr().err
+    assert set(os.listdir(tmp_path)) == {"file", "s"}

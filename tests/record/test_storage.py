@@ -1,0 +1,303 @@
+"""Storages: one contract for a local URL, fsspec's memory file system and a real S3 server; working copies, mirrors and checkpoints."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from raystudy.cli import main
+from raystudy.errors import InputError
+from raystudy.record import checkpoints, storage
+from raystudy.record import mirror as mirrors
+from raystudy.record.ledger import Ledger, replay
+
+TRIAL = {"event": "trial", "key": "k", "number": 0, "origin": "paper", "point": {"a": 1.0}, "seed": 0}
+END = {"event": "end", "key": "k", "state": "complete"}
+
+
+def record(epoch: int) -> dict:
+    return {"event": "record", "key": "k", "epoch": epoch, "metrics": {"acc": 0.5}}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "LOOK_SECONDS", 0.05)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A bucket of a real S3 server on loopback, as pyarrow names it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+    before = {k: os.environ.get(k) for k in keys}
+    os.environ |= keys
+    boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1").create_bucket(Bucket="bucket")
+    yield f"s3://bucket/{{}}?endpoint_override=http://127.0.0.1:{port}&region=us-east-1"
+    server.stop()
+    for k, v in before.items():
+        if v is None:
+            os.environ.pop(k, None)
+        else:
+            os.environ[k] = v
+
+
+@pytest.fixture(params=["file", "memory", pytest.param("s3", marks=pytest.mark.slow)])
+def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A storage's URL; working copies lie in the test's own cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if request.param == "s3":
+        return request.getfixturevalue("s3").format(tmp_path.name)
+    return {"file": f"file://{tmp_path}/there", "memory": f"memory://{tmp_path.name}"}[request.param]
+
+
+def begun(address: str) -> tuple[Path, Ledger]:
+    """A study with one cell and one running trial, in the working copy of ``address``."""
+    folder = storage.folder(address) / "s"
+    ledger = Ledger(folder)
+    (folder / "study.toml").write_text("name = 's'\n")
+    (folder / "masks").mkdir()
+    (folder / "masks" / "m.npz").write_bytes(b"mask")
+    ledger.open("c", {"cell": {"method": "ce"}})
+    ledger.append("c", TRIAL, record(0))
+    return folder, ledger
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> float:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+def test_names() -> None:
+    assert storage.folder("studies") == Path("studies")
+    assert storage.url(Path("studies")) is None
+    for name in (
+        "s3://bucket/a/b",
+        "gs://x",
+        "file:///nfs/studies",
+        "s3://b/../../etc?endpoint_override=http://h:1&x=%2F",
+    ):
+        folder = storage.folder(name + "/")
+        assert storage.url(folder) == name
+        assert folder.parent.name == "raystudy"  # one folder, whatever the URL says
+        assert storage.told(folder) == name
+    assert storage.told(Path("studies")) == "studies"
+
+
+@pytest.mark.parametrize("name", ["s4://bucket/x", "nowhere://x"])
+def test_an_unknown_kind_of_storage_is_one_line_with_choices(name: str) -> None:
+    with pytest.raises(InputError, match=r"unknown kind of --storage .*choose from: .*\bs3\b") as e:
+        storage.place(name)
+    assert "\n" not in str(e.value)
+
+
+def test_a_mirror_and_back(address: str) -> None:
+    folder, ledger = begun(address)
+    there = storage.place(address) / "s"
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    cell = there / "cells" / "c.jsonl"
+    mine = folder / "cells" / "c.jsonl"
+    within(5, lambda: cell.size() == mine.stat().st_size)
+    ledger.append("c", record(1), END)
+    assert within(5, lambda: cell.size() == mine.stat().st_size) < mirrors.MIRROR_SECONDS  # an end does not wait
+    ledger.close()
+    mirror.close()
+    assert cell.read() == mine.read_bytes()
+    assert (there / "driver.json").size() is None  # nobody drives it any more
+    assert not mirrors.driven(folder)
+
+    kept = mine.read_bytes()
+    shutil.rmtree(folder)
+    assert storage.studies(folder.parent) == ["s"]
+    assert mirrors.pull(folder) == 3
+    assert mine.read_bytes() == kept
+    assert (folder / "masks" / "m.npz").read_bytes() == b"mask"
+    assert replay(mine).trials["k"].state == "complete"
+    assert (folder / "study.toml").read_text() == "name = 's'\n"
+    assert mirrors.pull(folder) == 0
+
+
+def test_a_change_waits_less_than_ten_seconds(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mirrors.MIRROR_SECONDS < 9
+    monkeypatch.setattr(mirrors, "MIRROR_SECONDS", 0.3)
+    folder, ledger = begun(address)
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    cell, mine = storage.place(address) / "s" / "cells" / "c.jsonl", folder / "cells" / "c.jsonl"
+    within(5, lambda: cell.size() == mine.stat().st_size)
+    size = cell.size()
+    with mine.open("ab") as f:  # a torn line is never mirrored
+        f.write(b'{"event": "torn')
+    time.sleep(0.5)
+    assert cell.size() == size
+    with mine.open("r+b") as f:
+        f.truncate(size)
+    ledger.append("c", record(1))
+    within(0.3 + 1, lambda: cell.size() == mine.stat().st_size)
+    ledger.close()
+    mirror.close()
+
+
+def test_the_longer_ledger_wins_and_a_conflict_is_told(address: str) -> None:
+    folder, ledger = begun(address)
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    mine, cell = folder / "cells" / "c.jsonl", storage.place(address) / "s" / "cells" / "c.jsonl"
+    old = mine.read_bytes()
+    ledger.append("c", record(1))
+    ledger.close()
+    mirror.close()
+    new = mine.read_bytes()
+
+    mine.write_bytes(old + b'{"torn')  # this machine has less, and a torn line
+    assert mirrors.pull(folder) == 2
+    assert mine.read_bytes() == new
+
+    cell.write(old)  # the storage has less
+    assert mirrors.pull(folder) == 0
+    assert mine.read_bytes() == new
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    mirror.close()
+    assert cell.read() == new
+
+    cell.write(old + new[len(old) :].replace(b'"epoch":1', b'"epoch":7') + b"{}\n")
+    with pytest.raises(InputError, match="different stories of one cell") as e:
+        mirrors.pull(folder)
+    assert "\n" not in str(e.value)
+    assert mine.read_bytes() == new
+
+
+def test_a_second_driver_is_refused(address: str) -> None:
+    folder, ledger = begun(address)
+    there = storage.place(address) / "s"
+    theirs = {"id": "x", "host": "elsewhere", "pid": 7, "time": time.time() - 5}
+    (there / "driver.json").write(json.dumps(theirs).encode())
+    assert mirrors.driven(folder)
+    with pytest.raises(InputError, match="is being run by process 7 on elsewhere"):
+        mirrors.mirror(folder)
+    (there / "driver.json").write(json.dumps(theirs | {"time": time.time() - mirrors.LEASE_SECONDS}).encode())
+    mirror = mirrors.mirror(folder)  # not heard of for a minute
+    assert mirror is not None
+    ledger.close()
+    mirror.close()
+    gone = {"id": "x", "host": socket.gethostname(), "pid": 2**22 + 1, "time": time.time()}
+    (there / "driver.json").write(json.dumps(gone).encode())
+    mirror = mirrors.mirror(folder)  # killed a moment ago on this machine
+    assert mirror is not None
+    mirror.close()
+
+
+def test_a_storage_that_is_away_never_stops_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "MIRROR_SECONDS", 0.3)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, ledger = begun(f"file://{tmp_path}/there")
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    cells = tmp_path / "there" / "s" / "cells"
+    within(5, lambda: (cells / "c.jsonl").exists())
+    shutil.rmtree(cells)
+    cells.write_text("in the way")
+    ledger.append("c", record(1), END)
+    within(5, lambda: bool(mirror.problem))
+    cells.unlink()  # and it is back
+    within(10, lambda: (cells / "c.jsonl").exists())
+    ledger.close()
+    mirror.close()
+    assert (cells / "c.jsonl").read_bytes() == (folder / "cells" / "c.jsonl").read_bytes()
+
+
+def test_what_the_storage_lacks_at_the_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(mirrors, "CLOSE_WAITS", (0.0,))
+    folder, ledger = begun(f"file://{tmp_path}/there")
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    within(5, lambda: (tmp_path / "there" / "s" / "cells" / "c.jsonl").exists())
+    shutil.rmtree(tmp_path / "there")
+    (tmp_path / "there").write_text("in the way")
+    ledger.append("c", record(1), END)
+    ledger.close()
+    with pytest.raises(InputError, match=r"the ledger is whole in .*, but not in file://"):
+        mirror.close()
+
+
+def test_a_storage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "file").write_text("")
+    folder, ledger = begun(f"file://{tmp_path}/file/below")
+    with pytest.raises(InputError, match="cannot be written"):
+        mirrors.mirror(folder)
+    ledger.close()
+
+
+def test_checkpoints_move_between_nodes(address: str, tmp_path: Path) -> None:
+    def node() -> checkpoints.Checkpoints:
+        return checkpoints.Checkpoints(Path("/nowhere/k.pt"), address, "s")
+
+    first = node()
+    first.fetch()
+    assert not first.file.exists()
+    for text in (b"one", b"two", b"three"):
+        first.file.write_bytes(text)
+        assert first.store() == ""
+    first.close()
+    second = node()
+    second.fetch()
+    assert second.file.read_bytes() == b"three"
+    assert second.file.with_name("k.pt.prev").read_bytes() == b"two"
+    second.close()
+    assert not second.file.parent.exists()
+
+    folder, ledger = begun(address)  # the trial ends: its checkpoints go
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    ledger.append("c", END)
+    held = storage.place(address) / "s" / "checkpoints"
+    within(5, lambda: not held.files())
+    ledger.close()
+    mirror.close()
+
+
+def test_what_a_trial_leaves_on_another_node_is_brought_back_to_who_asks(address: str, tmp_path: Path) -> None:
+    folder = storage.folder(address) / "s"
+    node = checkpoints.Checkpoints(tmp_path / "k.pt", address, "s")
+    with node.leaving(folder / "arrays" / "k.npz") as file:
+        file.write_bytes(b"arrays")
+    with contextlib.suppress(RuntimeError), node.leaving(folder / "arrays" / "l.npz") as file:
+        file.write_bytes(b"half")
+        raise RuntimeError
+    node.close()
+    assert not folder.exists()  # the copy on the node is no working copy
+    assert mirrors.pull(folder) == 0
+    assert mirrors.pull(folder, arrays=True) == 1
+    assert {p.name: p.read_bytes() for p in (folder / "arrays").iterdir()} == {"k.npz": b"arrays"}
+
+
+def test_commands_tell_a_mistake_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for command, want in (
+        (["status", "x", "--storage", "s4://b"], "unknown kind of --storage 's4'"),
+        (["status", "x", "--storage", f"file://{tmp_path}"], "unknown study in file://"),
+        (["sweep", "ce", "--storage", "s4://b", "--tracking-uri", "none"], "unknown kind of --storage 's4'"),
+    ):
+        assert main(command) == 2
+        told = capsys.readouterr().err
+        assert want in told
+        assert len(told.strip().splitlines()) == 1

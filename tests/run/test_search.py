@@ -1,0 +1,182 @@
+"""The search of a cell on the real ledger and real Optuna; trainings are replaced by a formula of (point, epoch)."""
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from searched import CELL, opened, spec, study, train
+
+from raystudy.data.noise import Noise
+from raystudy.design.space import load
+from raystudy.design.study import SAMPLERS, Cell
+from raystudy.record.ledger import Ledger, replay
+from raystudy.run.search import CellSearch
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def outcome(path: Path) -> list[Any]:
+    """Everything that matters in a cell's ledger, without the clock and the order of arrival."""
+    trials = replay(path).trials.values()
+    return sorted(
+        (
+            t.number,
+            t.origin,
+            sorted(t.point.items()),
+            t.seed,
+            t.state,
+            t.reason,
+            {k: list(v) for k, v in t.curves.items()},
+        )
+        for t in trials
+    )
+
+
+def ledger_file(folder: Path) -> Path:
+    return folder / "cells" / f"{CELL.key}.jsonl"
+
+
+def test_trial_0_is_the_published_point(tmp_path: Path) -> None:
+    search = opened(tmp_path, study())
+    first = search.searched()[0]
+    assert first.origin == "paper"
+    assert first.number == 0
+    assert first.point["lambda_u"] == 25
+    assert first.point == search.paper_point
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_whole_search(tmp_path: Path, sampler: str) -> None:
+    search = opened(tmp_path, study(sampler=sampler))
+    train(search)
+    trials = search.searched()
+    assert [t.number for t in trials] == list(range(8))
+    assert len({str(t.point) for t in trials}) == 8
+    assert all(t.state in ("complete", "pruned") for t in trials)
+    replicates = [t for t in search.history.trials.values() if t.origin == "replicate"]
+    assert {t.seed for t in replicates} == {1, 2}
+    assert all(t.state == "complete" for t in replicates)
+    assert search.finished()
+    assert search.remaining() == 0
+
+
+def test_pruned_trials_are_told_with_their_curve_and_none_lingers(tmp_path: Path) -> None:
+    search = opened(tmp_path, study(trials=12))
+    train(search)
+    by_key = {t.user_attrs["raystudy.key"]: t for t in search.optuna.trials if t.state != TrialState.FAIL}
+    states = set()
+    for trial in search.searched():
+        told = by_key[trial.key]
+        states.add(trial.state)
+        assert told.state == {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}[trial.state]
+        assert told.intermediate_values == dict(enumerate(trial.curves["val/acc"]))
+        if trial.state == "complete":
+            assert told.value == pytest.approx(sum(trial.curves["val/acc"][-3:]) / 3)  # last tenth of 27, rounded up
+        else:
+            assert trial.epochs in search.rungs
+            assert "best third" in trial.reason
+    assert states == {"complete", "pruned"}
+    assert not [t for t in search.optuna.trials if t.state == TrialState.RUNNING]
+
+
+def test_diverged_and_failed_trials_fail_in_optuna(tmp_path: Path) -> None:
+    search = opened(tmp_path, study(trials=4))
+
+    def score(point: dict[str, Any], seed: int, epoch: int) -> float:
+        return math.nan if point != search.paper_point and epoch == 2 else 0.5
+
+    train(search, score)
+    assert [t.state for t in search.searched()] == ["complete", "diverged", "diverged", "diverged"]
+    assert [t.state for t in search.optuna.trials].count(TrialState.FAIL) == 3
+    assert not [t for t in search.optuna.trials if t.state == TrialState.RUNNING]
+    assert search.finished()
+
+
+def test_rungs_begin_after_warm_up_and_ramp(tmp_path: Path) -> None:
+    search = opened(tmp_path, study())
+    settled = load("dividemix").settled(search.paper_point)
+    assert search.rungs[0] >= settled * 27
+    slow = next(t for t in search.history.trials.values())
+    slow.point |= {"warmup": 0.9}
+    search._settled.clear()
+    assert search._pruned(slow) == ""
+
+
+def test_cells_are_never_compared(tmp_path: Path) -> None:
+    """Hopeless accuracies in one cell are its best: nothing is pruned because another noise level does better."""
+    ledger = Ledger(tmp_path)
+    cells = [Cell("dividemix", "digits", Noise("symmetric", r)) for r in (0.2, 0.8)]
+    good, bad = (
+        CellSearch(study(trials=3), c, load("dividemix"), ledger, ledger.open(c.key, {"cell": c.to_dict()}), spec)
+        for c in cells
+    )
+    train(good, lambda p, s, e: 0.9 + e / 1000)
+    train(bad, lambda p, s, e: 0.1 + e / 1000)
+    assert all(t.state == "complete" for t in bad.searched())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_killed_at_any_moment_ends_the_same(tmp_path: Path, sampler: str, batch: int) -> None:
+    """The ledger cut at random bytes, again and again, leads to the same trials, records and decisions as no kill."""
+    told = study(sampler=sampler, batch=batch)
+    train(opened(tmp_path / "whole", told))
+    want = outcome(ledger_file(tmp_path / "whole"))
+    rng = random.Random(f"{sampler}{batch}")
+    for cut in range(6 if sampler == "gp" else 15):
+        folder = tmp_path / str(cut)
+        for _ in range(3):
+            search = opened(folder, told)
+            steps = rng.randrange(120)
+            countdown = iter(range(steps))
+            train(search, stop=lambda countdown=countdown: next(countdown, None) is None, shuffle=rng)
+            search.ledger.close()
+            size = ledger_file(folder).stat().st_size
+            with ledger_file(folder).open("r+b") as f:
+                f.truncate(max(size - rng.randrange(200), 0))
+        search = opened(folder, told)
+        train(search, shuffle=rng)
+        assert outcome(ledger_file(folder)) == want
+        search.ledger.close()
+
+
+def test_growing_runs_only_what_is_missing(tmp_path: Path) -> None:
+    search = opened(tmp_path, study(trials=4, replicates=1))
+    train(search)
+    before = {k: t.ended for k, t in search.history.trials.items()}
+    search.ledger.close()
+    again = opened(tmp_path, study(trials=4, replicates=1))
+    assert again.finished()
+    again.ledger.close()
+    grown = opened(tmp_path, study(trials=7, replicates=3))
+    assert not grown.finished()
+    train(grown)
+    assert len(grown.searched()) == 7
+    assert {k: grown.history.trials[k].ended for k in before} == before
+    assert len([t for t in grown.history.trials.values() if t.origin == "replicate"]) >= 3
+
+
+def test_a_finished_last_epoch_without_its_end_is_ended_on_restart(tmp_path: Path) -> None:
+    search = opened(tmp_path, study(trials=1, replicates=0))
+    train(search)
+    search.ledger.close()
+    lines = ledger_file(tmp_path).read_text().splitlines(keepends=True)
+    assert '"end"' in lines[-1]
+    ledger_file(tmp_path).write_text("".join(lines[:-1]))
+    assert opened(tmp_path, study(trials=1, replicates=0)).searched()[0].state == "complete"
+
+
+def test_exhausted_space_ends_the_search(tmp_path: Path) -> None:
+    """A space of three points yields three trials, however many are asked for."""
+    from raystudy.design.space import Dimension, Space
+
+    ledger = Ledger(tmp_path)
+    space = Space("dividemix", (Dimension("loss_history", choices=(1, 5, 10)),), (), {})
+    search = CellSearch(study(trials=9, scheduler="none"), CELL, space, ledger, ledger.open(CELL.key, {}), spec)
+    train(search, lambda p, s, e: 0.5)
+    assert sorted(t.point["loss_history"] for t in search.searched()) == [1, 5, 10]
+    assert search.finished()
