@@ -1,71 +1,31 @@
-"""One Ray Tune experiment for a whole study: starts or joins Ray, runs every cell's trials, leaves nothing behind."""
+"""One Ray Tune experiment for a whole study: runs every cell's trials in an open Ray session, and leaves nothing behind."""
 
-import contextlib
-import logging
 import math
 import os
 import shutil
-import signal
-import socket
 import tempfile
-import threading
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
-import torch
 from ray import tune
-from rich.console import Console
 
 from raystudy.errors import InputError
 from raystudy.record.checkpoints import arrays_path, checkpoint_path
 from raystudy.record.ledger import TrialHistory
 from raystudy.record.storage import url
 from raystudy.run import memory
+from raystudy.run.audience import Audience
 from raystudy.run.budget import Budget
-from raystudy.run.nodes import Watch, largest
-from raystudy.run.progress import Progress
+from raystudy.run.nodes import largest
+from raystudy.run.resources import Resources, capacity
 from raystudy.run.search import CellSearch
+from raystudy.run.session import joined
 from raystudy.run.trial import TrialActor
 from raystudy.run.tune import CellScheduler, StudySearch
 
-PATIENCE = 8.0  # seconds that Ray may take to stop
 RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Where and how trials are run: nothing here changes their results."""
-
-    address: str | None  # of a running Ray; None: one of its own on this machine
-    cpus: float  # per trial
-    gpus: float  # per trial, of a device
-    measure: bool  # find out by a probe how much of a device each method takes, rather than ``gpus``
-    max_concurrent: int | None
-    checkpoint_every: float  # seconds
-    data_root: Path
-    trial_timeout: float = math.inf  # seconds without a record after which a trial has failed
-
-
-def capacity(resources: Resources) -> float:
-    """How many trials can run at once on this machine; on a cluster what --max-concurrent says, or one for each CPU here."""
-    slots = (os.cpu_count() or 1) / resources.cpus
-    if resources.gpus and torch.cuda.is_available():
-        slots = min(slots, torch.cuda.device_count() / resources.gpus)
-    return min(max(1.0, math.floor(slots)), resources.max_concurrent or math.inf)
-
-
-def reach(resources: Resources) -> None:
-    """Raises InputError, one line, where nothing listens at ``--address HOST:PORT``: Ray itself would try for minutes."""
-    host, colon, port = (resources.address or "").rpartition(":")
-    if colon and port.isdecimal() and "/" not in host:
-        try:
-            socket.create_connection((host, int(port)), 10).close()
-        except (OSError, OverflowError) as e:
-            raise InputError(f"cannot start or reach Ray on {resources.address}: {e}") from None
 
 
 class _Stopper(tune.Stopper):
@@ -86,41 +46,22 @@ class _Stopper(tune.Stopper):
 
 
 def execute(
-    name: str, searches: list[CellSearch], resources: Resources, console: Console, budget: Budget | None = None
+    name: str,
+    searches: list[CellSearch],
+    resources: Resources,
+    places: float,
+    audience: Audience,
+    budget: Budget | None = None,
 ) -> None:
-    """One Ray Tune experiment for all cells."""
-    slots = capacity(resources)
-    os.environ |= {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
-        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-        "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nothing is ever restored from Tune's own snapshots
-        "TUNE_MAX_PENDING_TRIALS_PG": str(
-            resources.max_concurrent or (10_000 if resources.address else int(slots) + 1)
-        ),
-        "TUNE_WARN_THRESHOLD_S": "60",
-    }
-    for logger in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    where: dict[str, Any] = {"address": resources.address}
-    if not resources.address:  # a Ray of its own, never one that an earlier, killed driver left behind
-        where = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
-    place = f"on {resources.address}" if resources.address else "on this machine"
-    console.print(f"starting Ray {place}: up to {slots:.0f} trials at once", markup=False, highlight=False)
-    reach(resources)
+    """One Ray Tune experiment for all cells, in the Ray session that is open. ``places``: how many trials fit at once."""
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(
+        resources.max_concurrent or (10_000 if resources.address else int(places) + 1)
+    )
+    scratch = tempfile.mkdtemp(prefix="raystudy-")
     try:
-        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as e:  # Ray raises nothing more special where a busy machine keeps it from starting in time
-        raise InputError(f"cannot start or reach Ray {place}: {' '.join(str(e).split())[:400]}") from None
-    scratch, problem = tempfile.mkdtemp(prefix="raystudy-"), None
-    with _stopping(console):
-        try:
-            problem = _experiment(name, searches, resources, slots, scratch, console, budget)
-        finally:
-            ray.shutdown()
-            shutil.rmtree(scratch, ignore_errors=True)
+        problem = _experiment(name, searches, resources, places, scratch, audience, budget)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     if problem:
         raise problem
 
@@ -129,15 +70,16 @@ def _experiment(
     name: str,
     searches: list[CellSearch],
     resources: Resources,
-    slots: float,
+    places: float,
     scratch: str,
-    console: Console,
+    audience: Audience,
     budget: Budget | None,
 ) -> InputError | None:
     """Measures what trials take if it was asked for, then runs them all. Returns why nothing could be recorded any more, if so."""
-    shares = _measured(searches, resources, console) if resources.measure and resources.gpus else {}
+    shares = _measured(searches, resources, audience) if resources.measure and resources.gpus else {}
     if shares:
-        slots = capacity(replace(resources, gpus=min(shares.values())))
+        smallest = replace(resources, gpus=min(shares.values()))
+        places = joined(smallest, audience) if resources.address else capacity(smallest)
 
     machine = max(resources.cpus, largest("CPU"))
 
@@ -161,10 +103,9 @@ def _experiment(
             "whole": gpus >= 1 if gpus else cpus >= machine,
         }
 
-    limit = resources.max_concurrent or (math.inf if resources.address else slots)
+    limit = resources.max_concurrent or (math.inf if resources.address else places)
     searcher = StudySearch(searches, config, limit)
-    watch = Watch(searches[0].ledger.dir, others=bool(resources.address))
-    with watch, warnings.catch_warnings(), Progress(searches, slots, console):
+    with warnings.catch_warnings(), audience.progress(searches, places):
         warnings.simplefilter("ignore")
         tune.Tuner(
             tune.with_resources(TrialActor, _request),
@@ -201,7 +142,9 @@ def _kind(search: CellSearch) -> tuple[str, str, str]:
     return spec.method, spec.dataset, spec.network
 
 
-def _measured(searches: list[CellSearch], resources: Resources, console: Console) -> dict[tuple[str, str, str], float]:
+def _measured(
+    searches: list[CellSearch], resources: Resources, audience: Audience
+) -> dict[tuple[str, str, str], float]:
     """The share of a device for each kind of trial, measured with the published point on free devices."""
     asked: dict[tuple[str, str, str], Any] = {}
     for search in searches:
@@ -210,7 +153,7 @@ def _measured(searches: list[CellSearch], resources: Resources, console: Console
             spec = search.spec(search.paper_point, search.study.seed)
             task = ray.remote(num_gpus=1, num_cpus=resources.cpus, max_calls=1)(memory.probe)
             asked[kind] = task.remote(spec, resources.data_root)
-    console.print(f"measuring how much memory {len(asked)} kinds of trial take", highlight=False)
+    audience.line(f"measuring how much memory {len(asked)} kinds of trial take")
     shares = {}
     for kind, task in asked.items():
         try:
@@ -218,40 +161,5 @@ def _measured(searches: list[CellSearch], resources: Resources, console: Console
         except ray.exceptions.RayError:  # what is wrong, a trial will tell
             shares[kind] = 1.0
     for (method, dataset, network), part in shares.items():
-        console.print(f"  {method}, {network} on {dataset}: {part:g} of a device", markup=False, highlight=False)
+        audience.line(f"  {method}, {network} on {dataset}: {part:g} of a device")
     return shares
-
-
-@contextlib.contextmanager
-def _stopping(console: Console) -> Iterator[None]:
-    """A scheduler's SIGTERM stops the study as cleanly as Ctrl-C, which Ray Tune handles; a second Ctrl-C takes Tune out of it.
-
-    Where the signal went to all processes of the study, as `timeout` and Slurm send it, Ray's own have died of it, and this one stands
-    in a call to them for a minute and answers no signal. Then a thread ends it, as nothing but the ledger is needed to go on.
-    """
-    done, (read, write) = threading.Event(), os.pipe()
-    os.set_blocking(write, False)
-
-    def follow() -> None:
-        while (got := os.read(read, 1)) and got[0] != signal.SIGTERM:  # SIGINT is kept from Ray's processes
-            pass
-        if got and not done.wait(PATIENCE):
-            console.show_cursor()
-            console.print("stopped while Ray gave no answer; the same command goes on from here", style="yellow")
-            os._exit(130)
-
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    wakeup = signal.set_wakeup_fd(write)
-    thread = threading.Thread(target=follow, name="raystudy-stop", daemon=True)
-    thread.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        done.set()
-        signal.set_wakeup_fd(wakeup)
-        signal.signal(signal.SIGTERM, before)
-        os.close(write)
-        thread.join()
-        os.close(read)

@@ -31,8 +31,9 @@ from analysis import load, tables
 from analysis.select import value
 from raystudy.data.noise import Noise
 from raystudy.design import space
+from raystudy.design.names import SAMPLERS, SCHEDULERS
 from raystudy.design.space import Dimension, Space
-from raystudy.design.study import SAMPLERS, SCHEDULERS, Cell, Study
+from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError, unknown
 from raystudy.learn.point import Point
 from raystudy.learn.spec import TrialSpec
