@@ -42,7 +42,7 @@ from raystudy.learn.point import split
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run
-from raystudy.run.build import Builder
+from raystudy.running.build import Builder
 
 REFERENCE = {0.2: (0.957, 0.982, 35), 0.5: (0.908, 0.964, 25), 0.8: (0.801, 0.930, 16)}  # ce, DivideMix, its seconds
 TARGET = 2 / 3  # of the port's seconds

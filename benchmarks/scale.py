@@ -99,17 +99,17 @@ def bare(trials: int) -> dict[str, float]:
 def study(kind: str, trials: int, cells: int) -> dict[str, float]:
     """A real study in the working directory, but for what its actors do."""
 
-    import raystudy.run.execute
+    import raystudy.running.execute
     from raystudy.data.noise import Noise
     from raystudy.design.study import Study
     from raystudy.record.ledger import Ledger
-    from raystudy.run.audience import Audience
-    from raystudy.run.build import Builder
-    from raystudy.run.resources import Resources
-    from raystudy.run.session import session
+    from raystudy.running.audience import Audience
+    from raystudy.running.build import Builder
+    from raystudy.running.resources import Resources
+    from raystudy.running.session import session
     from raystudy.tracking import projection, store
 
-    raystudy.run.execute.TrialActor = Noop  # type: ignore[misc, assignment]
+    raystudy.running.execute.TrialActor = Noop  # type: ignore[misc, assignment]
     rates = tuple(Noise("symmetric", round((i + 1) / (cells + 1), 6)) for i in range(cells))
     told = Study(
         name="scale", methods=("mixup",), datasets=("digits",), noises=rates, trials=trials // cells, replicates=0,
@@ -132,7 +132,7 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
     follower = projection.start(folder, uri) if kind == "tpe" else None
     began, cpu = time.monotonic(), time.process_time()
     with session(resources, Audience()) as places:
-        raystudy.run.execute.execute("scale", searches, resources, places, Audience())
+        raystudy.running.execute.execute("scale", searches, resources, places, Audience())
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     ledger.close()
     if follower:

@@ -5,7 +5,7 @@ from typing import Any
 from raystudy.commands import app, asked
 from raystudy.commands.options import GRID, LIMITS, PRICES, SEARCH, WHERE
 from raystudy.design.study import Study
-from raystudy.run.resources import Resources
+from raystudy.running.resources import Resources
 
 
 def options(*argv: str) -> dict[str, Any]:

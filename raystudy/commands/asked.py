@@ -9,8 +9,8 @@ from raystudy.errors import InputError
 # torch and optuna take seconds to import: functions that need them import them, so that help and mistakes are answered at once.
 if TYPE_CHECKING:
     from raystudy.design.study import Study
-    from raystudy.run.budget import Price
-    from raystudy.run.resources import Resources
+    from raystudy.running.budget import Price
+    from raystudy.running.resources import Resources
 
 
 def asked(
@@ -18,7 +18,7 @@ def asked(
 ) -> "tuple[Study, Resources]":
     """The study and the resources that a command line asks for. Raises InputError before anything is written."""
     from raystudy.record import storage as storages
-    from raystudy.run.resources import resources
+    from raystudy.running.resources import resources
 
     study = requested(methods, grid, search)
     found = resources(
@@ -81,6 +81,6 @@ def requested(methods: tuple[str, ...], grid: Grid, search: Search) -> "Study":
 
 def charge(prices: Prices, resources: "Resources") -> "Price":
     """What an hour of one trial costs."""
-    from raystudy.run.budget import PRICES, price
+    from raystudy.running.budget import PRICES, price
 
     return price(prices.prices or PRICES, prices.machine, resources.cpus, resources.gpus)

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.tables import level
-from raystudy.run.progress import Row, snapshot
-from raystudy.run.search import CellSearch
+from raystudy.running.progress import Row, snapshot
+from raystudy.running.search import CellSearch
 from raystudy.terminal import duration, say
 
 SHOWN = 24  # cells at most in the table

@@ -18,9 +18,9 @@ from raystudy.terminal import duration, say, terminal
 
 if TYPE_CHECKING:
     from raystudy.design.study import Study
-    from raystudy.run.pace import Range
-    from raystudy.run.plan import Plan
-    from raystudy.run.resources import Resources
+    from raystudy.running.pace import Range
+    from raystudy.running.plan import Plan
+    from raystudy.running.resources import Resources
 
 Planned = Annotated[str, Parameter(help="methods, or one study: its name in the storage, a shipped one or FILE.toml")]
 
@@ -50,7 +50,7 @@ def plan(
 
 def made(study: "Study", storage: Path, resources: "Resources", prices: Prices, console: Console) -> "Plan":
     """The plan of a study; what is being measured is said at a terminal."""
-    from raystudy.run import plan as plans
+    from raystudy.running import plan as plans
 
     def tell(text: str) -> None:
         if console.is_terminal:
@@ -73,7 +73,7 @@ def _told(r: "Range", whole: bool = False) -> str:
 
 def show(plan: "Plan", console: Console) -> None:
     """Prints a plan."""
-    from raystudy.run.pace import Range
+    from raystudy.running.pace import Range
 
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("method", "data set", "network"):

@@ -15,9 +15,9 @@ from raystudy.terminal import printable, say, terminal
 
 # torch, ray and optuna take seconds to import: functions that need them import them, so that help and mistakes are answered at once.
 if TYPE_CHECKING:
-    from raystudy.run.audience import Audience
-    from raystudy.run.build import Builder
-    from raystudy.run.sweep import Outcome
+    from raystudy.running.audience import Audience
+    from raystudy.running.build import Builder
+    from raystudy.running.sweep import Outcome
 
 Methods = Annotated[str, Parameter(help="methods to study; `raystudy methods` lists them")]
 FAILURES = 5  # trials that went wrong which are named at the end
@@ -33,7 +33,7 @@ def sweep(
 ) -> int:
     """Runs a study, or goes on with it."""
     study, resources = asked(methods, grid, search, where, here=not limits.dry_run)
-    from raystudy.run.budget import Budget, seconds
+    from raystudy.running.budget import Budget, seconds
 
     limit = None
     if limits.time_budget is not None or limits.max_cost is not None:
@@ -43,7 +43,7 @@ def sweep(
         limit = Budget(most, limits.max_cost or math.inf, charge(prices, resources))
     console = terminal()
     if limits.dry_run:
-        from raystudy.run.build import Builder
+        from raystudy.running.build import Builder
 
         dry_run(Builder(study, resources.data_root), console)
         return 0
@@ -54,7 +54,7 @@ def sweep(
         found = plan.made(study, storage, resources, prices, console)
         if not plan.confirmed(found, limits.confirm_above, console):
             return 1
-    from raystudy.run.sweep import run
+    from raystudy.running.sweep import run
     from raystudy.tracking import store
 
     uri = None if where.tracking_uri == "none" else store.absolute(where.tracking_uri or store.default_uri())
@@ -71,7 +71,7 @@ def sweep(
 def audience(console: Console) -> "Audience":
     """A terminal as the audience of a running study."""
     from raystudy.commands.live import Live
-    from raystudy.run.audience import Audience
+    from raystudy.running.audience import Audience
 
     def abandoned() -> None:
         console.show_cursor()

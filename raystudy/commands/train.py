@@ -58,7 +58,7 @@ def train(
     from raystudy.data.noise import told_wrong
     from raystudy.learn import checkpoint as checkpoints
     from raystudy.learn import point
-    from raystudy.run import alone
+    from raystudy.running import alone
 
     values: dict[str, object] = {}
     for text in set_ or []:

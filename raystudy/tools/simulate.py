@@ -38,7 +38,7 @@ from raystudy.errors import InputError, unknown
 from raystudy.learn.point import Point
 from raystudy.learn.spec import TrialSpec
 from raystudy.record.ledger import CellHistory, Event, TrialHistory
-from raystudy.run.search import CellSearch
+from raystudy.running.search import CellSearch
 
 SMALLEST = 3  # recorded points below which there is nothing to find
 

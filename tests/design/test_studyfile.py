@@ -22,7 +22,7 @@ from raystudy.design.studyfile import load, read, shipped
 from raystudy.errors import InputError
 from raystudy.learn.celldata import prepare
 from raystudy.learn.methods import METHODS
-from raystudy.run.build import Builder
+from raystudy.running.build import Builder
 
 GOOD: dict[str, Any] = {
     "methods": ["ce", "mixup"],

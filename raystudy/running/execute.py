@@ -15,15 +15,15 @@ from raystudy.errors import InputError
 from raystudy.record.checkpoints import arrays_path, checkpoint_path
 from raystudy.record.ledger import TrialHistory
 from raystudy.record.storage import url
-from raystudy.run import memory
-from raystudy.run.audience import Audience
-from raystudy.run.budget import Budget
-from raystudy.run.nodes import largest
-from raystudy.run.resources import Resources, capacity
-from raystudy.run.search import CellSearch
-from raystudy.run.session import joined
-from raystudy.run.trial import TrialActor
-from raystudy.run.tune import CellScheduler, StudySearch
+from raystudy.running import memory
+from raystudy.running.audience import Audience
+from raystudy.running.budget import Budget
+from raystudy.running.nodes import largest
+from raystudy.running.resources import Resources, capacity
+from raystudy.running.search import CellSearch
+from raystudy.running.session import joined
+from raystudy.running.trial import TrialActor
+from raystudy.running.tune import CellScheduler, StudySearch
 
 RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
 

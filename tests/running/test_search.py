@@ -15,7 +15,7 @@ from raystudy.design.names import SAMPLERS
 from raystudy.design.space import load
 from raystudy.design.study import Cell
 from raystudy.record.ledger import Ledger, replay
-from raystudy.run.search import CellSearch
+from raystudy.running.search import CellSearch
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

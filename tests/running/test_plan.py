@@ -23,9 +23,9 @@ from raystudy.design import space
 from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
 from raystudy.record.ledger import CellHistory, Ledger
-from raystudy.run import plan
-from raystudy.run.pace import Range
-from raystudy.run.plan import work
+from raystudy.running import plan
+from raystudy.running.pace import Range
+from raystudy.running.plan import work
 
 NOISE = Noise("symmetric", 0.5)
 STUDY = Study("s", ("elr", "ce"), ("digits",), (NOISE,), trials=4, replicates=2, epochs=27, network="mlp")

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from analysis.tables import point as described
-from raystudy.run.search import CellSearch
+from raystudy.running.search import CellSearch
 
 
 @dataclass(frozen=True)

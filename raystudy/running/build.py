@@ -20,7 +20,7 @@ from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 from raystudy.record.ledger import Ledger, events
 from raystudy.record.provenance import commit, versions
-from raystudy.run.search import CellSearch
+from raystudy.running.search import CellSearch
 
 
 class Data(NamedTuple):

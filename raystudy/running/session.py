@@ -10,8 +10,8 @@ from typing import Any
 import ray
 
 from raystudy.errors import InputError
-from raystudy.run.audience import Audience
-from raystudy.run.resources import Resources, capacity, reach
+from raystudy.running.audience import Audience
+from raystudy.running.resources import Resources, capacity, reach
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",

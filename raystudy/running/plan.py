@@ -22,10 +22,10 @@ from raystudy.design.study import Cell, Study, study_dir
 from raystudy.errors import InputError
 from raystudy.record import ledger
 from raystudy.record.ledger import CellHistory
-from raystudy.run.budget import Price
-from raystudy.run.pace import NOTHING, Kind, Pace, Probe, Range, elsewhere, per_epoch, spread_of
-from raystudy.run.pruning import PEERS, REDUCTION, rungs
-from raystudy.run.resources import Resources
+from raystudy.running.budget import Price
+from raystudy.running.pace import NOTHING, Kind, Pace, Probe, Range, elsewhere, per_epoch, spread_of
+from raystudy.running.pruning import PEERS, REDUCTION, rungs
+from raystudy.running.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def made(
 
     ``price``: of one trial's hour; ``probe_seconds``: how long may be measured what no ledger tells; ``tell`` hears what is being measured.
     """
-    from raystudy.run.resources import capacity
+    from raystudy.running.resources import capacity
 
     folder = study_dir(storage, study.name)
     if (folder / "study.toml").exists():

@@ -9,16 +9,16 @@ from raystudy.design.study import Study, study_dir
 from raystudy.errors import InputError
 from raystudy.record import mirror as mirrors
 from raystudy.record.ledger import Ledger
-from raystudy.run.audience import Audience
-from raystudy.run.beside import beside
-from raystudy.run.budget import Budget
-from raystudy.run.build import Builder
-from raystudy.run.execute import execute
-from raystudy.run.nodes import Watch
-from raystudy.run.resources import Resources
-from raystudy.run.search import CellSearch
-from raystudy.run.session import session
-from raystudy.run.stopping import stopping
+from raystudy.running.audience import Audience
+from raystudy.running.beside import beside
+from raystudy.running.budget import Budget
+from raystudy.running.build import Builder
+from raystudy.running.execute import execute
+from raystudy.running.nodes import Watch
+from raystudy.running.resources import Resources
+from raystudy.running.search import CellSearch
+from raystudy.running.session import session
+from raystudy.running.stopping import stopping
 from raystudy.tracking import projection, store
 
 TRACKING_SECONDS = 120.0  # how long the end of a sweep waits for MLflow; it goes on in the background after that

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from raystudy.run.search import CellSearch
+from raystudy.running.search import CellSearch
 
 
 def _nothing(text: str, style: str = "") -> None:
