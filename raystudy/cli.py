@@ -224,7 +224,7 @@ def report(args: argparse.Namespace) -> int:
     console = terminal()
     from analysis import report
     from raystudy.record.ledger import is_running
-    from raystudy.tracking import projection
+    from raystudy.tracking.sync import logged
 
     def line(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -235,7 +235,7 @@ def report(args: argparse.Namespace) -> int:
     if args.open:
         webbrowser.open(files[0].absolute().as_uri())
     if not args.out:
-        line(projection.logged(folder, is_running(folder) or mirror.driven(folder)))
+        line(logged(folder, is_running(folder) or mirror.driven(folder)))
     return 0
 
 
@@ -243,12 +243,13 @@ def sync(args: argparse.Namespace) -> int:
     """Brings MLflow up to the ledger."""
     console = terminal()
     from raystudy.record.ledger import is_running
-    from raystudy.tracking import projection, store
+    from raystudy.tracking import store
+    from raystudy.tracking.sync import sync as brought
 
     folder = _study_folder(args)
     uri = store.absolute(args.tracking_uri or store.default_uri())
     store.check(uri)
-    told = projection.sync(folder, uri, running=is_running(folder) or mirror.driven(folder))
+    told = brought(folder, uri, running=is_running(folder) or mirror.driven(folder))
     wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
     console.print(f"{args.study} -> {store.public(uri)}: {wrote}", markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -319,34 +320,34 @@ def _check_free(host: str, port: int) -> None:
 def ui(args: argparse.Namespace) -> int:
     """Opens the MLflow UI on what was recorded."""
     console = terminal()
-    from raystudy.tracking import projection, store
+    from raystudy.tracking import cursor, links, store
 
     given = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if args.study and not given:
-        given = projection.store_of(study_dir(args.storage.expanduser().absolute(), args.study))
+        given = cursor.store_of(study_dir(args.storage.expanduser().absolute(), args.study))
     uri = store.absolute(given or store.default_uri())
     store.check(uri)
     server = uri.startswith(("http://", "https://"))
     if not server:
         _check_free(args.host, args.port)
     base = store.public(uri) if server else f"http://{args.host}:{args.port}"
-    found = projection.studies(uri, args.study)
+    found = links.studies(uri, args.study)
     if args.study and not found:
         raise unknown(
             f"study in MLflow at {store.public(uri)} (`raystudy sync` brings it there)",
             args.study,
-            projection.studies(uri),
+            links.studies(uri),
         )
     told = "is already there" if server else f"on {store.public(uri)}: {base}   (Ctrl-C stops it)"
     console.print(f"MLflow {told}", markup=False, highlight=False, soft_wrap=True)
-    for name, links in found.items():
-        console.print(f"  {name}: {base}{links['study']}", markup=False, highlight=False, soft_wrap=True)
-        for view, link in links.items():
+    for name, pages in found.items():
+        console.print(f"  {name}: {base}{pages['study']}", markup=False, highlight=False, soft_wrap=True)
+        for view, link in pages.items():
             if view != "study" and (args.study or len(found) == 1):
                 console.print(f"    {view}: {base}{link}", markup=False, highlight=False, soft_wrap=True)
     if args.open:
         first = next(iter(found.values()), {"study": ""})
-        projection.open_when_up(base, first["study"])
+        links.open_when_up(base, first["study"])
     if server:
         return 0
     os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

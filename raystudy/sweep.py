@@ -397,7 +397,7 @@ def run(
     from raystudy.run.beside import beside
     from raystudy.run.build import Builder
     from raystudy.run.execute import capacity, execute, reach
-    from raystudy.tracking import projection, store
+    from raystudy.tracking import cursor, follower, store
 
     folder = study_dir(storage, study.name)
     mirrors.pull(folder)
@@ -419,22 +419,22 @@ def run(
         _write(told, study.to_toml())
         searches = builder.searches(study, ledger)
         builder.store_masks(folder)
-        follower = None
+        following = None
         if not all(s.finished() for s in searches):
             few = min(builder.updates(c) for c in study.cells())
             if few < FEW_UPDATES:
                 note = f"note: {few} updates a network is little; methods that mix samples need {FEW_UPDATES} or more: raise --epochs"
                 console.print(note, style="yellow", soft_wrap=True)
-            follower = projection.start(folder, uri) if uri else None
+            following = follower.start(folder, uri) if uri else None
             try:
                 with beside(folder, builder.data, resources.data_root, study.val_fraction):
                     execute(study.name, searches, resources, console, budget)
             finally:
                 ledger.close()  # so that the follower's last pass sees a study that is not running
-                if follower:
-                    projection.finish(follower, TRACKING_SECONDS)
-        elif uri and projection.behind(folder, uri):
-            projection.finish(projection.start(folder, uri), TRACKING_SECONDS)
+                if following:
+                    follower.finish(following, TRACKING_SECONDS)
+        elif uri and cursor.behind(folder, uri):
+            follower.finish(follower.start(folder, uri), TRACKING_SECONDS)
     finally:
         ledger.close()
         if mirror:
