@@ -107,7 +107,7 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
     from raystudy.running.build import Builder
     from raystudy.running.resources import Resources
     from raystudy.running.session import session
-    from raystudy.tracking import projection, store
+    from raystudy.tracking import follower, store
 
     raystudy.running.execute.TrialActor = Noop  # type: ignore[misc, assignment]
     rates = tuple(Noise("symmetric", round((i + 1) / (cells + 1), 6)) for i in range(cells))
@@ -129,14 +129,14 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
     ledger, searches, _ = start()
     (folder / "study.toml").write_text(told.to_toml())
     uri = store.absolute("sqlite:///mlflow.db")
-    follower = projection.start(folder, uri) if kind == "tpe" else None
+    following = follower.start(folder, uri) if kind == "tpe" else None
     began, cpu = time.monotonic(), time.process_time()
     with session(resources, Audience()) as places:
         raystudy.running.execute.execute("scale", searches, resources, places, Audience())
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     ledger.close()
-    if follower:
-        projection.finish(follower, 600)
+    if following:
+        follower.finish(following, 600)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     synced = time.monotonic() - began - seconds
     ledger, searches, restart = start()

@@ -7,8 +7,8 @@ starts when MLflow is imported and its tables are there, which takes all ways th
 Processor seconds are told beside it, because the live follower is nice and others may be using the machine.
 
     each epoch   plain MlflowClient: create_run, log_batch for every epoch, set_terminated
-    sync         ``projection.sync`` of a ledger that is already written
-    live         ``projection.start`` .. ``finish`` while the ledger is being written as fast as it can be
+    sync         ``sync`` of a ledger that is already written
+    live         ``follower.start`` .. ``finish`` while the ledger is being written as fast as it can be
     live, paced  the same while it is being written over 4 s: how far behind is MLflow when the study ends?
 """
 
@@ -25,7 +25,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from raystudy.record.ledger import Ledger
-from raystudy.tracking import projection, store
+from raystudy.tracking import follower, store
+from raystudy.tracking.sync import sync
 
 TRIALS, EPOCHS = 50, 20
 NAMES = [
@@ -101,7 +102,7 @@ def each_epoch(uri: str) -> None:
 
 def live(study: Path, uri: str, seconds: float) -> dict[str, float]:
     began = time.perf_counter()
-    process = projection.start(study, uri)
+    process = follower.start(study, uri)
     held = time.perf_counter() - began
     ledger = Ledger(study)  # the follower is ready when the cell's run is there
     ledger.open(CELL, HEADER)
@@ -113,7 +114,7 @@ def live(study: Path, uri: str, seconds: float) -> dict[str, float]:
     began = time.perf_counter()
     held += write(study, seconds)
     written = time.perf_counter()
-    assert projection.finish(process, 120), (study / "tracking" / "log.txt").read_text()
+    assert follower.finish(process, 120), (study / "tracking" / "log.txt").read_text()
     ended = time.perf_counter()
     return {"seconds": ended - began, "behind": ended - written, "held": held, "cpu": _children() - cpu_began}
 
@@ -148,7 +149,7 @@ def timed(way: str, study: Path, uri: str) -> list[float]:
     else:
         store.connect(uri)
     began, cpu = time.perf_counter(), time.process_time()
-    each_epoch(uri) if way == "each_epoch" else projection.sync(study, uri)
+    each_epoch(uri) if way == "each_epoch" else sync(study, uri)
     return [time.perf_counter() - began, time.process_time() - cpu]
 
 

@@ -15,12 +15,13 @@ from raystudy.terminal import say, terminal
 
 def sync(study: StudyName, /, *, storage: Storage = STUDIES, tracking_uri: TrackingUri = None) -> int:
     """Brings MLflow up to the ledger."""
-    from raystudy.tracking import projection, store
+    from raystudy.tracking import store
+    from raystudy.tracking.sync import sync as brought
 
     folder = held(storage, study)
     uri = store.absolute(tracking_uri or store.default_uri())
     store.check(uri)
-    told = projection.sync(folder, uri, running=running(folder))
+    told = brought(folder, uri, running=running(folder))
     wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
     say(terminal(), f"{study} -> {store.public(uri)}: {wrote}")
     return 0
@@ -39,31 +40,31 @@ def ui(
     """Opens the MLflow UI on what was recorded."""
     console = terminal()
     from raystudy.design.study import study_dir
-    from raystudy.tracking import projection, store
+    from raystudy.tracking import cursor, links, store
 
     given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if study and not given:
-        given = projection.store_of(study_dir(storage.expanduser().absolute(), study))
+        given = cursor.store_of(study_dir(storage.expanduser().absolute(), study))
     uri = store.absolute(given or store.default_uri())
     store.check(uri)
     server = uri.startswith(("http://", "https://"))
     if not server:
         check_free(host, port)
     base = store.public(uri) if server else f"http://{host}:{port}"
-    found = projection.studies(uri, study)
+    found = links.studies(uri, study)
     if study and not found:
         what = f"study in MLflow at {store.public(uri)} (`raystudy sync` brings it there)"
-        raise unknown(what, study, projection.studies(uri))
+        raise unknown(what, study, links.studies(uri))
     told = "is already there" if server else f"on {store.public(uri)}: {base}   (Ctrl-C stops it)"
     say(console, f"MLflow {told}")
-    for name, links in found.items():
-        say(console, f"  {name}: {base}{links['study']}")
-        for view, link in links.items():
+    for name, pages in found.items():
+        say(console, f"  {name}: {base}{pages['study']}")
+        for view, link in pages.items():
             if view != "study" and (study or len(found) == 1):
                 say(console, f"    {view}: {base}{link}")
     if open_:
         first = next(iter(found.values()), {"study": ""})
-        projection.open_when_up(base, first["study"])
+        links.open_when_up(base, first["study"])
     if server:
         return 0
     os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

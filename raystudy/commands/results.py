@@ -36,7 +36,7 @@ def report(
     folder = held(storage, study, arrays=True)
     console = terminal()
     from analysis import report as reports
-    from raystudy.tracking import projection
+    from raystudy.tracking.sync import logged
 
     with console.status(f"writing the report of {study}"):
         files = reports.build(folder, out.expanduser() if out else folder / "report")
@@ -44,7 +44,7 @@ def report(
     if open_:
         webbrowser.open(files[0].absolute().as_uri())
     if not out:
-        say(console, projection.logged(folder, running(folder)))
+        say(console, logged(folder, running(folder)))
     return 0
 
 

@@ -19,7 +19,7 @@ from raystudy.running.resources import Resources
 from raystudy.running.search import CellSearch
 from raystudy.running.session import session
 from raystudy.running.stopping import stopping
-from raystudy.tracking import projection, store
+from raystudy.tracking import cursor, follower, store
 
 TRACKING_SECONDS = 120.0  # how long the end of a sweep waits for MLflow; it goes on in the background after that
 FEW_UPDATES = 1000  # below this many updates a network, methods that mix are not given a fair chance
@@ -68,15 +68,15 @@ def run(
     if uri:
         store.check(uri)
 
-    ledger, mirror, follower = Ledger(folder, held=True), None, None
+    ledger, mirror, following = Ledger(folder, held=True), None, None
     searches: list[CellSearch] = []
     try:
         if begun:
             searches = builder.searches(study, ledger)
         if begun and all(s.finished() for s in searches):
             mirror = _begin(builder, study, ledger)
-            if uri and projection.behind(folder, uri):
-                follower = projection.start(folder, uri)
+            if uri and cursor.behind(folder, uri):
+                following = follower.start(folder, uri)
         else:
             watch = Watch(folder, others=bool(resources.address))
             with stopping(audience.abandoned), session(resources, audience) as places, watch:
@@ -92,13 +92,13 @@ def run(
                         f"note: {few} updates a network is little; methods that mix samples need {FEW_UPDATES} or more: raise --epochs",
                         style="yellow",
                     )
-                follower = projection.start(folder, uri) if uri else None
+                following = follower.start(folder, uri) if uri else None
                 with beside(folder, builder.data, resources.data_root, study.val_fraction):
                     execute(study.name, searches, resources, places, audience, budget)
     finally:
         ledger.close()  # so that the follower's last pass sees a study that is not running
-        if follower:
-            projection.finish(follower, TRACKING_SECONDS)
+        if following:
+            follower.finish(following, TRACKING_SECONDS)
         if mirror:
             mirror.close()
     trials = [t for s in searches for t in s.history.trials.values()]

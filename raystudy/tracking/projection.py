@@ -1,9 +1,8 @@
 """The ledger in MLflow: an experiment for the study, a run for each cell, a child run for each trial.
 
-Here belongs what is written to MLflow and when; ``mlflow_store`` knows where it is, ``mlflow_runs`` what runs are called.
-The projection is a process of its own that follows the ledger's files
-(``python -m raystudy.tracking.projection STUDY_DIR``), so the driver's loop never waits for it and never imports MLflow.
-It only reads the ledger; MLflow can be away or be deleted at any time and is brought up again by ``sync``.
+Here belongs what is written to MLflow and when; ``store`` knows where it is, ``runs`` what runs are called, ``cursor`` what is there
+already. It only reads the ledger; MLflow can be away or be deleted at any time and is brought up again by another pass: one of the
+``follower`` beside a running study, or one that a command asks for (``sync``).
 
 Why nothing is ever there twice. A trial's run is found by its tags (cell and key), is created under a lock, and its
 status is written last: a run that is FINISHED or FAILED is all there. Of any other run the cursor tells how many
@@ -15,35 +14,27 @@ to MLflow, again only when their content has changed: ``artifacts/<cell key>/`` 
 ``report/``, ``data/``, ``masks/`` and ``artifacts/study/`` go once to the run of the first cell, to which the others' descriptions link.
 """
 
-import argparse
 import contextlib
-import hashlib
 import json
 import math
-import os
-import select
-import subprocess
-import sys
 import time
-import traceback
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raystudy.errors import InputError
 from raystudy.record import ledger
 from raystudy.record.ledger import ENDED, CellHistory, TrialHistory
-from raystudy.tracking import runs, store, views
+from raystudy.tracking import cursor, files, runs, store, views
+from raystudy.tracking.cursor import Cursor
 
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 ENDS = frozenset(STATUS.values())  # a trial's run has one of these when all of it is in
-VERSION = 2
 TUNED = "raystudy.tuned"  # tag of the trainings behind a cell's tuned numbers
 ANY = 3  # mlflow.entities.ViewType.ALL: deleted ones, too
-PAUSE = 2.0  # seconds between two looks at the ledger; longer if looking takes more than a twentieth of that
 
 
 @dataclass
@@ -54,9 +45,6 @@ class Synced:
     runs: int = 0  # created
     values: int = 0  # of metrics
     changes: int = 0  # calls that changed anything
-
-
-# ----------------------------------------------------------------------------------------------------- the projection
 
 
 @dataclass
@@ -84,29 +72,13 @@ class CellState:
     runs: dict[str, Run] = field(default_factory=dict)
 
 
-@dataclass
-class Cursor:
-    """What is in MLflow already: bytes of the files of cells that are done, epochs of trials that are not."""
-
-    token: str = ""
-    done: dict[str, int] = field(default_factory=dict)
-    epochs: dict[str, dict[str, int]] = field(default_factory=dict)
-    files: str = ""  # the state of the artifacts' files
-    uri: str = ""  # the store, for `raystudy ui STUDY`; without user and password
-    version: int = 0  # of what we write: another version's cursor is not believed, so that what is new is brought in
-
-
-def _cursor_file(study_dir: Path, uri: str) -> Path:
-    return study_dir / "tracking" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
-
-
 class Projection:
     """Brings one MLflow store up to one study's ledger, pass by pass."""
 
     def __init__(self, study_dir: Path, uri: str) -> None:
         self.dir, self.uri = study_dir, uri
         self.client = store.connect(uri)
-        self.cursor_file = _cursor_file(study_dir, uri)
+        self.cursor_file = cursor.place(study_dir, uri)
         self.forget()
 
     def forget(self) -> None:
@@ -123,7 +95,7 @@ class Projection:
         paths = ledger.cells(self.dir)
         with store.locked(self.dir / "tracking" / "lock"):
             try:
-                if not self.experiment or self._read_cursor().token != self.cursor.token:
+                if not self.experiment or cursor.read(self.cursor_file).token != self.cursor.token:
                     self.forget()  # also when another process wrote in between
                     if not self._find_experiment(paths, done):
                         return done
@@ -136,11 +108,11 @@ class Projection:
                         broken = broken or e
                 if self.cells and (done.changes or self.tags is None):
                     self._save_views(done)
-                files = self.cursor.files if running else _files_state(self.dir)
-                if files != self.cursor.files:
+                logged = self.cursor.files if running else files.state(self.dir)
+                if logged != self.cursor.files:
                     self._log_files(done)
-                if done.changes or not self.cursor.token or files != self.cursor.files:
-                    self._write_cursor(files)
+                if done.changes or not self.cursor.token or logged != self.cursor.files:
+                    self._write_cursor(logged)
             except BaseException:
                 self.forget()
                 raise
@@ -150,29 +122,24 @@ class Projection:
 
     # -- cursor
 
-    def _read_cursor(self) -> Cursor:
-        try:
-            cursor = Cursor(**json.loads(self.cursor_file.read_text()))
-        except (OSError, ValueError, TypeError):
-            return Cursor()
-        return cursor if cursor.version == VERSION else Cursor()
-
-    def _write_cursor(self, files: str) -> None:
-        cursor = Cursor(
-            uuid.uuid4().hex, dict(self.cursor.done), files=files, uri=store.public(self.uri), version=VERSION
+    def _write_cursor(self, logged: str) -> None:
+        told = Cursor(
+            uuid.uuid4().hex,
+            dict(self.cursor.done),
+            files=logged,
+            uri=store.public(self.uri),
+            version=cursor.VERSION,
         )
         for key, cell in self.cells.items():
             unfinished = [t.key for t in cell.history.trials.values() if t.state == "running"]
             if not unfinished and cell.parent and cell.parent.status == "FINISHED":
-                cursor.done[key] = cell.offset
+                told.done[key] = cell.offset
             else:
-                cursor.done.pop(key, None)
-                cursor.epochs[key] = {k: cell.runs[k].epochs for k in unfinished if k in cell.runs}
-        self.client.set_experiment_tag(self.experiment, "raystudy.cursor", cursor.token)
-        scratch = self.cursor_file.with_suffix(".tmp")
-        scratch.write_text(json.dumps(asdict(cursor)))
-        scratch.replace(self.cursor_file)
-        self.cursor = cursor
+                told.done.pop(key, None)
+                told.epochs[key] = {k: cell.runs[k].epochs for k in unfinished if k in cell.runs}
+        self.client.set_experiment_tag(self.experiment, "raystudy.cursor", told.token)
+        cursor.write(self.cursor_file, told)
+        self.cursor = told
 
     # -- finding what is there
 
@@ -185,18 +152,18 @@ class Projection:
         begun = {path.stem: event["time"] for path in paths for event in [_first(path)] if event}
         if not begun:
             return False
-        study, cursor = self.dir.absolute().name, self._read_cursor()
-        tags = {"mlflow.experimentKind": "custom_model_development", "raystudy.design.study": study}
+        study, told = self.dir.absolute().name, cursor.read(self.cursor_file)
+        tags = {"mlflow.experimentKind": "custom_model_development", "raystudy.study": study}
         for experiment in self.client.search_experiments(ANY, filter_string=f"tags.\"raystudy.study\" = '{study}'"):
-            if cursor.token and cursor.token == experiment.tags.get("raystudy.cursor"):
-                self.cursor = cursor
+            if told.token and told.token == experiment.tags.get("raystudy.cursor"):
+                self.cursor = told
                 break
             cells = list(self._search(experiment.experiment_id, "tags.\"raystudy.role\" = 'cell'"))
             if not cells or any(begun.get(c.data.tags["raystudy.cell"]) == c.info.start_time for c in cells):
                 break
         else:
             experiment = self.client.get_experiment_by_name(study)
-            if experiment and "raystudy.design.study" not in experiment.tags:  # made for us by hand
+            if experiment and "raystudy.study" not in experiment.tags:  # made for us by hand
                 for key, value in tags.items():
                     self.client.set_experiment_tag(experiment.experiment_id, key, value)
             else:
@@ -209,8 +176,8 @@ class Projection:
                 return True
         if experiment.lifecycle_stage != "active":
             restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-            told = f"is in MLflow's trash; take it out (`{restore}`) or empty it (`mlflow gc`)"
-            raise InputError(f"experiment {experiment.name!r} {told}")
+            why = f"is in MLflow's trash; take it out (`{restore}`) or empty it (`mlflow gc`)"
+            raise InputError(f"experiment {experiment.name!r} {why}")
         self.experiment = experiment.experiment_id
         return True
 
@@ -409,8 +376,6 @@ class Projection:
         self.client.log_inputs(cell.parent.id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
         done.changes += 1
 
-    # -- what the UI shows, and files
-
     def _save_views(self, done: Synced) -> None:
         """Saves the views of the study, those that are new."""
         names: dict[str, list[str]] = {}
@@ -430,70 +395,31 @@ class Projection:
     def _log_files(self, done: Synced) -> None:
         """Brings the study's files to the runs of its cells; a run is tagged with the digest of what it has."""
         runs = {r.data.tags["raystudy.cell"]: r for r in self._search(self.experiment, "tags.`raystudy.role` = 'cell'")}
-        runs = {k: r for k, r in runs.items() if r.info.lifecycle_stage == "active" and k in _cell_keys(self.dir)}
+        runs = {
+            k: r
+            for k, r in runs.items()
+            if r.info.lifecycle_stage == "active" and k in {path.stem for path in ledger.cells(self.dir)}
+        }
         if not runs:
             return
         first = min(runs.values(), key=lambda r: (r.info.start_time, r.info.run_name))
         for key, run in runs.items():
             folders = [(self.dir / "artifacts" / key, "")]
-            folders += [(f, f.name) for f in _study_folders(self.dir)] if run is first else []
-            if (digest := _digest([f for f, _ in folders])) not in ("", run.data.tags.get("raystudy.files", "")):
+            folders += [(f, f.name) for f in files.study_folders(self.dir)] if run is first else []
+            if (digest := files.digest([f for f, _ in folders])) not in ("", run.data.tags.get("raystudy.files", "")):
                 for folder, below in folders:
-                    for file in _files(folder):
+                    for file in files.below(folder):
                         place = Path(below) / file.relative_to(folder).parent
                         self.client.log_artifact(run.info.run_id, str(file), str(place) if place.parts else None)
                 self.client.set_tag(run.info.run_id, "raystudy.files", digest)
                 done.changes += 1
-        if _study_folders(self.dir):
+        if files.study_folders(self.dir):
             at = f"#/experiments/{self.experiment}/runs/{first.info.run_id}/artifacts"
             for run in runs.values():
                 note = f"The study's report and pictures: [artifacts of {first.info.run_name}]({at})"
                 if run.data.tags.get("mlflow.note.content") != note:
                     self.client.set_tag(run.info.run_id, "mlflow.note.content", note)
                     done.changes += 1
-
-
-# -------------------------------------------------------------------------------------------------------------- files
-
-
-def _cell_keys(study_dir: Path) -> set[str]:
-    return {path.stem for path in ledger.cells(study_dir)}
-
-
-def _study_folders(study_dir: Path) -> list[Path]:
-    """The folders with files of the study as a whole."""
-    folders = (study_dir / "report", study_dir / "data", study_dir / "masks", study_dir / "artifacts" / "study")
-    return [f for f in folders if _files(f)]
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files below a folder, but not what is being written (``.NAME``, ``NAME.new``, ``NAME.tmp``).
-
-    Nor links: a study of a stranger could point at any file of ours, which would then be on the server.
-    """
-    found = [f for f in folder.rglob("*") if f.is_file() and not f.is_symlink()] if folder.is_dir() else []
-    return sorted(f for f in found if not f.name.startswith(".") and f.suffix not in (".new", ".tmp"))
-
-
-def _files_state(study_dir: Path) -> str:
-    """Changes when a file to log is written: a look at the folders, no more. Empty without files."""
-    folders = [*_study_folders(study_dir), study_dir / "artifacts"]
-    told = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for folder in folders for f in _files(folder)]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""
-
-
-def _digest(folders: list[Path]) -> str:
-    """Of the names and contents of the files below; empty without files."""
-    told = [(str(f.relative_to(d.parent)), _content(f)) for d in folders for f in _files(d)]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""
-
-
-def _content(file: Path) -> str:
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-# ------------------------------------------------------------------------------------------------------------ reading
 
 
 def _first(path: Path) -> dict[str, Any] | None:
@@ -514,178 +440,3 @@ def _read(cell: CellState, path: Path) -> dict[str, None]:
     except (KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{path}: not a ledger file of raystudy ({type(e).__name__}: {e})") from None
     return touched
-
-
-# ------------------------------------------------------------------------------------------------------------ running
-
-
-def sync(study_dir: Path, uri: str, running: bool = False) -> Synced:
-    """Brings MLflow up to the ledger, once. Raises InputError, one line, if it cannot."""
-    uri = store.absolute(uri)
-    if store.replaced(uri):  # only a new process gets a new store
-        command = [sys.executable, "-m", "raystudy.tracking.projection", str(study_dir.absolute()), "--once"]
-        command += ["--running"] if running else []
-        told = subprocess.run(command, env=_environment(uri), stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if told.returncode:
-            raise InputError((told.stderr.strip() or "the projection ended without a word").splitlines()[-1])
-        return Synced(**json.loads(told.stdout))
-    try:
-        return Projection(study_dir, uri).sync(running)
-    except InputError:
-        raise
-    except Exception as e:
-        raise InputError(f"MLflow at {store.public(uri)}: {store.one_line(e)}") from e
-
-
-def _environment(uri: str) -> dict[str, str]:
-    """The URI goes by the environment, because it may hold a password and others can read command lines."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": path}
-
-
-def behind(study_dir: Path, uri: str) -> bool:
-    """Whether a study that is not running has something that may not be in MLflow yet. A look at files, no more."""
-    try:
-        told = Cursor(**json.loads(_cursor_file(study_dir, uri).read_text()))
-    except (OSError, ValueError, TypeError):
-        return True
-    if told.version != VERSION:
-        return True
-    grown = any(told.done.get(path.stem) != path.stat().st_size for path in ledger.cells(study_dir))
-    return grown or told.files != _files_state(study_dir)
-
-
-def logged(study_dir: Path, running: bool) -> str:
-    """Brings what was written beside a study's ledger to the store the study was brought to last; what came of it, in a line."""
-    uri = store_of(study_dir)
-    if uri is None:
-        return "not in MLflow: the study is not there (raystudy sync brings both)"
-    if running:
-        return f"not in MLflow yet: the running sweep brings it to {uri} when it ends"
-    try:
-        store.check(uri)
-        sync(study_dir, uri)
-    except InputError as e:
-        return f"not in MLflow (raystudy sync brings it there): {e}"
-    return f"in MLflow: an artifact of the study's first cell, to which the others' descriptions link ({uri})"
-
-
-def store_of(study_dir: Path) -> str | None:
-    """The store that a study was brought to last, as far as its own folder tells."""
-    cursors = sorted((study_dir / "tracking").glob("*.json"), key=lambda p: p.stat().st_mtime)
-    for file in reversed(cursors):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            if uri := Cursor(**json.loads(file.read_text())).uri:
-                return uri
-    return None
-
-
-def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
-    """What can be looked at of each study in a store (``views.links``), or of one, by the name of its experiment, newest first.
-
-    Raises InputError, one line, if the store does not answer.
-    """
-    found: dict[str, dict[str, str]] = {}
-    file = store.sqlite_file(uri)
-    if file and not file.exists():
-        return found
-    try:
-        client = store.connect(uri)
-        for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
-            name = experiment.tags.get("raystudy.design.study")
-            if name is None or study not in (None, name, experiment.name):
-                continue
-            told = client.search_runs([experiment.experiment_id], "tags.`raystudy.role` = 'cell'", max_results=1000)
-            runs = sorted(told, key=lambda r: (r.info.start_time, r.info.run_name))
-            methods = dict.fromkeys(r.data.tags["method"] for r in runs)
-            found[experiment.name] = views.links(experiment.experiment_id, methods, [r.info.run_id for r in runs])
-    except Exception as e:
-        raise InputError(f"MLflow at {store.public(uri)}: {store.one_line(e)}") from e
-    return found
-
-
-def open_when_up(base: str, place: str) -> None:
-    """Opens the browser on a page as soon as the server answers, from a process of its own that waits two minutes for it."""
-    code = (
-        "import sys, time, urllib.request, webbrowser\n"
-        "for _ in range(240):\n"
-        "    try:\n"
-        "        urllib.request.urlopen(sys.argv[1] + '/health', timeout=2).close()\n"
-        "    except OSError:\n"
-        "        time.sleep(0.5)\n"
-        "    else:\n"
-        "        sys.exit(not webbrowser.open(sys.argv[1] + sys.argv[2]))\n"
-    )
-    subprocess.Popen([sys.executable, "-c", code, base, place], stdin=subprocess.DEVNULL, start_new_session=True)
-
-
-def start(study_dir: Path, uri: str) -> subprocess.Popen[bytes]:
-    """Starts the process that follows the ledger. It ends with ``finish``, or with this process, however that ends."""
-    folder = study_dir / "tracking"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "raystudy.tracking.projection", str(study_dir.absolute())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            env=_environment(store.absolute(uri)),
-            start_new_session=True,  # Ctrl-C is for the driver; this one still has its last pass to do
-        )
-
-
-def finish(process: subprocess.Popen[bytes], timeout: float) -> bool:
-    """Lets the process do its last pass. Returns whether all is in MLflow; if it takes longer it goes on by itself."""
-    if process.stdin:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-    try:
-        return process.wait(timeout) == 0
-    except subprocess.TimeoutExpired:
-        return False
-
-
-def follow(study_dir: Path, uri: str) -> int:
-    """Follows the ledger until standard input ends, then does a last pass. Returns 0 if all is in MLflow."""
-    projection, wait = None, 0.0
-    while True:
-        ended = bool(select.select([sys.stdin], [], [], wait)[0]) and not os.read(sys.stdin.fileno(), 4096)
-        if store.replaced(uri):  # only a new process gets a new store
-            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-        try:
-            projection = projection or Projection(study_dir, uri)
-            began = time.monotonic()
-            projection.sync(running=not ended)
-            wait, problem = min(30.0, max(PAUSE, 20 * (time.monotonic() - began))), False
-        except Exception as e:
-            wait, problem = min(60.0, max(PAUSE, 2 * wait)), True
-            print(time.strftime("%Y-%m-%d %H:%M:%S"), store.one_line(e), file=sys.stderr, flush=True)
-            if not isinstance(e, InputError | OSError) and type(e).__name__ != "MlflowException":
-                traceback.print_exc()
-        if ended:
-            return int(problem)
-
-
-def main() -> int:
-    about = "Follows a study's ledger into MLflow until standard input ends."
-    parser = argparse.ArgumentParser(prog="python -m raystudy.tracking.projection", description=about)
-    parser.add_argument("study_dir", type=Path)
-    parser.add_argument("--uri", help="default: MLFLOW_TRACKING_URI, else ./mlflow.db")
-    parser.add_argument("--once", action="store_true", help="one pass, and print what it wrote")
-    parser.add_argument("--running", action="store_true", help="with --once: show unfinished trials as running")
-    told = parser.parse_args()
-    uri = store.absolute(told.uri) if told.uri else store.default_uri()
-    if told.once:
-        try:
-            print(json.dumps(asdict(sync(told.study_dir, uri, told.running))))
-        except InputError as e:
-            print(e, file=sys.stderr)
-            return 2
-        return 0
-    os.nice(10)  # training comes first
-    return follow(told.study_dir, uri)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -69,7 +69,7 @@ def cell_tags(study_dir: Path, history: CellHistory) -> dict[str, str]:
     """The tags that all runs of a cell have."""
     header, cell = history.header, history.header["cell"]
     tags = {
-        "raystudy.design.study": study_dir.absolute().name,
+        "raystudy.study": study_dir.absolute().name,
         "raystudy.cell": history.key,
         "method": cell["method"],
         "dataset": cell["dataset"],

@@ -26,7 +26,7 @@ from raystudy.design.study import Study
 from raystudy.errors import InputError
 from raystudy.record import ledger
 from raystudy.terminal import printable
-from raystudy.tracking import projection
+from raystudy.tracking import files
 
 NASTY = "<script>alert(1)</script>&amp;\"'[bold red]x[/bold red][/nothing]$\\frac$ $%_#{}\\"
 
@@ -163,7 +163,7 @@ def test_links_in_a_strangers_study_are_not_followed(tmp_path: Path) -> None:
     (theirs / "artifacts" / "study").mkdir(parents=True)
     (theirs / "artifacts" / "study" / "x.txt").symlink_to(secret)
     (theirs / "artifacts" / "study" / "y.txt").write_text("theirs")
-    assert projection._files(theirs / "artifacts") == [theirs / "artifacts" / "study" / "y.txt"]
+    assert files.below(theirs / "artifacts") == [theirs / "artifacts" / "study" / "y.txt"]
     assert cli.main(["merge", str(mine), str(theirs)]) == 0
     assert [p.name for p in (mine / "artifacts" / "study").iterdir()] == ["y.txt"]
 

@@ -14,7 +14,8 @@ from raystudy.data.noise import Noise
 from raystudy.design.study import Study
 from raystudy.errors import InputError
 from raystudy.record.ledger import Ledger
-from raystudy.tracking import projection
+from raystudy.tracking import follower
+from raystudy.tracking.sync import sync
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ def test_a_server_that_asks_who_we_are(
                     assert "guessed" not in line
                     assert "correct" not in line
                 with pytest.raises(InputError, match="401"):  # what the follower of a sweep writes in its log
-                    projection.sync(study, uri)
+                    sync(study, uri)
         assert not (tmp_path / "studies" / "new").exists()
         assert {path: path.read_bytes() for path in before} == before
 
@@ -99,7 +100,7 @@ def test_eight_studies_at_once_on_postgres(tmp_path: Path) -> None:
         for book in books:
             for key, method in ((ELR, "elr"), (CE, "ce")):
                 book.open(key, header(method))
-        followers = [projection.start(book.dir, uri) for book in books]
+        followers = [follower.start(book.dir, uri) for book in books]
         for number in range(TRIALS):
             for key in (ELR, CE):
                 for book in books:
@@ -112,8 +113,8 @@ def test_eight_studies_at_once_on_postgres(tmp_path: Path) -> None:
                     book.append(key, end(number, "complete"))
         for book in books:
             book.close()
-        for book, follower in zip(books, followers, strict=True):
-            assert projection.finish(follower, 200), (book.dir / "tracking" / "log.txt").read_text()
+        for book, process in zip(books, followers, strict=True):
+            assert follower.finish(process, 200), (book.dir / "tracking" / "log.txt").read_text()
             assert (book.dir / "tracking" / "log.txt").read_text() == ""  # nothing was refused, locked or tried again
 
         shown = Counter(statements(store, "SELECT status FROM runs"))
@@ -124,5 +125,5 @@ def test_eight_studies_at_once_on_postgres(tmp_path: Path) -> None:
         values = "SELECT count(*), count(DISTINCT (run_uuid, step)) FROM metrics WHERE key = 'val/acc'"
         assert statements(store, values) == [(STUDIES * 2 * TRIALS * EPOCHS,) * 2]
         for place in (uri, store):  # through the server, and straight to the database
-            again = projection.sync(books[0].dir, place)
+            again = sync(books[0].dir, place)
             assert (again.runs, again.values) == (0, 0)

@@ -22,7 +22,8 @@ import recorded
 from raystudy.cli import main
 from raystudy.errors import InputError
 from raystudy.record.ledger import Ledger
-from raystudy.tracking import projection, store
+from raystudy.tracking import cursor, follower, links, projection, store
+from raystudy.tracking.sync import sync
 
 ROOT = Path(__file__).parents[2]
 NOISE = {"kind": "symmetric", "rate": 0.5, "variant": "inclusive", "seed": 0, "count": "exact_global"}
@@ -138,7 +139,7 @@ def forget_cursor(study: Path) -> None:
 
 @pytest.mark.slow
 def test_mlflow_has_exactly_what_the_ledger_tells(study: Path, uri: str) -> None:
-    synced = projection.sync(study, uri)
+    synced = sync(study, uri)
     found = runs(uri)
     assert synced.runs == len(found) == 9
     status = {label: run.info.status for label, (run, _) in found.items()}
@@ -180,7 +181,7 @@ def test_mlflow_has_exactly_what_the_ledger_tells(study: Path, uri: str) -> None
     told = {
         "mlflow.parentRunId": parent.info.run_id,
         "mlflow.source.git.commit": "c0ffee",
-        "raystudy.design.study": "demo",
+        "raystudy.study": "demo",
         "raystudy.key": f"{0:016x}",
         "raystudy.origin": "paper",
         "raystudy.role": "trial",
@@ -198,7 +199,7 @@ def test_mlflow_has_exactly_what_the_ledger_tells(study: Path, uri: str) -> None
     assert not found["elr/#4 search"][1]  # failed before its first record
     experiment = client(uri).get_experiment(synced.experiment)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    assert experiment.tags["raystudy.design.study"] == "demo"
+    assert experiment.tags["raystudy.study"] == "demo"
     assert all(len(curves) < 25 for _, curves in found.values())
 
 
@@ -216,7 +217,7 @@ def files(uri: str, run: Any) -> dict[str, str]:
 @pytest.mark.slow
 def test_what_cells_are_compared_by(study: Path, uri: str) -> None:
     """Params as axes, the search's progress as a curve, tags on the tuned trainings, saved views; none of it twice."""
-    synced = projection.sync(study, uri)
+    synced = sync(study, uri)
     found = runs(uri)
     assert found["ce"][0].data.params == {
         "method": "ce",
@@ -236,13 +237,13 @@ def test_what_cells_are_compared_by(study: Path, uri: str) -> None:
     tags = client(uri).get_experiment(synced.experiment).tags
     saved = {k.removeprefix("mlflow.sharedViewState."): json.loads(v) for k, v in tags.items() if "sharedView" in k}
     assert saved.keys() == {"study", "cells", "curves", "trials-ce", "trials-elr"}
-    assert projection.studies(uri)["demo"].keys() == {*saved, "compare"}
+    assert links.studies(uri)["demo"].keys() == {*saved, "compare"}
     assert json.loads(saved["cells"]["state"])["searchFilter"] == "tags.`raystudy.role` = 'cell'"
     with written(study) as ledger:
         ledger.append(ELR, record(3, 2, 0.9), end(3, "complete"), trial(5, "replicate", seed=1, lam=3.0))
     with written(study) as ledger:  # trial 3 has another point, which is chosen now
         ledger.append(ELR, *(record(5, e, 0.5) for e in range(3)), end(5, "complete"))
-    projection.sync(study, uri)
+    sync(study, uri)
     found = runs(uri)
     assert {k for k, (run, _) in found.items() if projection.TUNED in run.data.tags} == {
         "elr/#3 search",
@@ -251,7 +252,7 @@ def test_what_cells_are_compared_by(study: Path, uri: str) -> None:
     assert [v for _, v, _ in found["elr"][1]["search/best_val"]] == [0.7, 0.7, 0.7, 0.9, 0.9]
     before = dump(uri)
     forget_cursor(study)
-    projection.sync(study, uri)
+    sync(study, uri)
     assert dump(uri) == before
 
 
@@ -260,9 +261,9 @@ def test_files_are_logged_with_their_cells_and_again_when_they_change(study: Pat
     for place in ("report/index.html", "report/figures/a.svg", f"artifacts/{ELR}/loss.svg", "report/.index.html.new"):
         (study / place).parent.mkdir(parents=True, exist_ok=True)
         (study / place).write_text(place)
-    projection.sync(study, uri, running=True)  # not while it runs
+    sync(study, uri, running=True)  # not while it runs
     assert not files(uri, runs(uri)["elr"][0])
-    projection.sync(study, uri)
+    sync(study, uri)
     found = {label: files(uri, run) for label, (run, _) in runs(uri).items() if "/" not in label}
     whole = {"report/index.html": "report/index.html", "report/figures/a.svg": "report/figures/a.svg"}
     assert sorted(map(len, found.values())) in ([1, 2], [0, 3])  # both cells may have begun in the same millisecond
@@ -271,20 +272,20 @@ def test_files_are_logged_with_their_cells_and_again_when_they_change(study: Pat
     }
     notes = {run.data.tags["mlflow.note.content"] for label, (run, _) in runs(uri).items() if "/" not in label}
     assert len(notes) == 1
-    assert projection.sync(study, uri).changes == 0
+    assert sync(study, uri).changes == 0
     with written(study) as ledger:
         ledger.append(ELR, end(3, "failed"))
-    projection.sync(study, uri)
-    assert not projection.behind(study, store.absolute(uri))
+    sync(study, uri)
+    assert not cursor.behind(study, store.absolute(uri))
 
     (study / "report" / "index.html").write_text("another")
-    assert projection.behind(study, store.absolute(uri))
-    assert projection.sync(study, uri).changes == 1
+    assert cursor.behind(study, store.absolute(uri))
+    assert sync(study, uri).changes == 1
     held = {k: v for label, (run, _) in runs(uri).items() if "/" not in label for k, v in files(uri, run).items()}
     assert held["report/index.html"] == "another"
     forget_cursor(study)
     before = dump(uri)
-    projection.sync(study, uri)
+    sync(study, uri)
     assert dump(uri) == before
 
 
@@ -298,7 +299,7 @@ def test_a_report_is_in_mlflow_when_its_command_ends(
     assert main(["report", *command]) == 0
     assert "not in MLflow: the study is not there" in capsys.readouterr().out
     shutil.rmtree(study / "report")
-    projection.sync(study, uri)
+    sync(study, uri)
     assert main(["report", *command]) == 0
     assert "in MLflow: an artifact of the study's first cell" in capsys.readouterr().out
     (run,) = [run for label, (run, _) in runs(uri).items() if "/" not in label and (place(run) / "report").exists()]
@@ -308,7 +309,7 @@ def test_a_report_is_in_mlflow_when_its_command_ends(
     assert (place(run) / "report" / "index.html").exists()
     notes = {run.data.tags["mlflow.note.content"] for label, (run, _) in runs(uri).items() if "/" not in label}
     assert [run.info.run_id in note for note in notes] == [True]  # both cells tell where it is
-    assert projection.sync(study, uri).changes == 0
+    assert sync(study, uri).changes == 0
     before = dump(uri)
     assert main(["sync", *command, "--tracking-uri", uri]) == 0
     assert "nothing was missing" in capsys.readouterr().out
@@ -330,9 +331,9 @@ def test_a_merged_study_keeps_its_experiment_and_its_runs_in_place(tmp_path: Pat
                 ledger.append(ELR, event, *(record(number, e, 0.5) for e in range(3)), end(number, "complete"))
         (folder / "study.toml").write_text(told.to_toml())
         time.sleep(0.01)
-    projection.sync(mine, uri)
+    sync(mine, uri)
     merge(mine, other)
-    projection.sync(mine, uri)
+    sync(mine, uri)
     found = runs(uri)
     assert {k for k in found if k.startswith("elr")} == {"elr", "elr/#0 paper", "elr/#1 search", "elr/#2 search"}
     for label, (run, _) in found.items():
@@ -344,34 +345,34 @@ def test_a_merged_study_keeps_its_experiment_and_its_runs_in_place(tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_store_keeps_a_write_ahead_log(study: Path, uri: str) -> None:
-    projection.sync(study, uri)
+    sync(study, uri)
     with contextlib.closing(sqlite3.connect(str(store.sqlite_file(uri)))) as db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 @pytest.mark.slow
 def test_a_second_sync_changes_nothing_with_or_without_cursor(study: Path, uri: str) -> None:
-    projection.sync(study, uri)
+    sync(study, uri)
     before = dump(uri)
-    assert projection.sync(study, uri).changes == 0
+    assert sync(study, uri).changes == 0
     assert dump(uri) == before
     forget_cursor(study)
-    again = projection.sync(study, uri)
+    again = sync(study, uri)
     assert again.runs == 0
     assert dump(uri) == before
     (cursor,) = (study / "tracking").glob("*.json")
     cursor.write_text("{torn")
-    projection.sync(study, uri)
+    sync(study, uri)
     assert dump(uri) == before
 
 
 @pytest.mark.slow
 def test_a_deleted_store_is_built_again(study: Path, uri: str) -> None:
-    projection.sync(study, uri)
+    sync(study, uri)
     before = seen(uri)
     for file in store.sqlite_file(uri).parent.glob("mlflow.db*"):
         file.unlink()
-    assert projection.sync(study, uri).runs == 9  # the cursor is there, and told of a store that is no more
+    assert sync(study, uri).runs == 9  # the cursor is there, and told of a store that is no more
     with contextlib.closing(sqlite3.connect(str(store.sqlite_file(uri)))) as db:
         statuses = dict(db.execute("SELECT status, count(*) FROM runs GROUP BY status"))
         values = db.execute("SELECT count(*) FROM metrics WHERE key LIKE 'val/%'").fetchone()[0]
@@ -383,7 +384,7 @@ def test_a_deleted_store_is_built_again(study: Path, uri: str) -> None:
 def test_a_store_set_back_to_an_older_state_is_brought_up(study: Path, uri: str) -> None:
     """The cursor tells of more than the store holds: it must not be believed."""
     file = store.sqlite_file(uri)
-    command = [sys.executable, "-m", "raystudy.tracking.projection", str(study), "--uri", uri, "--once"]
+    command = [sys.executable, "-m", "raystudy.tracking.follower", str(study), "--uri", uri, "--once"]
     subprocess.run(command, check=True, cwd=ROOT)
     old = file.read_bytes()
     with written(study) as ledger:
@@ -399,17 +400,17 @@ def test_a_store_set_back_to_an_older_state_is_brought_up(study: Path, uri: str)
 @pytest.mark.slow
 @pytest.mark.parametrize("lose_cursor", [False, True])
 def test_unfinished_goes_on_and_its_curve_is_whole_and_there_once(study: Path, uri: str, lose_cursor: bool) -> None:
-    projection.sync(study, uri)
+    sync(study, uri)
     assert runs(uri)["elr/#3 search"][0].info.status == "KILLED"
     if lose_cursor:
         forget_cursor(study)
     with written(study) as ledger:
-        projection.sync(study, uri, running=True)
+        sync(study, uri, running=True)
         found = runs(uri)
         assert {k for k, (run, _) in found.items() if run.info.status == "RUNNING"} == {"elr", "elr/#3 search"}
         ledger.append(ELR, record(3, 2, 0.9), end(3, "complete"))
-        projection.sync(study, uri, running=True)
-    projection.sync(study, uri)
+        sync(study, uri, running=True)
+    sync(study, uri)
     found = runs(uri)
     assert len(found) == 9
     run, curves = found["elr/#3 search"]
@@ -421,25 +422,25 @@ def test_unfinished_goes_on_and_its_curve_is_whole_and_there_once(study: Path, u
 
 @pytest.mark.slow
 def test_runs_deleted_by_hand_stay_deleted_and_hinder_nothing(study: Path, uri: str) -> None:
-    projection.sync(study, uri)
+    sync(study, uri)
     client(uri).delete_run(runs(uri)["elr/#3 search"][0].info.run_id)
     client(uri).delete_run(runs(uri)["elr/#1 search"][0].info.run_id)
     with written(study) as ledger:
         ledger.append(ELR, record(3, 2, 0.9), end(3, "complete"), trial(5))
-    projection.sync(study, uri)
+    sync(study, uri)
     assert {"elr/#1 search", "elr/#3 search"}.isdisjoint(found := runs(uri))
     assert len(found) == 8
 
 
 @pytest.mark.slow
 def test_another_study_of_the_same_name_gets_an_experiment_of_its_own(study: Path, uri: str) -> None:
-    projection.sync(study, uri)
+    sync(study, uri)
     before = seen(uri)
     shutil.rmtree(study)
     time.sleep(0.01)
     two_cells(study)
-    projection.sync(study, uri)
-    projection.sync(study, uri)
+    sync(study, uri)
+    sync(study, uri)
     assert seen(uri) == before
     names = [e.name for e in client(uri).search_experiments() if e.name.startswith("demo")]
     assert len(names) == 2
@@ -449,14 +450,14 @@ def test_another_study_of_the_same_name_gets_an_experiment_of_its_own(study: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("lose_cursor", [False, True])
 def test_a_cell_begun_anew_replaces_its_old_runs(study: Path, uri: str, lose_cursor: bool) -> None:
-    projection.sync(study, uri)
+    sync(study, uri)
     time.sleep(0.01)
     if lose_cursor:
         forget_cursor(study)
     (study / "cells" / f"{ELR}.jsonl").unlink()
     with written(study) as ledger:
         ledger.append(ELR, trial(1, lam=1.5), record(1, 0, 0.8), end(1, "failed", "new"))
-    projection.sync(study, uri)
+    sync(study, uri)
     run, curves = runs(uri)["elr/#1 search"]
     assert run.info.status == "FAILED"
     assert [value for _, value, _ in curves["val/acc"]] == [0.8]
@@ -465,20 +466,20 @@ def test_a_cell_begun_anew_replaces_its_old_runs(study: Path, uri: str, lose_cur
 
 @pytest.mark.slow
 def test_an_experiment_in_the_trash_is_told(study: Path, uri: str) -> None:
-    synced = projection.sync(study, uri)
+    synced = sync(study, uri)
     client(uri).delete_experiment(synced.experiment)
     with pytest.raises(InputError, match="trash"):
-        projection.sync(study, uri)
+        sync(study, uri)
     forget_cursor(study)
     with pytest.raises(InputError, match="trash"):
-        projection.sync(study, uri)
+        sync(study, uri)
 
 
 @pytest.mark.slow
 def test_an_experiment_made_by_hand_is_taken(study: Path, uri: str) -> None:
     made = client(uri).create_experiment("demo")
-    assert projection.sync(study, uri).experiment == made
-    assert projection.sync(study, uri).experiment == made
+    assert sync(study, uri).experiment == made
+    assert sync(study, uri).experiment == made
     assert len(runs(uri)) == 9
 
 
@@ -487,13 +488,13 @@ def test_a_broken_cell_file_is_told_and_the_others_are_synced(study: Path, uri: 
     with (study / "cells" / f"{CE}.jsonl").open("a") as f:
         f.write('{"event": "record", "key": "unheard of", "time": 1, "epoch": 0, "metrics": {}}\n')
     with pytest.raises(InputError, match="not a ledger file"):
-        projection.sync(study, uri)
+        sync(study, uri)
     assert "elr/#1 search" in runs(uri)
 
 
 @pytest.mark.slow
 def test_two_processes_at_once_make_nothing_twice(study: Path, uri: str) -> None:
-    command = [sys.executable, "-m", "raystudy.tracking.projection", str(study), "--uri", uri, "--once"]
+    command = [sys.executable, "-m", "raystudy.tracking.follower", str(study), "--uri", uri, "--once"]
     both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     told = [json.loads(p.communicate()[0]) for p in both]
     assert sorted(t["runs"] for t in told) == [0, 9]
@@ -507,13 +508,13 @@ def test_killed_in_the_middle_it_makes_nothing_twice(tmp_path: Path, uri: str) -
         for number in range(40):
             ledger.append(ELR, trial(number), *(record(number, e, 0.01 * e) for e in range(50)))
             ledger.append(ELR, *([end(number, "complete")] if number % 2 else []))
-    command = [sys.executable, "-m", "raystudy.tracking.projection", str(study), "--uri", uri, "--once"]
+    command = [sys.executable, "-m", "raystudy.tracking.follower", str(study), "--uri", uri, "--once"]
     for target in (5, 20):
         process = subprocess.Popen(command, cwd=ROOT)
         wait_for(lambda target=target: len(runs(uri)) >= target)
         process.kill()
         process.wait()
-    projection.sync(study, uri)
+    sync(study, uri)
     found = runs(uri)
     assert len(found) == 42
     for label, (run, curves) in found.items():
@@ -535,16 +536,16 @@ def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
 @pytest.mark.slow
 def test_the_follower_follows_and_leaves_nothing_running(study: Path, uri: str) -> None:
     with written(study) as ledger:
-        process = projection.start(study, uri)
+        process = follower.start(study, uri)
         wait_for(lambda: runs(uri)["elr/#3 search"][0].info.status == "RUNNING")
         ledger.append(ELR, record(3, 2, 0.9), end(3, "complete"), trial(5), record(5, 0, 0.3))
         wait_for(lambda: runs(uri)["elr/#5 search"][1]["val/acc"])
         assert runs(uri)["elr"][0].info.status == "RUNNING"
-        assert projection.finish(process, 60)
+        assert follower.finish(process, 60)
     found = runs(uri)
     assert found["elr/#3 search"][0].info.status == "FINISHED"
     assert {run.info.status for run, _ in found.values()} == {"FINISHED", "FAILED", "KILLED"}
-    assert projection.sync(study, uri).changes == 0
+    assert sync(study, uri).changes == 0
 
 
 @pytest.mark.slow
@@ -552,24 +553,24 @@ def test_the_follower_outlives_a_killed_driver_just_long_enough(study: Path, uri
     driver = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from raystudy import mlflow_store, tracking
+        from raystudy.tracking import follower
         from raystudy.record.ledger import Ledger
         Ledger(Path({str(study)!r}))
-        print(projection.start(Path({str(study)!r}), {uri!r}).pid, flush=True)
+        print(follower.start(Path({str(study)!r}), {uri!r}).pid, flush=True)
         time.sleep(600)
     """)
     process = subprocess.Popen([sys.executable, "-c", driver], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    follower = int(process.stdout.readline())
+    follows = int(process.stdout.readline())
     wait_for(lambda: runs(uri)["elr/#3 search"][0].info.status == "RUNNING")
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
     def gone() -> bool:
         try:
-            os.kill(follower, 0)
+            os.kill(follows, 0)
         except ProcessLookupError:
             return True
-        return Path(f"/proc/{follower}/stat").read_text().rsplit(")")[1].split()[0] == "Z"  # nobody to wait for it
+        return Path(f"/proc/{follows}/stat").read_text().rsplit(")")[1].split()[0] == "Z"  # nobody to wait for it
 
     wait_for(gone)
     assert {run.info.status for run, _ in runs(uri).values()} == {"FINISHED", "FAILED", "KILLED"}
@@ -618,41 +619,41 @@ def test_a_server_that_is_away_is_caught_up_with(study: Path, server: tuple[str,
     with pytest.raises(InputError, match="does not answer"):
         store.check(uri)
     with pytest.raises(InputError, match=uri) as e:
-        projection.sync(study, uri.replace("//", "//user:secret@"))
+        sync(study, uri.replace("//", "//user:secret@"))
     assert "secret" not in str(e.value)
     assert "\n" not in str(e.value)
 
-    process = projection.start(study, uri)
+    process = follower.start(study, uri)
     log = study / "tracking" / "log.txt"
     wait_for(lambda: log.read_text().count("\n") >= 2)  # it keeps trying
     assert process.poll() is None
     up()
     store.check(uri)
     wait_for(lambda: len(runs(uri)) == 9)
-    assert projection.finish(process, 60)
+    assert follower.finish(process, 60)
     found = runs(uri)
     assert {run.info.status for run, _ in found.values()} == {"FINISHED", "FAILED", "KILLED"}
     assert [value for _, value, _ in found["ce/#0 paper"][1]["val/acc"]] == [0.4, 0.5, pytest.approx(0.6)]
     forget_cursor(study)
-    assert projection.sync(study, uri).runs == 0
+    assert sync(study, uri).runs == 0
     assert [value for _, value, _ in runs(uri)["elr/#3 search"][1]["val/acc"]] == [0.5, 0.6]
 
 
 @pytest.mark.slow
 def test_a_follower_without_a_server_gives_up_when_the_study_ends(study: Path, server: tuple[str, Any]) -> None:
     uri, up = server
-    process = projection.start(study, uri)
+    process = follower.start(study, uri)
     began = time.monotonic()
-    assert not projection.finish(process, 60)
+    assert not follower.finish(process, 60)
     assert process.poll() == 1
     assert time.monotonic() - began < 40
     up()
-    assert projection.sync(study, uri).runs == 9
+    assert sync(study, uri).runs == 9
 
 
 def test_nothing_has_begun(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert projection.sync(tmp_path / "empty", f"sqlite:///{tmp_path}/m.db").runs == 0
+    assert sync(tmp_path / "empty", f"sqlite:///{tmp_path}/m.db").runs == 0
 
 
 def test_the_default_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,66 @@
+"""What is in MLflow already: a small file in the study's own folder, one for each store the study was brought to.
+
+Here belong that file and what can be told from it without asking MLflow. It is a shortcut, never a truth: it is believed only while the
+experiment in MLflow carries its token, and without it all is found out anew.
+"""
+
+import contextlib
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from raystudy.record import ledger
+from raystudy.tracking import files
+
+VERSION = 2  # of what we write to MLflow: another version's cursor is not believed, so that what is new is brought in
+
+
+@dataclass
+class Cursor:
+    """What is in MLflow already: bytes of the files of cells that are done, epochs of trials that are not."""
+
+    token: str = ""
+    done: dict[str, int] = field(default_factory=dict)
+    epochs: dict[str, dict[str, int]] = field(default_factory=dict)
+    files: str = ""  # the state of the artifacts' files
+    uri: str = ""  # the store, for `raystudy ui STUDY`; without user and password
+    version: int = 0
+
+
+def place(study_dir: Path, uri: str) -> Path:
+    """The file of a study's cursor in a store."""
+    return study_dir / "tracking" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
+
+
+def read(file: Path) -> Cursor:
+    """The cursor in a file; an empty one where there is none that can be believed."""
+    try:
+        told = Cursor(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return Cursor()
+    return told if told.version == VERSION else Cursor()
+
+
+def write(file: Path, cursor: Cursor) -> None:
+    """Writes a cursor in one step."""
+    scratch = file.with_suffix(".tmp")
+    scratch.write_text(json.dumps(asdict(cursor)), encoding="utf-8")
+    scratch.replace(file)
+
+
+def behind(study_dir: Path, uri: str) -> bool:
+    """Whether a study that is not running has something that may not be in MLflow yet. A look at files, no more."""
+    told = read(place(study_dir, uri))
+    grown = any(told.done.get(path.stem) != path.stat().st_size for path in ledger.cells(study_dir))
+    return not told.token or grown or told.files != files.state(study_dir)
+
+
+def store_of(study_dir: Path) -> str | None:
+    """The store that a study was brought to last, as far as its own folder tells."""
+    cursors = sorted((study_dir / "tracking").glob("*.json"), key=lambda p: p.stat().st_mtime)
+    for file in reversed(cursors):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if uri := Cursor(**json.loads(file.read_text(encoding="utf-8"))).uri:
+                return uri
+    return None
