@@ -1,7 +1,9 @@
 """Live progress of a sweep: one table, a row per cell; plain lines where the output is no terminal. Only shows."""
 
+import io
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich import box
@@ -11,12 +13,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.tables import level
+from raystudy.running.audience import Audience
 from raystudy.running.progress import Row, snapshot
 from raystudy.running.search import CellSearch
-from raystudy.terminal import duration, say
+from raystudy.terminal import duration, say, terminal
 
 SHOWN = 24  # cells at most in the table
+WIDE = 120  # characters of the table in a notebook
+NOTEBOOK_SECONDS = 1.0
+NOTEBOOK = '<pre style="line-height:1.15;white-space:pre;overflow-x:auto">{code}</pre>'
 PLAIN_SECONDS = 15.0  # how often a line is printed where there is no terminal
+
+
+def audience(console: Console | None = None, abandoned: Callable[[], None] | None = None) -> Audience:
+    """A terminal, a notebook or a file as the audience of a running study."""
+    shown = console or terminal()
+
+    def line(text: str, style: str = "") -> None:
+        say(shown, text, style)
+
+    return Audience(line, lambda cells, places: Live(cells, places, shown), abandoned)
 
 
 class Live:
@@ -30,7 +46,10 @@ class Live:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Live":
-        if self.console.is_terminal:
+        if self.console.is_jupyter:
+            self._thread = threading.Thread(target=self._cell, daemon=True)
+            self._thread.start()
+        elif self.console.is_terminal:
             self._live = rich_live.Live(get_renderable=self.table, console=self.console, refresh_per_second=2)
             self._live.start()
         else:
@@ -60,6 +79,20 @@ class Live:
             )
             more = f"; best noisy validation: {best or '–'}" if len(self.cells) <= SHOWN else ""
             say(self.console, f"{time.strftime('%H:%M:%S')} {told}, about {duration(now.left)} left{more}")
+
+    def _cell(self) -> None:
+        """In a notebook: one output, replaced as the study goes on. IPython's own display; no widgets are needed."""
+        from IPython.display import HTML, display
+
+        def page() -> HTML:
+            console = Console(record=True, file=io.StringIO(), width=WIDE, force_jupyter=False)
+            console.print(self.table())
+            return HTML(console.export_html(inline_styles=True, code_format=NOTEBOOK))
+
+        shown = display(page(), display_id=True)
+        while not self._stop.wait(NOTEBOOK_SECONDS):
+            shown.update(page())
+        shown.update(page())
 
     def table(self) -> Table:
         now = snapshot(self.cells, self.places)
