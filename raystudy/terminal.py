@@ -12,8 +12,13 @@ def printable(text: str) -> str:
 
 def terminal() -> Console:
     """Where results are printed: the terminal, or plain text wide enough for the tables where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = Console(force_jupyter=False)  # a notebook gets plain lines, too
+    return console if console.is_terminal and not notebook() else Console(width=160, force_jupyter=False)
+
+
+def notebook() -> bool:
+    """Whether this runs in a notebook."""
+    return Console().is_jupyter
 
 
 def say(console: Console, text: str, style: str = "") -> None:

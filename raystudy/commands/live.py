@@ -1,10 +1,12 @@
 """Live progress of a sweep: one table, a row per cell; plain lines where the output is no terminal. Only shows."""
 
+import contextvars
 import io
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from rich import box
 from rich import live as rich_live
@@ -16,7 +18,7 @@ from analysis.tables import level
 from raystudy.running.audience import Audience
 from raystudy.running.progress import Row, snapshot
 from raystudy.running.search import CellSearch
-from raystudy.terminal import duration, say, terminal
+from raystudy.terminal import duration, notebook, say, terminal
 
 SHOWN = 24  # cells at most in the table
 WIDE = 120  # characters of the table in a notebook
@@ -46,8 +48,14 @@ class Live:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Live":
-        if self.console.is_jupyter:
-            self._thread = threading.Thread(target=self._cell, daemon=True)
+        if notebook():
+            from IPython.display import display
+
+            shown = display(
+                self._page(), display_id=True
+            )  # here, where the cell is known; a thread may only replace it
+            run = contextvars.copy_context().run
+            self._thread = threading.Thread(target=run, args=(self._cell, shown), daemon=True)
             self._thread.start()
         elif self.console.is_terminal:
             self._live = rich_live.Live(get_renderable=self.table, console=self.console, refresh_per_second=2)
@@ -80,19 +88,18 @@ class Live:
             more = f"; best noisy validation: {best or '–'}" if len(self.cells) <= SHOWN else ""
             say(self.console, f"{time.strftime('%H:%M:%S')} {told}, about {duration(now.left)} left{more}")
 
-    def _cell(self) -> None:
+    def _cell(self, shown: Any) -> None:
         """In a notebook: one output, replaced as the study goes on. IPython's own display; no widgets are needed."""
-        from IPython.display import HTML, display
-
-        def page() -> HTML:
-            console = Console(record=True, file=io.StringIO(), width=WIDE, force_jupyter=False)
-            console.print(self.table())
-            return HTML(console.export_html(inline_styles=True, code_format=NOTEBOOK))
-
-        shown = display(page(), display_id=True)
         while not self._stop.wait(NOTEBOOK_SECONDS):
-            shown.update(page())
-        shown.update(page())
+            shown.update(self._page())
+        shown.update(self._page())
+
+    def _page(self) -> Any:
+        from IPython.display import HTML
+
+        console = Console(record=True, file=io.StringIO(), width=WIDE, force_jupyter=False)
+        console.print(self.table())
+        return HTML(console.export_html(inline_styles=True, code_format=NOTEBOOK))
 
     def table(self) -> Table:
         now = snapshot(self.cells, self.places)

@@ -45,6 +45,16 @@ class _Stopper(tune.Stopper):
         return {}
 
 
+class _Silent(tune.ProgressReporter):
+    """The audience is told by us: in a notebook Tune's own reporter would clear the cell's output."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+        pass
+
+
 def execute(
     name: str,
     searches: list[CellSearch],
@@ -121,6 +131,7 @@ def _experiment(
                 name=name,
                 storage_path=scratch,
                 verbose=0,
+                progress_reporter=_Silent(),
                 stop=_Stopper(budget, searcher),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(

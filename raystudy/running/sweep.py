@@ -18,7 +18,6 @@ from raystudy.running.nodes import Watch
 from raystudy.running.resources import Resources
 from raystudy.running.search import CellSearch
 from raystudy.running.session import session
-from raystudy.running.stopping import stopping
 from raystudy.tracking import cursor, follower, store
 
 TRACKING_SECONDS = 120.0  # how long the end of a sweep waits for MLflow; it goes on in the background after that
@@ -79,7 +78,7 @@ def run(
                 following = follower.start(folder, uri)
         else:
             watch = Watch(folder, others=bool(resources.address))
-            with stopping(audience.abandoned), session(resources, audience) as places, watch:
+            with session(resources, audience) as places, watch:
                 if not begun:
                     if not study.batch:  # the study.toml of another machine brings its own
                         searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
