@@ -16,7 +16,7 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from raystudy import __version__
+from raystudy import __version__, packages
 from raystudy.commands import texts
 from raystudy.errors import InputError, unknown
 from raystudy.terminal import printable
@@ -71,6 +71,7 @@ def run(make: Callable[[], App], argv: Sequence[str] | None = None) -> int:
     try:
         if empty := [w for w in words if w.startswith("--") and w.endswith("=--")]:
             raise InputError(f"{empty[0].removesuffix('=--')} has no value that could be used: '--'")
+        packages.pin()
         app = make()
         try:
             code = app(words, exit_on_error=False, print_error=False, result_action="return_value")

@@ -10,6 +10,7 @@ import json
 import platform
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import raystudy
@@ -76,9 +77,8 @@ def ship(to: Path) -> dict[str, str]:
     if to.exists() and not (to / RECORD).exists():
         raise InputError(f"{to} is not a folder that was written by `raystudy ship`; choose another")
     record = {"commit": commit(), "code": digest(here)}
-    new = to.with_name(f"{to.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))  # a name that nobody has
     for name in SHIPPED:
         if (here / name).is_dir():
             shutil.copytree(
@@ -87,6 +87,7 @@ def ship(to: Path) -> dict[str, str]:
         else:
             shutil.copy2(here / name, new / name)
     (new / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    new.chmod(0o755)
     shutil.rmtree(to, ignore_errors=True)
     new.rename(to)
     return record

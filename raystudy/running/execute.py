@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -67,13 +68,22 @@ def execute(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(
         resources.max_concurrent or (10_000 if resources.address else int(places) + 1)
     )
-    scratch = tempfile.mkdtemp(prefix="raystudy-")
+    scratch = _scratch()
     try:
         problem = _experiment(name, searches, resources, places, scratch, audience, budget)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if problem:
         raise problem
+
+
+def _scratch() -> str:
+    """A folder for what Tune writes beside the ledger. Those of drivers that were killed are taken away."""
+    for left in Path(tempfile.gettempdir()).glob("raystudy-tune-*"):
+        pid = left.name.split("-")[2]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and left.stat().st_uid == os.getuid():
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"raystudy-tune-{os.getpid()}-")
 
 
 def _experiment(
@@ -107,7 +117,7 @@ def _experiment(
             "study": name,
             "checkpoint_seconds": resources.checkpoint_every,
             "data_root": str(resources.data_root),
-            "threads": max(1, int(resources.cpus)),
+            "threads": resources.threads,
             "cpus": cpus,
             "gpus": gpus,
             "whole": gpus >= 1 if gpus else cpus >= machine,
