@@ -239,7 +239,7 @@ class Ledger:
         self._problem: InputError | None = None  # why nothing is written any more: what came after would not fit on
         try:
             (study_dir / "cells").mkdir(parents=True, exist_ok=True)
-            self._lock = (study_dir / "lock").open("a+")
+            self._lock = (study_dir / "lock").open("a+", encoding="utf-8")
         except OSError as e:
             raise InputError(f"cannot write to the storage {study_dir}: {e.strerror}") from None
         try:
@@ -306,7 +306,7 @@ class Ledger:
 def is_running(study_dir: Path) -> bool:
     """Whether a process holds the study's lock."""
     try:
-        with (study_dir / "lock").open() as f:
+        with (study_dir / "lock").open("rb") as f:
             fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
