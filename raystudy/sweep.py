@@ -397,7 +397,7 @@ def run(
     from raystudy.run.beside import beside
     from raystudy.run.build import Builder
     from raystudy.run.execute import capacity, execute, reach
-    from raystudy.tracking import cursor, follower, store
+    from raystudy.tracking import cursor, follower, store, sync
 
     folder = study_dir(storage, study.name)
     mirrors.pull(folder)
@@ -419,7 +419,7 @@ def run(
         _write(told, study.to_toml())
         searches = builder.searches(study, ledger)
         builder.store_masks(folder)
-        following = None
+        following, behind = None, None
         if not all(s.finished() for s in searches):
             few = min(builder.updates(c) for c in study.cells())
             if few < FEW_UPDATES:
@@ -432,13 +432,18 @@ def run(
             finally:
                 ledger.close()  # so that the follower's last pass sees a study that is not running
                 if following:
-                    follower.finish(following, TRACKING_SECONDS)
+                    with console.status("bringing MLflow up to date"):
+                        behind = follower.finish(following, TRACKING_SECONDS)
         elif uri and cursor.behind(folder, uri):
-            follower.finish(follower.start(folder, uri), TRACKING_SECONDS)
+            with console.status("bringing MLflow up to date"):
+                behind = follower.finish(follower.start(folder, uri), TRACKING_SECONDS)
     finally:
         ledger.close()
         if mirror:
             mirror.close()
+    if behind:
+        note = f"MLflow lacks a part of the study: {printable(behind)}; brought there by: {sync.command(folder, tracking_uri)}"
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if left := sum(not s.finished() for s in searches):
         why = f"{budget.reason}; " if budget and budget.reason else ""
         note = f"{why}stopped with {left} of {len(searches)} cells unfinished; the same command goes on from here"
