@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.select import CLEAN_VAL, RULES, TEST, Score, chosen, gap, paper, replicates, score
-from raystudy.design.study import OBJECTIVES, Cell, Study
+from raystudy.design.names import OBJECTIVES
+from raystudy.design.study import Cell, Study
 from raystudy.record.ledger import CellHistory
 
 READ = (*OBJECTIVES, TEST, CLEAN_VAL, "cost/seconds")  # the metrics that the tables here look at

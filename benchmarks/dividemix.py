@@ -35,14 +35,14 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from raystudy import sweep
+from raystudy.design import ask
 from raystudy.learn import networks
 from raystudy.learn.celldata import CellData, prepare
 from raystudy.learn.point import split
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run
-from raystudy.run.build import Builder
+from raystudy.running.build import Builder
 
 REFERENCE = {0.2: (0.957, 0.982, 35), 0.5: (0.908, 0.964, 25), 0.8: (0.801, 0.930, 16)}  # ce, DivideMix, its seconds
 TARGET = 2 / 3  # of the port's seconds
@@ -225,11 +225,9 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
 
-    asked = argparse.ArgumentParser()
-    sweep.add_arguments(asked)
-    command = ["dividemix", *(["--epochs", "15"] if args.quick else [])]
-    study, resources = sweep.request(asked.parse_args(command))
-    builder = Builder(study, resources.data_root)
+    root = Path("data")
+    study = ask.of_methods(["dividemix"], epochs=15 if args.quick else None, root=root)
+    builder = Builder(study, root)
     seeds = range(1 if args.quick else args.seeds)
 
     print(
@@ -237,7 +235,7 @@ def main() -> None:
     )
     told: dict[tuple[str, float], list[tuple[float, float]]] = {}
     for cell in study.cells():
-        data = prepare(cell.dataset, resources.data_root, cell.noise, study.val_fraction)
+        data = prepare(cell.dataset, root, cell.noise, study.val_fraction)
         point, _, source = builder.spaces[cell.method].paper(cell.dataset, cell.noise)
         if cell.method == "dividemix":
             print(f"  {cell.noise.label}: {len(data.y)} images, {point} [{source}]", flush=True)

@@ -36,14 +36,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from raystudy.data.noise import Noise
-from raystudy.design import space, studyfile
+from raystudy.design import ask, space
 from raystudy.errors import InputError
 from raystudy.learn.celldata import prepare
 from raystudy.learn.methods import METHODS
 from raystudy.learn.point import method_class
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run
-from raystudy.terminal import guarded
 
 LAST = 10  # epochs whose mean is told
 WORSE = 0.02  # below cross-entropy by more than this is marked
@@ -90,7 +89,7 @@ def jobs(args: argparse.Namespace, images: Path | None) -> list[Job]:
     """All trainings, in the order in which a part of them tells most: a whole seed of digits first, CIFAR-10 last."""
     methods = args.only or list(METHODS)
     noises = {"clean": Noise("symmetric", 0.0)} | {f"{r:g}": Noise("symmetric", r) for r in (0.2, 0.5, 0.8)}
-    network, epochs = studyfile.default_setting("digits", ROOT)
+    network, epochs = ask.default_setting("digits", ROOT)
     found = [
         job("digits", "digits", network, args.digits_epochs or epochs, condition, noise, method, seed)
         for seed, (condition, noise), method in itertools.product(range(args.seeds), noises.items(), methods)
@@ -283,4 +282,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, parser()))
+    try:
+        sys.exit(main(parser().parse_args()))
+    except InputError as e:
+        sys.exit(f"{e}")

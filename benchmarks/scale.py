@@ -98,23 +98,25 @@ def bare(trials: int) -> dict[str, float]:
 
 def study(kind: str, trials: int, cells: int) -> dict[str, float]:
     """A real study in the working directory, but for what its actors do."""
-    from rich.console import Console
 
-    import raystudy.run.execute
+    import raystudy.running.execute
     from raystudy.data.noise import Noise
     from raystudy.design.study import Study
     from raystudy.record.ledger import Ledger
-    from raystudy.run.build import Builder
+    from raystudy.running.audience import Audience
+    from raystudy.running.build import Builder
+    from raystudy.running.resources import Resources
+    from raystudy.running.session import session
     from raystudy.tracking import follower, store
 
-    raystudy.run.execute.TrialActor = Noop  # type: ignore[misc, assignment]
+    raystudy.running.execute.TrialActor = Noop  # type: ignore[misc, assignment]
     rates = tuple(Noise("symmetric", round((i + 1) / (cells + 1), 6)) for i in range(cells))
     told = Study(
         name="scale", methods=("mixup",), datasets=("digits",), noises=rates, trials=trials // cells, replicates=0,
         epochs=EPOCHS, network="mlp", sampler=kind, scheduler="none",
     )  # fmt: skip
     folder = Path("scale").absolute()
-    resources = raystudy.run.execute.Resources(
+    resources = Resources(
         address=None, cpus=1, gpus=0, measure=False, max_concurrent=None, checkpoint_every=10.0, data_root=Path("data")
     )
 
@@ -129,7 +131,8 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
     uri = store.absolute("sqlite:///mlflow.db")
     following = follower.start(folder, uri) if kind == "tpe" else None
     began, cpu = time.monotonic(), time.process_time()
-    raystudy.run.execute.execute("scale", searches, resources, Console(quiet=True))
+    with session(resources, Audience()) as places:
+        raystudy.running.execute.execute("scale", searches, resources, places, Audience())
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     ledger.close()
     if following:

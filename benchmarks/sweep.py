@@ -86,7 +86,7 @@ def sweep(storage: Path, options: list[str]) -> tuple[float, float, float, Path]
 
 def trainings(study_dir: Path) -> list[tuple[TrialSpec, int]]:
     """The trials of a study and how many epochs each was trained."""
-    from raystudy.run.build import Builder
+    from raystudy.running.build import Builder
 
     builder = Builder(Study.from_toml(study_dir / "study.toml"), Path("data"))
     found = []

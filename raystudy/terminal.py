@@ -1,16 +1,11 @@
-"""What all commands share: how a user's mistake is told, where results are printed, and what becomes of what a terminal cannot show."""
+"""What all that is printed shares: the console, and texts and times as a terminal can show them."""
 
-import argparse
 import codecs
-import errno
-import os
+import math
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
 
 from rich.console import Console
-
-from raystudy.errors import InputError, unknown
 
 STAND_INS = {  # of what we print; accents are left off, and of all else there is a ?
     **{
@@ -28,43 +23,6 @@ STAND_INS = {  # of what we print; accents are left off, and of all else there i
     },
     **{"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "†": "+", "‡": "++", "§": "S.", "•": "*"},
 }
-
-
-def guarded(
-    command: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
-) -> int:
-    """Parses and runs; a user's mistake becomes one line on standard error and exit code 2."""
-    lenient()
-    words = sys.argv[1:] if argv is None else argv
-    try:
-        if empty := [w for w in words if w.startswith("--") and w.endswith("=--")]:  # argparse would give it a list
-            raise InputError(f"{empty[0].removesuffix('=--')} has no value that could be used: '--'")
-        args, rest = parser.parse_known_args(words)
-        if rest:  # argparse would name no choices
-            raise unknown("option", rest[0], getattr(args, "parser", parser)._option_string_actions)
-        return command(args)
-    except InputError as e:
-        print(f"raystudy: {printable(' '.join(str(e).split()))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("raystudy: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `raystudy ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except RuntimeError as e:
-        if "home directory" not in str(e):  # of Path.expanduser
-            raise
-        print("raystudy: a path begins with ~NAME, and this machine has no user of that name", file=sys.stderr)
-        return 2
-    except OSError as e:
-        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not (full or (e.errno and e.filename)):
-            raise  # not of a file that somebody named
-        where = f" for {e.filename}" if e.filename else ""
-        more = "; the same command goes on once there is" if full else ""
-        print(f"raystudy: {' '.join(f'{os.strerror(e.errno or 0).lower()}{where}'.split())}{more}", file=sys.stderr)
-        return 2
 
 
 def lenient() -> None:
@@ -96,5 +54,26 @@ def printable(text: str) -> str:
 def terminal() -> Console:
     """Where results are printed: the terminal, or plain text wide enough for the tables where there is none."""
     lenient()
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = Console(force_jupyter=False)  # a notebook gets plain lines, too
+    return console if console.is_terminal and not notebook() else Console(width=160, force_jupyter=False)
+
+
+def notebook() -> bool:
+    """Whether this runs in a notebook."""
+    return Console().is_jupyter
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Prints one line as it is: nothing in it is markup, and the terminal wraps it."""
+    console.print(text, style=style or None, markup=False, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """``4 s``, ``3 min``, ``2 h 05``, ``12 days``; a dash for unknown."""
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds >= 4 * 86400:
+        return f"{seconds / 86400:,.0f} days"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f}"

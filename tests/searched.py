@@ -14,7 +14,7 @@ from raystudy.design.space import load
 from raystudy.design.study import Cell, Study
 from raystudy.learn.spec import TrialSpec
 from raystudy.record.ledger import Ledger
-from raystudy.run.search import CellSearch
+from raystudy.running.search import CellSearch
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 CELL = Cell("dividemix", "digits", Noise("symmetric", 0.5))

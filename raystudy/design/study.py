@@ -11,8 +11,8 @@ from typing import Any
 
 import tomli_w
 
-import search_spaces
 from raystudy.data.noise import Noise
+from raystudy.design.names import OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS
 from raystudy.errors import InputError, unknown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -271,12 +271,6 @@ def _block(told: Mapping[str, Any]) -> Block:
 
 TEXTS = ("methods", "datasets")  # lists of texts
 MOST_EPOCHS = 10**6
-OBJECTIVES = ("val/acc", "val/loss")
-SAMPLERS = ("tpe", "random", "qmc", "gp")
-SCHEDULERS = ("asha", "none")
-# One recipe for all methods, each method's own paper's, or one paper's for all methods (by the name of its method).
-SPACES = {p.stem for p in Path(search_spaces.__path__[0]).glob("*.toml")} - {"recipes", "prices"}
-RECIPES = ("shared", "paper", *sorted(SPACES))
 
 
 def study_dir(storage: Path, name: str) -> Path:

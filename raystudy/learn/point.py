@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -91,3 +92,8 @@ def split(method: str, point: Point) -> tuple[Point, Point]:
     """A point's two halves: (hyperparameters of the method, overrides of the recipe)."""
     known = hyperparameters(method)
     return {k: v for k, v in point.items() if k in known}, {k: v for k, v in point.items() if k not in known}
+
+
+def card(method: str) -> str:
+    """A method's card: the docstring of its module."""
+    return (sys.modules[method_class(method).__module__].__doc__ or "").strip()

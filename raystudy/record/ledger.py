@@ -230,15 +230,25 @@ def cells(study_dir: Path) -> list[Path]:
 
 
 class Ledger:
-    """The one writer of a study's ledger. Holds the study's lock while it is open."""
+    """The one writer of a study's ledger. Holds the study's lock while it is open.
 
-    def __init__(self, study_dir: Path) -> None:
+    A ``held`` ledger keeps what is appended to itself until ``release``: a study is opened, and everything that may refuse it asked, before
+    anything is written. One that is closed without a release leaves the folder as it found it.
+    """
+
+    def __init__(self, study_dir: Path, held: bool = False) -> None:
         self.dir = study_dir
         self._files: dict[str, FileIO] = {}
         self.histories: dict[str, CellHistory] = {}
         self._problem: InputError | None = None  # why nothing is written any more: what came after would not fit on
+        self._held: dict[str, list[Event]] | None = {} if held else None
+        self._ends: dict[str, int] = {}  # bytes up to the last whole line of a file that ends in a torn one
+        self._made = [p for p in (study_dir, *study_dir.parents) if not p.exists()]  # the innermost first
+        self._new = not (study_dir / "lock").exists()
         try:
-            (study_dir / "cells").mkdir(parents=True, exist_ok=True)
+            study_dir.mkdir(parents=True, exist_ok=True)
+            if not held:
+                (study_dir / "cells").mkdir(exist_ok=True)
             self._lock = (study_dir / "lock").open("a+", encoding="utf-8")
         except OSError as e:
             raise InputError(f"cannot write to the storage {study_dir}: {e.strerror}") from None
@@ -254,21 +264,32 @@ class Ledger:
         self._lock.flush()
 
     def open(self, key: str, header: Event) -> CellHistory:
-        """Reads a cell's history and makes its file ready to append to; a torn last line is cut off."""
+        """Reads a cell's history and makes it ready to append to; a torn last line of its file is cut off."""
         path = self.dir / "cells" / f"{key}.jsonl"
         if path.exists():
             end = 0
             for _, end in events(path):  # noqa: B007 - only the offset after the last whole line
                 pass
             if end < path.stat().st_size:
-                os.truncate(path, end)
+                self._ends[key] = end
             self.histories[key] = replay(path)
         else:
             self.histories[key] = CellHistory(key)
-        self._files[key] = path.open("ab", buffering=0)  # so that what is written is known, if the disk fills up
+        if self._held is None:
+            self._ready(key)
+        else:
+            self._held[key] = []
         if not self.histories[key].header:
             self.append(key, {"event": "cell", **header})
         return self.histories[key]
+
+    def release(self) -> None:
+        """Writes what was held, and from now on at once."""
+        waiting, self._held = self._held or {}, None
+        (self.dir / "cells").mkdir(exist_ok=True)
+        for key, fresh in waiting.items():
+            self._ready(key)
+            self._write(key, fresh)
 
     def append(self, key: str, *new: Event) -> None:
         """Folds events into the history and writes them at once. Already known records are left out.
@@ -280,25 +301,40 @@ class Ledger:
         now = time.time_ns() // 1_000_000
         told = [{**event, "time": now} for event in new]
         fresh = [event for event in told if self.histories[key].apply(event)]
-        if fresh:
-            file = self._files[key]
-            lines = "".join(
-                json.dumps(event, separators=(",", ":"), allow_nan=False) + "\n" for event in fresh
-            ).encode()
-            size = file.seek(0, os.SEEK_END)
-            try:
-                written = 0
-                while written < len(lines):  # a disk that is nearly full takes a part
-                    written += file.write(lines[written:])
-            except OSError as e:
-                os.truncate(file.fileno(), size)
-                why = f"{e.strerror}; once that is mended, the same command goes on from here"
-                self._problem = InputError(f"cannot write the ledger {file.name}: {why}")
-                raise self._problem from None
+        if self._held is not None:
+            self._held[key] += fresh
+        elif fresh:
+            self._write(key, fresh)
+
+    def _ready(self, key: str) -> None:
+        path = self.dir / "cells" / f"{key}.jsonl"
+        if key in self._ends:
+            os.truncate(path, self._ends[key])
+        self._files[key] = path.open("ab", buffering=0)  # so that what is written is known, if the disk fills up
+
+    def _write(self, key: str, fresh: list[Event]) -> None:
+        file = self._files[key]
+        lines = "".join(json.dumps(event, separators=(",", ":"), allow_nan=False) + "\n" for event in fresh).encode()
+        size = file.seek(0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(lines):  # a disk that is nearly full takes a part
+                written += file.write(lines[written:])
+        except OSError as e:
+            os.truncate(file.fileno(), size)
+            why = f"{e.strerror}; once that is mended, the same command goes on from here"
+            self._problem = InputError(f"cannot write the ledger {file.name}: {why}")
+            raise self._problem from None
 
     def close(self) -> None:
         for file in self._files.values():
             file.close()
+        if self._held is not None and not self._lock.closed:  # nothing was written: nothing is left
+            if self._new:
+                (self.dir / "lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                for folder in self._made:
+                    folder.rmdir()
         with contextlib.suppress(ValueError):
             self._lock.close()
 

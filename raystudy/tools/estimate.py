@@ -4,7 +4,6 @@ Here belong the predictions (plain cross-entropy, K-fold), the estimates from th
 rest on is told with them (``ASSUMPTIONS``), since no interval covers an assumption that does not hold.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Callable
@@ -15,22 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich import box
-from rich.table import Table
 
 from raystudy.data import datasets
 from raystudy.data.datasets import Images
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import Matrix, Noise, generator, parse
-from raystudy.design import space
+from raystudy.design.ask import default_setting
+from raystudy.design.single import single
 from raystudy.errors import InputError
 from raystudy.learn import networks, ops
 from raystudy.learn.celldata import CellData, joined, prepare
 from raystudy.learn.metrics import Truth
-from raystudy.learn.point import method_class
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run, device_here
-from raystudy.terminal import terminal
 
 Probs = NDArray[np.float64]  # [N, K]
 Labels = NDArray[np.int64]  # [N]
@@ -282,168 +278,151 @@ def labels_as_given(dataset: str, root: Path, noise: str | None, seed: int, devi
     return given, True
 
 
-def command(args: argparse.Namespace) -> int:
-    """``raystudy noise estimate``."""
-    from raystudy import sweep
-    from raystudy.design import studyfile
+@dataclass(frozen=True)
+class Examined:
+    """What was found out about the labels of a data set."""
 
-    console = terminal()
+    name: str
+    came: str  # which labels these are
+    images: int
+    classes: tuple[str, ...]
+    network: str
+    epochs: int
+    folds: int
+    seed: int
+    digests: tuple[str, str]  # of the data, of the labels
+    estimates: dict[str, Estimate]
+    at_most: tuple[float, float]  # the bound on the rate, and that at 97.5 %
+    agree: bool  # whether the intervals of the two best estimates meet
+    chosen: str  # the estimate to believe
+    truth: Labels | None  # [N] true labels, -1 for an image of none of the classes; None where nobody knows
+    given: Labels  # [N]
 
-    def line(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    def errors(self) -> dict[str, dict[str, float]]:
+        """How far each estimate's rate and matrix (total variation, mean over classes) are off, where the truth is known."""
+        assert self.truth is not None
+        true = self.true_matrix()
+        rate = float((self.truth != self.given).mean())
+        return {n: {"rate": e.rate - rate, "matrix": error(e.matrix, true)} for n, e in self.estimates.items()}
 
+    def true_matrix(self) -> Matrix:
+        """Counted, where the truth is known; images of no class are left out."""
+        assert self.truth is not None
+        k = len(self.classes)
+        counts, inside = np.zeros((k, k)), self.truth >= 0
+        np.add.at(counts, (self.truth[inside], self.given[inside]), 1)
+        matrix: Matrix = ops.row_normalise(torch.from_numpy(counts)).numpy()
+        return matrix
+
+    def answer(self) -> dict[str, Any]:
+        """As it is written to a file."""
+        told: dict[str, Any] = {
+            "dataset": self.name,
+            "labels": self.came,
+            "images": self.images,
+            "classes": list(self.classes),
+            "network": self.network,
+            "epochs": self.epochs,
+            "folds": self.folds,
+            "seed": self.seed,
+            "data_digest": self.digests[0],
+            "noise_digest": self.digests[1],
+            "at_most": {"rate": self.at_most[0], "at_97.5_percent": self.at_most[1]},
+            "estimates_agree": self.agree,
+            "chosen": self.chosen,
+            "estimates": {
+                name: {
+                    "rate": e.rate,
+                    "rate_interval_95": e.rate_interval,
+                    "matrix": e.matrix.tolist(),
+                    "matrix_low_95": e.matrix_interval[0].tolist(),
+                    "matrix_high_95": e.matrix_interval[1].tolist(),
+                }
+                for name, e in self.estimates.items()
+            },
+            "assumptions": ASSUMPTIONS,
+        }
+        if self.truth is not None:
+            rate = float((self.truth != self.given).mean())
+            told["truth"] = {"rate": rate, "matrix": self.true_matrix().tolist(), "errors": self.errors()}
+        return told
+
+
+def examine(
+    dataset: str,
+    noise: str | None = None,
+    *,
+    out: Path | None = None,
+    noise_seed: int = 0,
+    data_root: Path = Path("data"),
+    network: str | None = None,
+    epochs: int | None = None,
+    folds: int = 5,
+    resamples: int = 200,
+    seed: int = 0,
+    device: str | None = None,
+    threads: int = 1,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Examined:
+    """Cross-validates plain cross-entropy on the labels, and estimates their noise from its predictions.
+
+    ``dataset``: as ``data.spec.located`` gives it; ``noise``: the labels to look at (``labels_as_given``); ``out``: checked for ``write``.
+    Sets torch's threads. Raises InputError.
+    """
     for what, number, least in (
-        ("--threads", args.threads, 1),
-        ("--seed", args.seed, 0),
-        ("--folds", args.folds, 2),
-        ("--bootstrap", args.bootstrap, 20),
+        ("--threads", threads, 1),
+        ("--seed", seed, 0),
+        ("--folds", folds, 2),
+        ("--bootstrap", resamples, 20),
     ):
         if number < least:
             raise InputError(f"{what} is {number}; it must be at least {least}")
-    torch.set_num_threads(args.threads)
-    dataset = sweep.dataset_of(args)
-    network, epochs = studyfile.default_setting(dataset, args.data_root)
-    network, epochs = args.network or network, args.epochs if args.epochs is not None else max(1, epochs // 3)
+    torch.set_num_threads(threads)
+    usual, length = default_setting(dataset, data_root)
+    network, epochs = network or usual, epochs if epochs is not None else max(1, length // 3)
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}; it must be at least 1")
-    if not args.out.name or args.out.is_dir():
-        raise InputError(
-            f"--out {args.out} is a folder; it takes the beginning of file names, such as {args.out / 'noise'}"
-        )
-    device = device_here(args.device)
-    setting, known = labels_as_given(dataset, args.data_root, args.noise, args.noise_seed, device)
-    held = prepare(dataset, args.data_root, setting, INNER, device)
-    known = known and held.effective_rate is not None
+    if out is not None and (not out.name or out.is_dir()):
+        raise InputError(f"--out {out} is a folder; it takes the beginning of file names, such as {out / 'noise'}")
+    where = device_here(device)
+    setting, known = labels_as_given(dataset, data_root, noise, noise_seed, where)
+    held = prepare(dataset, data_root, setting, INNER, where)
     cell = whole(held)
-    if args.folds > len(cell.y) // 2:
-        raise InputError(f"--folds is {args.folds}; data set {dataset!r} has {len(cell.y)} training images")
+    if folds > len(cell.y) // 2:
+        raise InputError(f"--folds is {folds}; data set {dataset!r} has {len(cell.y)} training images")
     networks.build(network, cell.size[0], cell.size[1], cell.n_classes)
-    spec = TrialSpec(
-        method="ce",
-        version=method_class("ce").version,
-        point={},
-        dataset=dataset,
-        data_digest=cell.data_digest,
-        noise=setting.to_dict(),
-        noise_digest=cell.noise_digest,
-        network=network,
-        recipe=space.recipe_for("shared", "ce", dataset, network).to_dict(),
-        epochs=epochs,
-        seed=args.seed,
-        val_fraction=INNER,
-        clean_val=0,
-    )
-    came = setting.label if args.noise or setting.kind == "given" else "its labels as they are"
-    line(
-        f"{cell.name}, {came}: {len(cell.y):,} images, {cell.n_classes} classes; {args.folds} x cross-entropy, {network}, "
-        f"up to {epochs} epochs"
-    )
+    spec = single("ce", cell, dataset, setting, network, epochs, val_fraction=INNER, seed=seed)
+    came = setting.label if noise or setting.kind == "given" else "its labels as they are"
+    labels = f"{len(cell.y):,} images, {cell.n_classes} classes"
+    tell(f"{cell.name}, {came}: {labels}; {folds} x cross-entropy, {network}, up to {epochs} epochs")
 
-    def tell(fold: int, epoch: int, accuracy: float) -> None:
+    def progress(fold: int, epoch: int, accuracy: float) -> None:
         if epoch + 1 in (epochs, *range(5, epochs, 5)):
-            line(
-                f"fold {fold + 1} of {args.folds}  epoch {epoch + 1:>3}  agreement with the labels left out {accuracy:.3f}"
-            )
+            tell(f"fold {fold + 1} of {folds}  epoch {epoch + 1:>3}  agreement with the labels left out {accuracy:.3f}")
 
-    predictions = predict(cell, spec, args.folds, tell)
-    with console.status("intervals"):
-        found = {
-            name: bootstrap(predictions, estimator, args.bootstrap, args.seed) for name, estimator in ESTIMATORS.items()
-        }
-    bound, sure = at_most(predictions)
-    table = Table(box=box.SIMPLE_HEAD, title="noise rate", title_justify="left")
-    for name in ("estimate", "rate", "95 % interval", "least and greatest share of right labels in a class"):
-        table.add_column(name)
-    for name, estimate in found.items():
-        low, high = estimate.rate_interval
-        diagonal = estimate.matrix.diagonal()
-        table.add_row(
-            name, f"{estimate.rate:.3f}", f"{low:.3f} to {high:.3f}", f"{diagonal.min():.2f} to {diagonal.max():.2f}"
-        )
-    table.add_row("no more than", f"{bound:.3f}", f"{sure:.3f} at 97.5 %", "")
-    console.print(table)
-    classes = datasets.load(dataset, args.data_root, setting).classes
+    predictions = predict(cell, spec, folds, progress)
+    found = {name: bootstrap(predictions, estimator, resamples, seed) for name, estimator in ESTIMATORS.items()}
     agree = _agree(found["confident"], found["anchor-count"])
-    chosen = CHOSEN if agree else "anchor-count"
-    _show_matrix(line, chosen, found[chosen].matrix, classes)
-    if not agree:
-        line(
-            "'confident' and 'anchor-count' differ by more than their intervals: the network is too poor for these images, or "
-            "mistakes gather on hard images. Believe 'no more than', and try more images, epochs or another --network.",
-            "yellow",
-        )
-    line("The intervals hold the chance in images and networks. They do not hold what the estimates rest on:")
-    for told in ASSUMPTIONS:
-        line(f"  {told}")
-    answer: dict[str, Any] = {
-        "dataset": cell.name,
-        "labels": came,
-        "images": len(cell.y),
-        "classes": list(classes),
-        "network": network,
-        "epochs": epochs,
-        "folds": args.folds,
-        "seed": args.seed,
-        "data_digest": cell.data_digest,
-        "noise_digest": cell.noise_digest,
-        "at_most": {"rate": bound, "at_97.5_percent": sure},
-        "estimates_agree": agree,
-        "chosen": chosen,
-        "estimates": {
-            name: {
-                "rate": e.rate,
-                "rate_interval_95": e.rate_interval,
-                "matrix": e.matrix.tolist(),
-                "matrix_low_95": e.matrix_interval[0].tolist(),
-                "matrix_high_95": e.matrix_interval[1].tolist(),
-            }
-            for name, e in found.items()
-        },
-        "assumptions": ASSUMPTIONS,
-    }
-    if known:
-        clean = torch.cat([held.truth.clean, held.truth.val_clean]).cpu().numpy()
-        answer["truth"] = _compare(line, found, clean, predictions.given)
-    files = write(args.out, answer, found[chosen].matrix)
-    line(f"written: {', '.join(map(str, files))} (the matrix is that of {chosen!r})")
-    return 0
+    truth = known and held.effective_rate is not None
+    return Examined(
+        name=cell.name,
+        came=came,
+        images=len(cell.y),
+        classes=datasets.load(dataset, data_root, setting).classes,
+        network=network,
+        epochs=epochs,
+        folds=folds,
+        seed=seed,
+        digests=(cell.data_digest, cell.noise_digest),
+        estimates=found,
+        at_most=at_most(predictions),
+        agree=agree,
+        chosen=CHOSEN if agree else "anchor-count",
+        truth=torch.cat([held.truth.clean, held.truth.val_clean]).cpu().numpy() if truth else None,
+        given=predictions.given,
+    )
 
 
 def _agree(one: Estimate, other: Estimate) -> bool:
     """Whether the intervals of two rates meet."""
     return max(one.rate_interval[0], other.rate_interval[0]) <= min(one.rate_interval[1], other.rate_interval[1])
-
-
-def _show_matrix(line: Callable[[str], None], name: str, matrix: Matrix, classes: tuple[str, ...]) -> None:
-    """The matrix where it fits, and its largest mistakes."""
-    k = len(matrix)
-    if k <= 12:
-        line(f"transition matrix ({name}), in %: a row is a true class, a column the label given")
-        line(" " * 15 + " ".join(f"{c[:5]:>5}" for c in classes))
-        for i, row in enumerate(matrix):
-            line(f"{classes[i][:14]:>14} " + " ".join(f"{100 * value:5.1f}" for value in row))
-    off = np.where(np.eye(k, dtype=bool), 0, matrix)
-    largest = [(int(i) // k, int(i) % k) for i in np.argsort(-off, axis=None, kind="stable")[:5] if off.flat[i] > 0]
-    named = ", ".join(f"{classes[i]} as {classes[j]} {100 * off[i, j]:.1f} %" for i, j in largest)
-    line(f"most frequent mistakes ({name}): {named or 'none'}")
-
-
-def _compare(line: Callable[[str], None], found: dict[str, Estimate], clean: Labels, given: Labels) -> dict[str, Any]:
-    """Prints and returns how far the estimates are off, where the truth is known; images of no class are left out of the matrix."""
-    k = len(next(iter(found.values())).matrix)
-    counts = np.zeros((k, k))
-    inside = clean >= 0
-    np.add.at(counts, (clean[inside], given[inside]), 1)
-    true: Matrix = ops.row_normalise(torch.from_numpy(counts)).numpy()
-    rate = float((clean != given).mean())
-    line("")
-    line(f"the truth, which no estimate has seen: {rate:.3f} of the labels are wrong")
-    errors = {}
-    for name, e in found.items():
-        low, high = e.rate_interval
-        errors[name] = {"rate": e.rate - rate, "matrix": error(e.matrix, true)}
-        line(
-            f"  {name:12} rate off by {e.rate - rate:+.3f} ({'within' if low <= rate <= high else 'outside'} its interval), "
-            f"rows of the matrix by {errors[name]['matrix']:.3f} (total variation, mean over classes)"
-        )
-    return {"rate": rate, "matrix": true.tolist(), "errors": errors}

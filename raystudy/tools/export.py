@@ -36,7 +36,7 @@ from raystudy.design.space import Dimension, Space
 from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
 from raystudy.record.ledger import CellHistory, TrialHistory
-from raystudy.run.samplers import STATES
+from raystudy.running.samplers import STATES
 
 Histories = Mapping[Cell, CellHistory]
 OPTUNA = "optuna.log"  # Optuna's journal: a line a trial, where SQLite would take a row a value

@@ -3,9 +3,10 @@
 This reads the truth, of data that are not studied; so it stands outside the wall that methods are behind.
 """
 
-import argparse
 import os
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raystudy.data.noise import Noise, parse
+from raystudy.design import space
+from raystudy.design.ask import default_setting
+from raystudy.design.single import single
 from raystudy.errors import InputError
 from raystudy.learn.celldata import prepare
 from raystudy.learn.methods.mentornet_dd import SHAPES, mentor_logits
 from raystudy.learn.metrics import auroc
 from raystudy.learn.ops import nearest_rank
 from raystudy.learn.recipe import Recipe
-from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run
-from raystudy.terminal import terminal
 
 TRAINED_AT = 18  # percent of training at which losses are recorded
 EXPERIMENT = "mentors"  # in MLflow
@@ -38,21 +40,7 @@ def record(
     As MentorNet meets them: train mode, augmented, against the given labels.
     """
     data = prepare(dataset, root, noise, 0.1)
-    digests = {"data_digest": data.data_digest, "noise_digest": data.noise_digest}
-    spec = TrialSpec(
-        "ce",
-        1,
-        {},
-        dataset,
-        noise=noise.to_dict(),
-        network=network,
-        recipe=recipe.to_dict(),
-        epochs=epochs,
-        seed=seed,
-        val_fraction=0.1,
-        clean_val=0,
-        **digests,
-    )
+    spec = single("ce", data, dataset, noise, network, epochs, val_fraction=0.1, recipe=recipe, seed=seed)
     run = Run(spec, data)
     for _ in range(max(TRAINED_AT * epochs // 100, 1)):
         run.epoch()
@@ -176,57 +164,65 @@ def register(path: Path, uri: str, params: dict[str, str], told: dict[str, float
     return info.model_uri
 
 
-def train_mentor(args: argparse.Namespace) -> int:
-    """Records students, fits a MentorNet, writes it and stores it in MLflow."""
-    from raystudy.design import space, studyfile
-    from raystudy.tracking import store
+@dataclass(frozen=True)
+class Trained:
+    """A MentorNet that was learned: where it lies, what was measured, and how it came about."""
 
-    console = terminal()
+    file: Path
+    told: dict[str, float]
+    params: dict[str, str]
+
+
+def train(
+    out: Path,
+    dataset: str,
+    noise: str,
+    *,
+    students: int = 4,
+    seed: int = 0,
+    epochs: int | None = None,
+    network: str | None = None,
+    steps: int = 30_000,
+    percentile: float = 0.9,
+    data_root: Path = Path("data"),
+    threads: int = 1,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Trained:
+    """Records students, fits a MentorNet and writes it to ``out``. ``dataset``: as ``data.spec.located`` gives it; ``epochs``: that 18 %
+    are trained of. Sets torch's threads. Raises InputError."""
     for what, number, low in (
-        ("--students", args.students, 1),
-        ("--seed", args.seed, 0),
-        ("--threads", args.threads, 1),
-        ("--steps", args.steps, 1),
-        ("--epochs", 1 if args.epochs is None else args.epochs, 1),
+        ("--students", students, 1),
+        ("--seed", seed, 0),
+        ("--threads", threads, 1),
+        ("--steps", steps, 1),
+        ("--epochs", 1 if epochs is None else epochs, 1),
     ):
         if number < low:
             raise InputError(f"{what} is {number}; it must be at least {low}")
-    if not 0 < args.percentile < 1:
-        raise InputError(f"--percentile is {args.percentile:g}; it must lie between 0 and 1")
-    if args.out.suffix != ".npz" or not args.out.parent.is_dir():
-        raise InputError(f"--out {args.out}: it must be a file that ends in .npz, in a folder that is there")
-    uri = None if args.no_tracking else args.tracking_uri or store.default_uri()
-    if uri:
-        store.check(store.absolute(uri))
-    torch.set_num_threads(args.threads)
-    dataset = studyfile.located(args.dataset)
-    network, epochs = studyfile.default_setting(dataset, args.data_root)
-    network, epochs = args.network or network, args.epochs or epochs
+    if not 0 < percentile < 1:
+        raise InputError(f"--percentile is {percentile:g}; it must lie between 0 and 1")
+    if out.suffix != ".npz" or not out.parent.is_dir():
+        raise InputError(f"--out {out}: it must be a file that ends in .npz, in a folder that is there")
+    torch.set_num_threads(threads)
+    usual, length = default_setting(dataset, data_root)
+    network, epochs = network or usual, epochs or length
     recipe = space.recipe_for("shared", "ce", dataset, network)
-    if len(parse(args.noise)) != 1:
-        raise InputError(f"train-mentor takes one noise level, not {len(parse(args.noise))}: {args.noise}")
+    if len(parse(noise)) != 1:
+        raise InputError(f"train-mentor takes one noise level, not {len(parse(noise))}: {noise}")
     records = []
-    for seed in range(args.seed, args.seed + args.students):
-        (noise,) = parse(args.noise, seed=seed)
-        records.append(record(seed, noise, epochs, dataset, args.data_root, network, recipe))
+    for s in range(seed, seed + students):
+        (setting,) = parse(noise, seed=s)
+        records.append(record(s, setting, epochs, dataset, data_root, network, recipe))
         wrong = 1 - float(records[-1][1].float().mean())
-        console.print(
-            f"student {len(records)} of {args.students}: {len(records[-1][0])} losses, {wrong:.1%} wrong labels"
-        )
-    net, told = learn(records, args.percentile, args.steps)
-    save(net, args.out)
-    held = f"{told['held_out/accuracy']:.1%} of the held-out fifth told right (AUROC {told['held_out/auroc']:.3f})"
-    console.print(
-        f"{args.out}: {len(records)} students, {told['losses']:.0f} losses, {held}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    if uri:
-        names = ("dataset", "noise", "students", "seed", "percentile", "steps")
-        params = {name: str(getattr(args, name)) for name in names} | {"network": network, "epochs": str(epochs)}
-        model = register(args.out, uri, params, told)
-        console.print(f"in MLflow: experiment {EXPERIMENT!r}, model {model}", highlight=False, soft_wrap=True)
-    use = f"raystudy train mentornet_dd --set mentor={args.out.absolute()}"
-    console.print(f"use it: {use}", highlight=False, markup=False, soft_wrap=True)
-    return 0
+        tell(f"student {len(records)} of {students}: {len(records[-1][0])} losses, {wrong:.1%} wrong labels")
+    net, told = learn(records, percentile, steps)
+    save(net, out)
+    params = {
+        "dataset": dataset,
+        "noise": noise,
+        "students": students,
+        "seed": seed,
+        "percentile": percentile,
+        "steps": steps,
+    }
+    return Trained(out, told, {n: str(v) for n, v in params.items()} | {"network": network, "epochs": str(epochs)})

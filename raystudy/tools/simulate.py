@@ -31,13 +31,14 @@ from analysis import load, tables
 from analysis.select import value
 from raystudy.data.noise import Noise
 from raystudy.design import space
+from raystudy.design.names import SAMPLERS, SCHEDULERS
 from raystudy.design.space import Dimension, Space
-from raystudy.design.study import SAMPLERS, SCHEDULERS, Cell, Study
+from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError, unknown
 from raystudy.learn.point import Point
 from raystudy.learn.spec import TrialSpec
 from raystudy.record.ledger import CellHistory, Event, TrialHistory
-from raystudy.run.search import CellSearch
+from raystudy.running.search import CellSearch
 
 SMALLEST = 3  # recorded points below which there is nothing to find
 

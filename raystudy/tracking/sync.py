@@ -36,13 +36,13 @@ def sync(study_dir: Path, uri: str, running: bool = False) -> Synced:
         raise InputError(store.trouble(uri, e)) from e
 
 
-def command(study_dir: Path, tracking_uri: str | None) -> str:
-    """What brings a study to MLflow, as it is typed in this working directory; the store where one was named."""
+def command(study_dir: Path, uri: str) -> str:
+    """What brings a study to a store, as it is typed in this working directory."""
     words = ["raystudy", "sync", study_dir.name]
     if study_dir.parent != Path("studies").absolute():
         words += ["--storage", storage.told(study_dir.parent)]
-    if tracking_uri:
-        words += ["--tracking-uri", store.public(tracking_uri)]
+    if uri != store.default_uri():
+        words += ["--tracking-uri", store.public(uri)]
     return shlex.join(words)
 
 

@@ -16,6 +16,7 @@ import torch
 from raystudy import cli, sweep
 from raystudy.data.noise import Noise
 from raystudy.design import space
+from raystudy.design.ask import default_name
 from raystudy.design.study import Study
 from raystudy.learn import training
 from raystudy.learn.celldata import prepare
@@ -470,12 +471,12 @@ def test_dry_run_names_its_oracle(run: Callable[..., Told]) -> None:
 
 
 def test_a_studys_name_follows_from_what_it_is() -> None:
-    assert sweep.default_name(("ce", "dividemix"), "digits") == "dividemix-digits"
-    assert sweep.default_name(("ce",), "digits") == "ce-digits"
-    assert sweep.default_name(("ce", "mixup"), "npz:/data/images.npz") == "mixup-images"
-    names = [sweep.default_name(("ce",), f"npz:/data/{stem}.npz") for stem in ("my images", "my-images", "ä" * 200)]
+    assert default_name(("ce", "dividemix"), "digits") == "dividemix-digits"
+    assert default_name(("ce",), "digits") == "ce-digits"
+    assert default_name(("ce", "mixup"), "npz:/data/images.npz") == "mixup-images"
+    names = [default_name(("ce",), f"npz:/data/{stem}.npz") for stem in ("my images", "my-images", "ä" * 200)]
     assert len(set(names)) == 3
-    for name in [*names, sweep.default_name(tuple("abcdefgh" * 20), "digits")]:
+    for name in [*names, default_name(tuple("abcdefgh" * 20), "digits")]:
         Study(name, ("ce",), ("digits",), (Noise("pair", 0.2),), 1, 0, 1, "mlp")
 
 

@@ -6,7 +6,6 @@ A few examples each, always the same ones (the profile "few" of conftest.py); th
 `pytest tests/test_unfriendly.py -m "not slow" --hypothesis-profile=many` at thousands of new ones.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -28,6 +27,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raystudy import cli
+from raystudy.commands import app, texts
 from raystudy.data import datasets, masks
 from raystudy.data.noise import NOISES, Noise, parse
 from raystudy.design import space
@@ -107,15 +107,18 @@ def contents(inside: Path) -> dict[Path, bytes | None]:
 # -- command lines
 
 
-def commands(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> dict[str, argparse.ArgumentParser]:
-    """Every command there is, by its words."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return {k: v for name, c in action.choices.items() for k, v in commands(c, (*words, name)).items()}
-    return {" ".join(words): parser}
+def arguments() -> dict[str, list[Any]]:
+    """Every command there is, by its words, with its arguments and options."""
+    found = {}
+    for name in texts.COMMANDS:
+        command = app.build()
+        for word in name.split():
+            command = command[word]
+        found[name] = [a for a in command.assemble_argument_collection() if a.names != ("*",)]
+    return found
 
 
-COMMANDS = commands(cli.parser())
+COMMANDS = arguments()
 USUAL = {  # what an argument or option may well be
     "dataset": ["npz:x.npz", "digits", "npz:x.npz?flip=yes", "folder:."],
     "noise": ["symmetric:0.3", "given", "pair:0.2", "symmetric:0.1,0.2", "mask:x.npz", "matrix:x.npz"],
@@ -152,26 +155,26 @@ ENDS = {  # how each command comes to an end soon: these come last, so they coun
 REMOVED = ("--open",)  # no browsers here
 
 
-def value(action: argparse.Action) -> st.SearchStrategy[str]:
+def value(argument: Any) -> st.SearchStrategy[str]:
     """What a person may give an argument or option."""
-    likely = [*USUAL.get(action.dest, []), *map(str, action.choices or [])]
+    name = argument.names[0].strip("-").replace("-", "_").lower()
+    likely = USUAL.get(name, [])
     values = st.one_of(st.sampled_from(likely), TEXT) if likely else TEXT
-    if action.dest in WRITTEN:
+    if name in WRITTEN:
         values = values.filter(lambda t: not t.startswith(("/", "~")) and ".." not in t)
     return values
 
 
 @st.composite
 def command_line(draw: st.DrawFn, name: str) -> list[str]:
-    parser = COMMANDS[name]
-    flags = [a for a in parser._actions if a.option_strings and a.dest != "help" and a.option_strings[0] not in REMOVED]
+    flags = [a for a in COMMANDS[name] if a.names[0].startswith("--") and a.names[0] not in REMOVED]
     words = []
-    for action in parser._get_positional_actions():
-        n = draw(st.integers(0, 2)) if action.nargs in ("*", "?") else draw(st.sampled_from([1, 1, 1, 0]))
-        words += [draw(value(action)) for _ in range(n)]
-    for action in draw(st.lists(st.sampled_from(flags), max_size=3)) if flags else []:
-        option = action.option_strings[0]
-        words += [option] if action.nargs == 0 else [f"{option}={draw(value(action))}"]
+    for argument in (a for a in COMMANDS[name] if not a.names[0].startswith("--")):
+        n = draw(st.sampled_from([1, 1, 1, 0])) if argument.required else draw(st.integers(0, 2))
+        words += [draw(value(argument)) for _ in range(n)]
+    for argument in draw(st.lists(st.sampled_from(flags), max_size=3)) if flags else []:
+        option = argument.names[0]
+        words += [option] if argument.hint is bool else [f"{option}={draw(value(argument))}"]
     return [*name.split(), *words, *ENDS.get(name, [])]
 
 

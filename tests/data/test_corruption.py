@@ -21,7 +21,7 @@ from raystudy.errors import InputError
 from raystudy.learn.celldata import prepare
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run
-from raystudy.run.build import Builder
+from raystudy.running.build import Builder
 
 N = 2000
 SHARED = Path(os.environ.get("RAYSTUDY_SHARED") or Path(__file__).parents[3] / "shared")

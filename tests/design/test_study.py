@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from raystudy.data.noise import Noise
-from raystudy.design.study import NAME, OBJECTIVES, SAMPLERS, SCHEDULERS, Cell, Study, slug, study_dir
+from raystudy.design.names import OBJECTIVES, SAMPLERS, SCHEDULERS
+from raystudy.design.study import NAME, Cell, Study, slug, study_dir
 from raystudy.errors import InputError
 from raystudy.learn.spec import TrialSpec
 

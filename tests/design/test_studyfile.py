@@ -8,19 +8,21 @@ from typing import Any
 import kept
 import pytest
 import tomli_w
+from asking import requested
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystudy import sweep
 from raystudy.data import datasets
 from raystudy.data.noise import NOISES, Noise
 from raystudy.design import studyfile
-from raystudy.design.study import RECIPES, Block, Cell, Study
-from raystudy.design.studyfile import load, miniature, read, shipped
+from raystudy.design.ask import miniature
+from raystudy.design.names import RECIPES
+from raystudy.design.study import Block, Cell, Study
+from raystudy.design.studyfile import load, read, shipped
 from raystudy.errors import InputError
 from raystudy.learn.celldata import prepare
 from raystudy.learn.methods import METHODS
-from raystudy.run.build import Builder
+from raystudy.running.build import Builder
 
 GOOD: dict[str, Any] = {
     "methods": ["ce", "mixup"],
@@ -219,14 +221,6 @@ def test_whatever_a_file_holds_is_a_study_or_one_line(
 
 
 # -- the command line
-
-
-def requested(*argv: str) -> Study:
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    sweep.add_arguments(parser)
-    return sweep.requested(parser.parse_args(argv))
 
 
 def test_the_command_line_counts_before_the_file(tmp_path: Path) -> None:

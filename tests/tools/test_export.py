@@ -21,7 +21,7 @@ from raystudy import cli
 from raystudy.design.space import Dimension, Space
 from raystudy.errors import InputError
 from raystudy.record.ledger import CellHistory
-from raystudy.run.samplers import STATES
+from raystudy.running.samplers import STATES
 from raystudy.tools import export
 
 

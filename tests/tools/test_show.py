@@ -17,7 +17,7 @@ from raystudy.data.noise import Noise, pair_matrix, parse, transition_matrix
 from raystudy.data.pictures import Condition
 from raystudy.learn.celldata import prepare
 from raystudy.learn.condition import condition
-from raystudy.run import beside
+from raystudy.running import beside
 
 PNGS = ("sheet.png", "counts.png", "matrix.png", "rates.png")
 

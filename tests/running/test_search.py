@@ -11,10 +11,11 @@ from optuna.trial import TrialState
 from searched import CELL, opened, spec, study, train
 
 from raystudy.data.noise import Noise
+from raystudy.design.names import SAMPLERS
 from raystudy.design.space import load
-from raystudy.design.study import SAMPLERS, Cell
+from raystudy.design.study import Cell
 from raystudy.record.ledger import Ledger, replay
-from raystudy.run.search import CellSearch
+from raystudy.running.search import CellSearch
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

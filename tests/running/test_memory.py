@@ -9,8 +9,8 @@ from raystudy.data.noise import Noise
 from raystudy.learn.celldata import prepare
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run
-from raystudy.run import memory
-from raystudy.run.memory import CONTEXT, MARGIN, MIB, MOST, cap, exhausted, share
+from raystudy.running import memory
+from raystudy.running.memory import CONTEXT, MARGIN, MIB, MOST, cap, exhausted, share
 
 GIB = 2**30
 

@@ -1,6 +1,5 @@
 """Plans: what is left by hand, what the ledger holds, what the pace rests on, when a sweep asks. Nothing is written by a plan."""
 
-import argparse
 import contextlib
 import os
 import pty
@@ -13,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import options, request
 from rich.console import Console
 
-from raystudy import cli, sweep
+from raystudy import cli
+from raystudy.commands.asked import charge
+from raystudy.commands.plan import confirmed
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
 from raystudy.record.ledger import CellHistory, Ledger
-from raystudy.run import plan
-from raystudy.run.plan import Range, work
+from raystudy.running import plan
+from raystudy.running.pace import Range
+from raystudy.running.plan import work
 
 NOISE = Noise("symmetric", 0.5)
 STUDY = Study("s", ("elr", "ce"), ("digits",), (NOISE,), trials=4, replicates=2, epochs=27, network="mlp")
@@ -91,24 +94,18 @@ def test_a_finished_cell_without_a_search_needs_nothing() -> None:
     assert told(replace(STUDY, trials=1), ELR, one) == ((0, 0, 0), (0, 0, 0))
 
 
-def arguments(*argv: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    sweep.add_arguments(parser)
-    return parser.parse_args(argv)
-
-
 def made(*argv: str) -> plan.Plan:
-    args = arguments(*argv)
-    study, resources = sweep.request(args)
-    return plan.made(study, args.storage.absolute(), resources, args, Console(width=200))
+    told = options(*argv)
+    study, resources = request(*argv)
+    storage, prices = told["where"].storage.absolute(), told["prices"]
+    return plan.made(study, storage, resources, charge(prices, resources), prices.probe_seconds)
 
 
 SMALL = ("ce", "--noise", "symmetric:0.2,0.5", "--epochs", "4", "--name", "s", "--replicates", "1")
 
 
 def test_the_pace_of_records() -> None:
-    args = arguments(*SMALL)
-    study, _ = sweep.request(args)
+    study, _ = request(*SMALL)
     cell = study.cells()[0]
     folder = Path("studies/s")
     ledger = Ledger(folder)
@@ -244,9 +241,9 @@ def test_at_a_terminal_it_asks(tmp_path: Path, answer: str, code: int) -> None:
 
 def test_it_goes_on_below_the_limit() -> None:
     found = made(*SMALL)
-    assert plan.confirmed(found, 1.0, Console())
+    assert confirmed(found, 1.0, Console())
     with pytest.raises(InputError, match=r"planned to take .* CPU-hours, above --confirm-above 0"):
-        plan.confirmed(found, 0.0, Console())
+        confirmed(found, 0.0, Console())
 
 
 def test_ranges() -> None:

@@ -20,8 +20,8 @@ from raystudy.learn.point import Point
 from raystudy.learn.spec import TrialSpec
 from raystudy.record.checkpoints import checkpoint_path
 from raystudy.record.ledger import CellHistory, Event, Ledger, TrialHistory
-from raystudy.run.pruning import rungs, stopped
-from raystudy.run.samplers import STATES, draw, sampler
+from raystudy.running.pruning import rungs, stopped
+from raystudy.running.samplers import STATES, draw, sampler
 
 ATTEMPTS = 20  # fresh draws before a space that yields only known points is taken for exhausted
 

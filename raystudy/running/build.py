@@ -18,9 +18,9 @@ from raystudy.learn.celldata import prepare
 from raystudy.learn.point import Point, method_class
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
-from raystudy.record.ledger import Ledger
+from raystudy.record.ledger import Ledger, events
 from raystudy.record.provenance import commit, versions
-from raystudy.run.search import CellSearch
+from raystudy.running.search import CellSearch
 
 
 class Data(NamedTuple):
@@ -59,27 +59,26 @@ class Builder:
                 built.add((cell.dataset, network))
         self.commit, self.versions = commit(), versions()
 
-    def store_masks(self, folder: Path) -> None:
-        """Writes the mask of every condition into the study's folder, where there is none that can be read.
+    def check(self, folder: Path) -> None:
+        """Raises InputError, one line, where a cell's data is not what the study in ``folder`` was begun with: its images, or a file that
+        noise is read from, have changed since, by what its ledger and its masks say."""
+        for cell in self.study.cells():
+            now = self.data[cell.dataset, cell.noise]
+            for begun in (_of_ledger(folder, cell), _of_mask(folder, cell, self.study.val_fraction)):
+                if begun not in (None, (now.data_digest, now.noise_digest)):
+                    raise InputError(
+                        f"{cell.condition} is not what study {self.study.name!r} was begun with: its images, or a file that its noise "
+                        f"is read from, have changed; put them back or choose another --name (its labels then: {_mask(folder, cell)})"
+                    )
 
-        Raises InputError where there is one and it is not what is to be trained on: images or a file that noise is read from
-        have changed since the study began.
-        """
+    def store_masks(self, folder: Path) -> None:
+        """Writes the mask of every condition into the study's folder, where there is none that can be read."""
         for cell in {c.data_key: c for c in self.study.cells()}.values():
-            path, now = folder / "masks" / f"{cell.data_key}.npz", self.data[cell.dataset, cell.noise]
             try:
-                mask = masks.load(path)
+                masks.load(_mask(folder, cell))
             except InputError:  # none yet, or a damaged one, which is as good as none
                 data = datasets.load(cell.dataset, self.data_root, cell.noise)
-                masks.save(corruption.mask(data, cell.noise, self.data_root), path)
-                continue
-            _, val = split_validation(len(mask.given), self.study.val_fraction, mask.seed)
-            begun = (mask.data, condition_digest(mask.given, val, mask.images))
-            if begun != (now.data_digest, now.noise_digest):
-                raise InputError(
-                    f"{cell.condition} is not what study {self.study.name!r} was begun with (mask {path}): its images, or a file "
-                    "that its noise is read from, have changed; put them back or choose another --name"
-                )
+                masks.save(corruption.mask(data, cell.noise, self.data_root), _mask(folder, cell))
 
     def spec(self, cell: Cell, point: Point, seed: int) -> TrialSpec:
         data = self.data[cell.dataset, cell.noise]
@@ -128,3 +127,25 @@ class Builder:
             history = ledger.open(cell.key, self.header(cell))
             found.append(CellSearch(study, cell, self.spaces[cell.method], ledger, history, partial(self.spec, cell)))
         return found
+
+
+def _mask(folder: Path, cell: Cell) -> Path:
+    return folder / "masks" / f"{cell.data_key}.npz"
+
+
+def _of_mask(folder: Path, cell: Cell, val_fraction: float) -> tuple[str, str] | None:
+    """Digests of the data and the noise by the mask of a cell; None where there is none that can be read."""
+    try:
+        mask = masks.load(_mask(folder, cell))
+    except InputError:
+        return None
+    _, val = split_validation(len(mask.given), val_fraction, mask.seed)
+    return mask.data, condition_digest(mask.given, val, mask.images)
+
+
+def _of_ledger(folder: Path, cell: Cell) -> tuple[str, str] | None:
+    """Digests of the data and the noise by the first line of a cell's ledger; None where there is none yet."""
+    path = folder / "cells" / f"{cell.key}.jsonl"
+    header = next(events(path), ({}, 0))[0] if path.exists() else {}
+    told = header.get("digests") or {}
+    return (told["data"], told["noise"]) if {"data", "noise"} <= told.keys() else None

@@ -119,13 +119,14 @@ class Watch:
 
     def __init__(self, study_dir: Path, others: bool) -> None:
         self.dir, self.others = study_dir, others
-        self.here = ray.get_runtime_context().get_node_id()
+        self.here = ""
         self.problem: InputError | None = None
         self._seen: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="raystudy-nodes", daemon=True)
 
     def __enter__(self) -> "Watch":
+        self.here = ray.get_runtime_context().get_node_id()
         self._seen = alive()
         if self.others:
             check(self.dir, self._seen)

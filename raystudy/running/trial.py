@@ -15,7 +15,7 @@ from raystudy.learn.celldata import prepare
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run, resume
 from raystudy.record.checkpoints import Checkpoints
-from raystudy.run import memory
+from raystudy.running import memory
 from raystudy.terminal import lenient
 
 STEP_SECONDS = 0.5  # epochs shorter than this are reported together: a driver can take only so many results a second

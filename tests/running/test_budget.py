@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 
 from raystudy.errors import InputError
-from raystudy.run.budget import PRICES, Budget, Price, price, seconds
+from raystudy.running.budget import PRICES, Budget, Price, price, seconds
 
 TABLE: dict[str, Any] = {
     "date": "2026-01",

@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 
 from raystudy.errors import InputError
 from raystudy.record.ledger import TrialHistory
-from raystudy.run.search import CellSearch
+from raystudy.running.search import CellSearch
 
 
 class StudySearch(Searcher):

@@ -1,0 +1,141 @@
+"""Live progress of a sweep: one table, a row per cell; plain lines where the output is no terminal. Only shows."""
+
+import contextvars
+import io
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from rich import box
+from rich import live as rich_live
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from analysis.tables import level
+from raystudy.running.audience import Audience
+from raystudy.running.progress import Row, snapshot
+from raystudy.running.search import CellSearch
+from raystudy.terminal import duration, notebook, say, terminal
+
+SHOWN = 24  # cells at most in the table
+WIDE = 120  # characters of the table in a notebook
+NOTEBOOK_SECONDS = 1.0
+NOTEBOOK = '<pre style="line-height:1.15;white-space:pre;overflow-x:auto">{code}</pre>'
+PLAIN_SECONDS = 15.0  # how often a line is printed where there is no terminal
+
+
+def audience(console: Console | None = None, abandoned: Callable[[], None] | None = None) -> Audience:
+    """A terminal, a notebook or a file as the audience of a running study."""
+    shown = console or terminal()
+
+    def line(text: str, style: str = "") -> None:
+        say(shown, text, style)
+
+    return Audience(line, lambda cells, places: Live(cells, places, shown), abandoned)
+
+
+class Live:
+    """Shows the cells of a running study, reading them and changing nothing. A context manager; the last table stays."""
+
+    def __init__(self, cells: list[CellSearch], places: float, console: Console) -> None:
+        self.cells, self.places, self.console = cells, places, console
+        self.begun = time.monotonic()
+        self._stop = threading.Event()
+        self._live: rich_live.Live | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Live":
+        if notebook():
+            from IPython.display import display
+
+            shown = display(
+                self._page(), display_id=True
+            )  # here, where the cell is known; a thread may only replace it
+            run = contextvars.copy_context().run
+            self._thread = threading.Thread(target=run, args=(self._cell, shown), daemon=True)
+            self._thread.start()
+        elif self.console.is_terminal:
+            self._live = rich_live.Live(get_renderable=self.table, console=self.console, refresh_per_second=2)
+            self._live.start()
+        else:
+            self._thread = threading.Thread(target=self._lines, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._live:
+            self._live.transient = all(c.finished() for c in self.cells)  # the leaderboard takes its place
+            self._live.stop()
+        if self._thread:
+            self._thread.join()
+
+    def _lines(self) -> None:
+        while not self._stop.wait(PLAIN_SECONDS):
+            now = snapshot(self.cells, self.places)
+            running, pruned, failed = (sum(getattr(r, n) for r in now.rows) for n in ("running", "pruned", "failed"))
+            told = f"{now.ended} of {now.of} trials (running {running}, pruned {pruned}, failed {failed})"
+            best = ", ".join(
+                f"{r.search.cell.method} {level(r.search.cell, r.search.study)} {100 * r.best:.1f}"
+                for r in now.rows
+                if r.best > 0
+            )
+            more = f"; best noisy validation: {best or '–'}" if len(self.cells) <= SHOWN else ""
+            say(self.console, f"{time.strftime('%H:%M:%S')} {told}, about {duration(now.left)} left{more}")
+
+    def _cell(self, shown: Any) -> None:
+        """In a notebook: one output, replaced as the study goes on. IPython's own display; no widgets are needed."""
+        while not self._stop.wait(NOTEBOOK_SECONDS):
+            shown.update(self._page())
+        shown.update(self._page())
+
+    def _page(self) -> Any:
+        from IPython.display import HTML
+
+        console = Console(record=True, file=io.StringIO(), width=WIDE, force_jupyter=False)
+        console.print(self.table())
+        return HTML(console.export_html(inline_styles=True, code_format=NOTEBOOK))
+
+    def table(self) -> Table:
+        now = snapshot(self.cells, self.places)
+        gone = duration(time.monotonic() - self.begun)
+        caption = f"{now.ended} of {now.of} trials have ended; {gone} gone, about {duration(now.left)} left"
+        shown = list(now.rows)
+        if len(shown) > SHOWN:  # those that run, then those with most left to do; a terminal is only so high
+            shown = sorted(shown, key=lambda row: (-row.running, -row.left))[:SHOWN]
+            ended = sum(c.finished() for c in self.cells)
+            more = f"and {len(now.rows) - SHOWN} more cells; {ended} of {len(now.rows)} are done"
+            caption = f"{more}\n{caption}"
+        return table(shown, caption, self.console.width)
+
+
+def table(rows: list[Row], caption: str, width: int) -> Table:
+    """Method and noise level are whole at any width; where there is room, the point of the best trial stands beside them."""
+    found = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
+    for name in ("method", "noise"):
+        found.add_column(name, no_wrap=True, min_width=max((len(_names(r)[name == "noise"]) for r in rows), default=0))
+    for name in ("done", "run", "pruned", "failed", "of", "best val", "left"):
+        found.add_column(name, justify="right", no_wrap=True)
+    wide = width >= 120
+    if wide:
+        found.add_column("best point so far", overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        counts = [str(n) if n else "·" for n in (row.done, row.running, row.pruned, row.failed)]
+        cells = [
+            *map(escape, _names(row)),
+            *counts,
+            str(row.of),
+            f"{100 * row.best:.1f}" if row.best else "–",
+            "done" if row.search.finished() and not row.left else duration(row.left),
+        ]
+        found.add_row(*cells, *([escape(row.point)] if wide else []), style="dim" if row.search.finished() else "")
+    return found
+
+
+def _names(row: Row) -> tuple[str, str]:
+    return row.search.cell.method, level(row.search.cell, row.search.study)

@@ -1,0 +1,85 @@
+"""``raystudy ui`` and ``raystudy sync``: MLflow on what was recorded."""
+
+import os
+import socket
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from raystudy.commands.options import STUDIES, Storage, StudyName, TrackingUri
+from raystudy.commands.studies import held, running
+from raystudy.errors import InputError, unknown
+from raystudy.terminal import say, terminal
+
+
+def sync(study: StudyName, /, *, storage: Storage = STUDIES, tracking_uri: TrackingUri = None) -> int:
+    """Brings MLflow up to the ledger."""
+    from raystudy.tracking import store
+    from raystudy.tracking.sync import sync as brought
+
+    folder = held(storage, study)
+    uri = store.absolute(tracking_uri or store.default_uri())
+    store.check(uri)
+    told = brought(folder, uri, running=running(folder))
+    wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
+    say(terminal(), f"{study} -> {store.public(uri)}: {wrote}")
+    return 0
+
+
+def ui(
+    study: Annotated[str | None, Parameter(help="name of the study")] = None,
+    /,
+    *,
+    storage: Storage = STUDIES,
+    tracking_uri: TrackingUri = None,
+    host: Annotated[str, Parameter(help="address to listen on (default: 127.0.0.1)")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="port (default: 5000)")] = 5000,
+    open_: Annotated[bool, Parameter(name="--open", help="open the browser, on the study if one is named")] = False,
+) -> int:
+    """Opens the MLflow UI on what was recorded."""
+    console = terminal()
+    from raystudy.design.study import study_dir
+    from raystudy.tracking import cursor, links, store
+
+    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if study and not given:
+        given = cursor.store_of(study_dir(storage.expanduser().absolute(), study))
+    uri = store.absolute(given or store.default_uri())
+    store.check(uri)
+    server = uri.startswith(("http://", "https://"))
+    if not server:
+        check_free(host, port)
+    base = store.public(uri) if server else f"http://{host}:{port}"
+    found = links.studies(uri, study)
+    if study and not found:
+        what = f"study in MLflow at {store.public(uri)} (`raystudy sync` brings it there)"
+        raise unknown(what, study, links.studies(uri))
+    told = "is already there" if server else f"on {store.public(uri)}: {base}   (Ctrl-C stops it)"
+    say(console, f"MLflow {told}")
+    for name, pages in found.items():
+        say(console, f"  {name}: {base}{pages['study']}")
+        for view, link in pages.items():
+            if view != "study" and (study or len(found) == 1):
+                say(console, f"    {view}: {base}{link}")
+    if open_:
+        first = next(iter(found.values()), {"study": ""})
+        links.open_when_up(base, first["study"])
+    if server:
+        return 0
+    os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # others can read command lines, and it may hold a password
+    options = {"--host": host, "--port": str(port), "--workers": "1"}
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *(w for pair in options.items() for w in pair)])
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises InputError where no server can listen there: MLflow's own would say so in forty lines."""
+    if not 0 < port < 2**16:
+        raise InputError(f"--port is {port}; it must be from 1 to 65535")
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as e:
+        why = str(e.strerror).partition(" (while")[0]
+        raise InputError(f"cannot listen on {host}:{port}: {why}; choose another --port or --host") from None

@@ -1,0 +1,141 @@
+"""``raystudy plan``, and the question that ``--confirm-above`` asks."""
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from raystudy.commands.asked import asked, charge
+from raystudy.commands.options import GRID, PRICES, SEARCH, WHERE, Grid, Prices, Search, Where
+from raystudy.errors import InputError
+from raystudy.terminal import duration, say, terminal
+
+if TYPE_CHECKING:
+    from raystudy.design.study import Study
+    from raystudy.running.pace import Range
+    from raystudy.running.plan import Plan
+    from raystudy.running.resources import Resources
+
+Planned = Annotated[str, Parameter(help="methods, or one study: its name in the storage, a shipped one or FILE.toml")]
+
+
+def plan(
+    *methods: Planned,
+    grid: Grid = GRID,
+    search: Search = SEARCH,
+    where: Where = WHERE,
+    prices: Prices = PRICES,
+) -> int:
+    """What a study will take, before it is run."""
+    from dataclasses import replace
+
+    from raystudy.design.names import RECIPES
+    from raystudy.design.study import NAME
+
+    console, storage = terminal(), where.storage.expanduser().absolute()
+    if len(methods) == 1 and not grid.study and methods[0] not in RECIPES:  # no method's name
+        held = storage / methods[0] / "study.toml"
+        there = NAME.fullmatch(methods[0]) and held.exists()
+        grid, methods = replace(grid, study=str(held) if there else methods[0]), ()
+    study, resources = asked(methods, grid, search, where)
+    show(made(study, storage, resources, prices, console), console)
+    return 0
+
+
+def made(study: "Study", storage: Path, resources: "Resources", prices: Prices, console: Console) -> "Plan":
+    """The plan of a study; what is being measured is said at a terminal."""
+    from raystudy.running import plan as plans
+
+    def tell(text: str) -> None:
+        if console.is_terminal:
+            say(console, text)
+
+    return plans.made(study, storage, resources, charge(prices, resources), prices.probe_seconds, tell)
+
+
+def _told(r: "Range", whole: bool = False) -> str:
+    """``12 (10 to 14)``; one number where there is no range; a dash where nothing is known."""
+    if math.isnan(r.mid):
+        return "–"
+
+    def number(v: float) -> str:
+        return f"{v:,.0f}" if whole or v >= 100 else f"{v:.3g}"
+
+    low, mid, high = map(number, r)
+    return mid if low == high else f"{mid} ({low} to {high})"
+
+
+def show(plan: "Plan", console: Console) -> None:
+    """Prints a plan."""
+    from raystudy.running.pace import Range
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("method", "data set", "network"):
+        table.add_column(name, overflow="fold")
+    for name in ("cells", "trials to go", "epochs to go", "s an epoch", f"{plan.device}-hours"):
+        table.add_column(name, justify="right")
+    table.add_column("measured by", overflow="fold")
+    for row in plan.rows:
+        pace = Range(*(s / e if e else 0.0 for s, e in zip(row.seconds, row.work.epochs, strict=True)))
+        table.add_row(
+            *map(escape, (row.method, row.dataset, row.network)),
+            str(row.cells),
+            _told(row.work.trials, whole=True),
+            _told(row.work.epochs, whole=True),
+            _told(pace) if row.work.epochs.high else "",
+            _told(row.seconds.scaled(plan.per_trial / 3600)) if row.work.epochs.high else "done",
+            "; ".join(p.source for p in row.paces),
+        )
+    console.print(table)
+
+    ended, begun, epochs, seconds = plan.done
+    study = plan.study
+    say(
+        console,
+        f"study {study.name}: {len(study.cells())} cells, up to {study.trials} trials and {study.replicates} replicates each",
+    )
+    say(
+        console,
+        f"in the ledger, not repeated: {ended} trials ended, {begun} begun; {epochs:,} epochs, {duration(seconds)} of training",
+    )
+    say(console, f"to go: {_told(plan.work.trials, whole=True)} trials, {_told(plan.work.epochs, whole=True)} epochs")
+    if not plan.work.epochs.high:
+        return
+    hours, devices = plan.hours, plan.device_hours
+    unknown = sum(any(math.isnan(p.seconds.mid) for p in row.paces) for row in plan.rows)
+    if unknown:
+        say(
+            console,
+            f"{plan.device}-hours and money: unknown; {unknown} of {len(plan.rows)} rows are not measured, raise --probe-seconds",
+        )
+        return
+    clock = hours.scaled(3600 / plan.slots)
+    long = f"{duration(clock.mid)} ({duration(clock.low)} to {duration(clock.high)})"
+    say(console, f"{plan.device}-hours: {_told(devices)}; with {plan.slots:.0f} trials at once {long}")
+    say(console, f"money: {_told(hours.scaled(plan.price.hour))} {plan.price.currency} ({plan.price.source})")
+    say(
+        console,
+        "rests on: low, the scheduler stops all it may and the chosen point is the published one; high, it stops none; the pace as in the "
+        "last column, without the start of Ray and of workers",
+    )
+
+
+def confirmed(plan: "Plan", limit: float, console: Console) -> bool:
+    """Whether a sweep may begin: it is planned below the limit (device-hours), or the user says yes. Without a terminal: InputError."""
+    hours = plan.device_hours
+    if not (math.isfinite(limit) and limit >= 0):
+        raise InputError(f"--confirm-above is {limit:g}; it must be 0 or more")
+    if hours.mid <= limit:  # not so for what is not known
+        return True
+    told = f"planned to take {_told(hours)} {plan.device}-hours, above --confirm-above {limit:g}"
+    if not (sys.stdin.isatty() and console.is_terminal):
+        raise InputError(f"study {plan.study.name} is {told}; --yes runs it all the same")
+    show(plan, console)
+    answer = console.input(f"This is {told}. Run it? \\[y/N] ")
+    return answer.strip().lower() in ("y", "yes")

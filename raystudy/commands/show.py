@@ -1,0 +1,34 @@
+"""``raystudy data show``: pictures of a data set under noise."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from raystudy.commands.options import DATA, FILES, DataRoot, DatasetArgument, Files, Noise, NoiseSeed
+from raystudy.terminal import say, terminal
+
+
+def show(
+    dataset: DatasetArgument,
+    /,
+    *,
+    files: Files = FILES,
+    noise: Noise = "symmetric:0.5",
+    noise_seed: NoiseSeed = 0,
+    data_root: DataRoot = DATA,
+    out: Annotated[Path, Parameter(help="folder to write to (default: show)")] = Path("show"),
+    images: Annotated[int, Parameter(help="images on the contact sheet (default: 60)")] = 60,
+) -> int:
+    """Draws a condition into a folder, and says what is in it."""
+    console = terminal()
+    from raystudy.tools import show as tool
+
+    shown, written = tool.show(files.located(dataset), noise, noise_seed, data_root, out, images)
+    effective = "unknown" if shown.effective is None else f"{shown.effective:.1%}"
+    nominal = "" if shown.nominal is None else f"nominal rate {shown.nominal:g}, "
+    counts = f"{len(shown.given):,} images, {len(shown.classes)} classes"
+    say(console, f"{shown.title}: {counts}; {nominal}{effective} of the labels wrong")
+    for file in written:
+        say(console, f"  {file}")
+    return 0

@@ -1,0 +1,124 @@
+"""``raystudy sweep`` and ``python -m raystudy.sweep``: the main job."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from raystudy.commands.asked import asked, charge
+from raystudy.commands.options import GRID, LIMITS, PRICES, SEARCH, WHERE, Grid, Limits, Prices, Search, Where
+from raystudy.errors import InputError
+from raystudy.terminal import printable, say, terminal
+
+# torch, ray and optuna take seconds to import: functions that need them import them, so that help and mistakes are answered at once.
+if TYPE_CHECKING:
+    from raystudy.running.build import Builder
+    from raystudy.running.sweep import Outcome
+
+Methods = Annotated[str, Parameter(help="methods to study; `raystudy methods` lists them")]
+FAILURES = 5  # trials that went wrong which are named at the end
+
+
+def sweep(
+    *methods: Methods,
+    grid: Grid = GRID,
+    search: Search = SEARCH,
+    where: Where = WHERE,
+    limits: Limits = LIMITS,
+    prices: Prices = PRICES,
+) -> int:
+    """Runs a study, or goes on with it."""
+    study, resources = asked(methods, grid, search, where, here=not limits.dry_run)
+    from raystudy.running.budget import Budget, seconds
+
+    limit = None
+    if limits.time_budget is not None or limits.max_cost is not None:
+        if limits.max_cost is not None and not limits.max_cost > 0:
+            raise InputError(f"--max-cost is {limits.max_cost:g}; it must be above 0")
+        most = math.inf if limits.time_budget is None else seconds(limits.time_budget, "--time-budget")
+        limit = Budget(most, limits.max_cost or math.inf, charge(prices, resources))
+    console = terminal()
+    if limits.dry_run:
+        from raystudy.running.build import Builder
+
+        dry_run(Builder(study, resources.data_root), console)
+        return 0
+    storage = where.storage.expanduser().absolute()
+    if limits.confirm_above is not None and not limits.yes:
+        from raystudy.commands import plan
+
+        found = plan.made(study, storage, resources, prices, console)
+        if not plan.confirmed(found, limits.confirm_above, console):
+            return 1
+    from raystudy.commands import live
+    from raystudy.running.sweep import run
+    from raystudy.tracking import store
+
+    uri = None if where.tracking_uri == "none" else store.absolute(where.tracking_uri or store.default_uri())
+    outcome = run(
+        study, storage, resources, uri, live.audience(console, abandoned(console)), limit, named=grid.name is not None
+    )
+    if outcome.unfinished:
+        why = f"{outcome.reason}; " if outcome.reason else ""
+        done = f"{outcome.ended} of {outcome.trials} trials begun have ended, {outcome.unfinished} of {len(study.cells())} cells go on"
+        say(console, f"{why}stopped: {done}; the same command goes on from here", "yellow")
+        return 130
+    finish(outcome, where.tracking_uri, console)
+    return 0
+
+
+def abandoned(console: Console) -> Callable[[], None]:
+    """What ends this process where Ray gives no answer to a stop."""
+
+    def end() -> None:
+        console.show_cursor()
+        say(console, "stopped while Ray gave no answer; the same command goes on from here", "yellow")
+        os._exit(130)  # the main thread stands in a call to Ray
+
+    return end
+
+
+def dry_run(builder: "Builder", console: Console) -> None:
+    """Prints cells, budget and spaces."""
+    from analysis.tables import point
+    from raystudy.data.noise import told_wrong
+
+    study = builder.study
+    search = f"{study.sampler} + {study.scheduler} on {study.objective}"
+    say(console, f"study {study.name}: {study.network}, {study.epochs} epochs, recipe {study.recipe}, {search}")
+    for cell in study.cells():
+        space = builder.spaces[cell.method]
+        paper, oracle, source = space.paper(cell.dataset, cell.noise)
+        n = study.trials if space.dimensions else 1
+        rate = builder.data[cell.dataset, cell.noise].effective_rate
+        star = f" (ORACLE: {', '.join(oracle)} read off the truth)" if oracle else ""
+        budget = f"{n} trial{'s' * (n > 1)}, {study.replicates} replicates"
+        head = f"  {cell.method:12} {cell.condition} ({told_wrong(rate)}): {budget}"
+        say(console, f"{head}; trial 0: {point(paper)}{star} [{source}]")
+    for method in study.methods:
+        ranges = ", ".join(f"{d.name} {d.describe()}" for d in builder.spaces[method].dimensions)
+        say(console, f"space of {method}: {ranges or 'nothing to search'}")
+
+
+def finish(outcome: "Outcome", tracking_uri: str | None, console: Console) -> None:
+    """The leaderboard, and what to do next."""
+    from analysis import load, tables
+    from raystudy.record import storage as storages
+    from raystudy.tracking.store import public
+
+    study, histories = load.study(outcome.folder)
+    console.print(tables.leaderboard(study, histories))
+    wrong = [t for h in histories.values() for t in h.trials.values() if t.state in ("failed", "diverged")]
+    for trial in wrong[:FAILURES]:
+        told = f"{trial.state}: trial {trial.number} ({tables.point(trial.point)}): {trial.reason}"
+        say(console, printable(told), "red")
+    store = f" --tracking-uri {public(tracking_uri)}" if tracking_uri else ""
+    held = outcome.folder.parent
+    where = "" if held == Path("studies").absolute() else f" --storage {storages.told(held)}"
+    steps = [f"raystudy status {study.name}{where}", f"raystudy report {study.name}{where} --open"]
+    steps += [] if tracking_uri == "none" else [f"raystudy ui {study.name}{where}{store}"]
+    say(console, "next:  " + "   ".join(steps))

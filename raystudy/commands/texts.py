@@ -1,0 +1,140 @@
+"""The commands: name -> (module:function, one line of help, examples). Text only, so that ``raystudy --help`` imports none of them."""
+
+EXAMPLES = """\
+examples:
+  raystudy sweep dividemix                      the main job: a study on digits, within minutes
+  raystudy train dividemix --noise symmetric:0.5 --set lambda_u=50
+  raystudy status dividemix-digits
+  raystudy ui
+"""
+
+GROUPS = {"data": "Look at a data set.", "noise": "Find out about label noise."}
+
+COMMANDS = {
+    "sweep": (
+        "sweep:sweep",
+        "Search each method's hyperparameters in every cell of a grid of noise levels, and compare the methods.",
+        """\
+examples:
+  python -m raystudy.sweep dividemix
+      DivideMix beside plain cross-entropy on digits, symmetric noise 0.2 / 0.5 / 0.8
+  python -m raystudy.sweep dividemix coteaching --noise symmetric:exclusive:0.2,0.4 --noise pair:0.45 --trials 20
+  python -m raystudy.sweep mixup --dataset npz:images.npz --noise given --network convnet
+  python -m raystudy.sweep dividemix --dataset cifar10 --data-root ~/data --epochs 300 --gpus-per-trial 0.5
+  python -m raystudy.sweep --study dividemix-table1 --scale smoke
+      a whole published table in miniature; without --scale smoke it is the table
+  python -m raystudy.sweep dividemix --dry-run
+      what would be run, and where the search may look
+
+The same command again goes on where the study stopped; more --trials, rates or --replicates run only what is missing.
+""",
+    ),
+    "plan": (
+        "plan:plan",
+        "What a study will take: cells, trials, epochs, device-hours and money.",
+        """\
+examples:
+  raystudy plan dividemix-table1 --gpus-per-trial 0.5 --data-root ~/data
+  raystudy plan my-study.toml --prices my-prices.toml --machine my-server
+  raystudy plan dividemix --noise symmetric:0.2,0.5 --trials 20
+""",
+    ),
+    "train": (
+        "train:train",
+        "One training of one method, without Ray.",
+        """\
+examples:
+  raystudy train ce --noise symmetric:0.5
+  raystudy train dividemix --noise symmetric:0.8 --set lambda_u=50 --set p_threshold=0.6
+  raystudy train coteaching --set forget_rate=0.45 --noise pair:0.45 --checkpoint run.pt
+""",
+    ),
+    "train-mentor": (
+        "mentor:train_mentor",
+        "Learn a MentorNet from a source study whose labels are known.",
+        """\
+examples:
+  raystudy train-mentor --dataset cifar10 --noise symmetric:0.2 --out mentor-cifar10.npz
+  raystudy train mentornet_dd --set mentor=$PWD/mentor-cifar10.npz
+""",
+    ),
+    "methods": (
+        "catalogue:methods",
+        "The methods, or one method's card and hyperparameters.",
+        "examples:\n  raystudy methods\n  raystudy methods dividemix\n",
+    ),
+    "datasets": (
+        "catalogue:datasets",
+        "The data sets, their licences, and whether they are here.",
+        "example:\n  raystudy datasets --data-root ~/data\n",
+    ),
+    "data show": (
+        "show:show",
+        "Pictures of a data set under noise: images with their labels, the transition matrix, class counts.",
+        """\
+examples:
+  raystudy data show digits --noise pair:0.45
+  raystudy data show npz:images.npz --noise given --images 100 --out pictures
+""",
+    ),
+    "noise estimate": (
+        "estimate:estimate",
+        "The noise rate and transition matrix of labels whose truth is unknown.",
+        """\
+examples:
+  raystudy noise estimate npz:mine.npz
+  raystudy noise estimate digits --noise pair:0.3      how well it does where the truth is known
+  raystudy noise estimate npz:mine.npz --network convnet --epochs 20 --folds 3 --out mine/noise
+""",
+    ),
+    "status": (
+        "results:status",
+        "How far a study is, and its leaderboard so far.",
+        "example:\n  raystudy status dividemix-digits\n",
+    ),
+    "report": (
+        "results:report",
+        "Write a study's report: one HTML page, tables (CSV, Markdown, LaTeX) and figures (PNG, PDF).",
+        "examples:\n  raystudy report dividemix-digits --open\n  raystudy report dividemix-digits --out ~/paper/report\n",
+    ),
+    "export": (
+        "results:export",
+        "Write a study as tables, as an Optuna storage and as a tabular benchmark.",
+        "examples:\n  raystudy export dividemix-digits\n  optuna-dashboard studies/dividemix-digits/export/optuna.log\n",
+    ),
+    "simulate": (
+        "results:simulate",
+        "Replay a study's trials under other searches: which would have found the winner soonest.",
+        "example:\n  raystudy simulate dividemix-digits --samplers tpe,random --schedulers asha,none --repeats 20\n",
+    ),
+    "merge": (
+        "results:merge",
+        "Unite the ledgers of two machines.",
+        "examples:\n  raystudy merge dividemix-digits /mnt/other/studies/dividemix-digits\n  raystudy merge run-a run-b --into both\n",
+    ),
+    "ui": (
+        "mlflow:ui",
+        "Open the MLflow UI on what was recorded.",
+        "examples:\n  raystudy ui --port 5001\n  raystudy ui dividemix-digits --open\n",
+    ),
+    "sync": (
+        "mlflow:sync",
+        "Bring MLflow up to a study's ledger.",
+        "example:\n  raystudy sync dividemix-digits --tracking-uri http://127.0.0.1:5000\n",
+    ),
+    "ship": (
+        "ship:ship",
+        "Write the code and its provenance to a folder, for `ray up cluster.yaml`.",
+        "example:\n  raystudy ship && ray up cluster.yaml\n",
+    ),
+    "chaos": (
+        "chaos:chaos",
+        "Run a small study under faults, and check that it comes out as if undisturbed.",
+        """\
+examples:
+  raystudy chaos --minutes 30
+  raystudy chaos --kinds driver,raylet,disk
+  raystudy chaos --kills 20
+""",
+    ),
+}

@@ -1,0 +1,113 @@
+"""``raystudy train``: one training, a line per epoch."""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from raystudy.commands.options import (
+    DATA,
+    FILES,
+    DataRoot,
+    Dataset,
+    Device,
+    Files,
+    Network,
+    Noise,
+    NoiseSeed,
+    Recipe,
+    Threads,
+)
+from raystudy.errors import InputError
+from raystudy.terminal import say, terminal
+
+KEPT_SECONDS = 10.0  # between checkpoints
+
+
+def train(
+    method: Annotated[str, Parameter(help="a method of `raystudy methods`")],
+    /,
+    *,
+    set_: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--set",
+            help="NAME=VALUE: a hyperparameter of the method or a field of the recipe (lr, batch_size, ...); may be repeated",
+        ),
+    ] = None,
+    dataset: Dataset = "digits",
+    files: Files = FILES,
+    noise: Noise = "symmetric:0.5",
+    noise_seed: NoiseSeed = 0,
+    data_root: DataRoot = DATA,
+    network: Network = None,
+    recipe: Recipe = "shared",
+    epochs: Annotated[int | None, Parameter(help="epochs (default: by data set)")] = None,
+    val_fraction: Annotated[float, Parameter(help="share held out for validation (default: 0.1)")] = 0.1,
+    seed: Annotated[int, Parameter(help="training seed (default: 0)")] = 0,
+    device: Device = None,
+    threads: Threads = 1,
+    checkpoint: Annotated[
+        Path | None, Parameter(help="go on from this file if it is there, and keep it up to date")
+    ] = None,
+) -> int:
+    """One training without Ray."""
+    from analysis import tables
+    from raystudy.data.noise import told_wrong
+    from raystudy.learn import checkpoint as checkpoints
+    from raystudy.learn import point
+    from raystudy.running import alone
+
+    values: dict[str, object] = {}
+    for text in set_ or []:
+        values |= point.parse_setting(method, text)
+    made = alone.prepare(
+        method,
+        files.located(dataset),
+        noise,
+        values,
+        noise_seed=noise_seed,
+        data_root=data_root,
+        network=network,
+        recipe=recipe or "shared",
+        epochs=epochs,
+        val_fraction=val_fraction,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+    run, spec = made.run, made.run.spec
+    if checkpoint:
+        _writable(checkpoint)
+        found = checkpoint if checkpoint.exists() else checkpoints.previous(checkpoint)
+        if found.exists():
+            run.load(found)
+    console = terminal()
+    star = f" (ORACLE: {', '.join(made.oracle)} read off the truth)" if made.oracle else ""
+    wrong = told_wrong(run.data.effective_rate)
+    say(
+        console,
+        f"{method} on {spec.dataset} {made.noise.label} ({wrong}), {spec.network}, {spec.epochs} epochs, seed {seed}",
+    )
+    say(console, f"point: {tables.point(spec.point)}; published: {made.source}{star}")
+    saved = time.monotonic()
+    while len(run.records) < spec.epochs and not run.diverged:
+        record = run.epoch()
+        if checkpoint and (time.monotonic() - saved > KEPT_SECONDS or len(run.records) == spec.epochs):
+            run.save(checkpoint)
+            saved = time.monotonic()
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in record.items() if v is not None)
+        say(console, f"epoch {len(run.records):>3}  {shown}")
+    if run.diverged:
+        say(console, "the run diverged: its loss is not finite", "red")
+        return 1
+    last = [r["test/acc"] or 0.0 for r in run.records[-10:]]
+    say(console, f"test accuracy, mean of the last {len(last)} epochs: {sum(last) / len(last):.4f}")
+    return 0
+
+
+def _writable(file: Path) -> None:
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise InputError(f"--checkpoint {file}: the folder {file.parent} is not there or cannot be written")

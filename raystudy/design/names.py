@@ -1,0 +1,19 @@
+"""The names that a study is made of and that can be listed without loading anything, so that help and mistakes are answered at once."""
+
+from pathlib import Path
+
+import search_spaces
+
+OBJECTIVES = ("val/acc", "val/loss")
+
+SAMPLERS = ("tpe", "random", "qmc", "gp")
+
+SCHEDULERS = ("asha", "none")
+
+# One recipe for all methods, each method's own paper's, or one paper's for all methods (by the name of its method).
+SPACES = {p.stem for p in Path(search_spaces.__path__[0]).glob("*.toml")} - {"recipes", "prices"}
+
+RECIPES = ("shared", "paper", *sorted(SPACES))
+
+# Study files that come with raystudy.
+SHIPPED = tuple(sorted(p.stem for p in Path(search_spaces.__path__[0], "studies").glob("*.toml")))

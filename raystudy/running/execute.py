@@ -1,0 +1,176 @@
+"""One Ray Tune experiment for a whole study: runs every cell's trials in an open Ray session, and leaves nothing behind."""
+
+import math
+import os
+import shutil
+import tempfile
+import warnings
+from dataclasses import asdict, replace
+from typing import Any
+
+import ray
+from ray import tune
+
+from raystudy.errors import InputError
+from raystudy.record.checkpoints import arrays_path, checkpoint_path
+from raystudy.record.ledger import TrialHistory
+from raystudy.record.storage import url
+from raystudy.running import memory
+from raystudy.running.audience import Audience
+from raystudy.running.budget import Budget
+from raystudy.running.nodes import largest
+from raystudy.running.resources import Resources, capacity
+from raystudy.running.search import CellSearch
+from raystudy.running.session import joined
+from raystudy.running.trial import TrialActor
+from raystudy.running.tune import CellScheduler, StudySearch
+
+RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
+
+
+class _Stopper(tune.Stopper):
+    """Ends the experiment when the budget is used up or the ledger cannot be written; running trials are left as by a Ctrl-C."""
+
+    def __init__(self, budget: Budget | None, searcher: StudySearch) -> None:
+        self.budget, self.searcher = budget, searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        spent = self.budget is not None and self.budget.spent(sum(len(c.busy) for c in self.searcher.cells))
+        return spent or self.searcher.problem is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Silent(tune.ProgressReporter):
+    """The audience is told by us: in a notebook Tune's own reporter would clear the cell's output."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+        pass
+
+
+def execute(
+    name: str,
+    searches: list[CellSearch],
+    resources: Resources,
+    places: float,
+    audience: Audience,
+    budget: Budget | None = None,
+) -> None:
+    """One Ray Tune experiment for all cells, in the Ray session that is open. ``places``: how many trials fit at once."""
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(
+        resources.max_concurrent or (10_000 if resources.address else int(places) + 1)
+    )
+    scratch = tempfile.mkdtemp(prefix="raystudy-")
+    try:
+        problem = _experiment(name, searches, resources, places, scratch, audience, budget)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if problem:
+        raise problem
+
+
+def _experiment(
+    name: str,
+    searches: list[CellSearch],
+    resources: Resources,
+    places: float,
+    scratch: str,
+    audience: Audience,
+    budget: Budget | None,
+) -> InputError | None:
+    """Measures what trials take if it was asked for, then runs them all. Returns why nothing could be recorded any more, if so."""
+    shares = _measured(searches, resources, audience) if resources.measure and resources.gpus else {}
+    if shares:
+        smallest = replace(resources, gpus=min(shares.values()))
+        places = joined(smallest, audience) if resources.address else capacity(smallest)
+
+    machine = max(resources.cpus, largest("CPU"))
+
+    def config(search: CellSearch, trial: TrialHistory) -> dict[str, Any]:
+        cpus, gpus = resources.cpus, shares.get(_kind(search), resources.gpus)
+        if trial.retried:
+            cpus, gpus = (cpus, max(1.0, gpus)) if gpus else (machine, 0.0)
+        return {
+            "spec": asdict(search.spec(trial.point, trial.seed)),
+            "recorded": trial.epochs,
+            "rungs": search.rungs if trial.origin != "replicate" else [],
+            "checkpoint": str(checkpoint_path(search.ledger.dir, trial.key)),
+            "arrays": str(arrays_path(search.ledger.dir, trial.key)),
+            "storage": url(search.ledger.dir.parent),
+            "study": name,
+            "checkpoint_seconds": resources.checkpoint_every,
+            "data_root": str(resources.data_root),
+            "threads": max(1, int(resources.cpus)),
+            "cpus": cpus,
+            "gpus": gpus,
+            "whole": gpus >= 1 if gpus else cpus >= machine,
+        }
+
+    limit = resources.max_concurrent or (math.inf if resources.address else places)
+    searcher = StudySearch(searches, config, limit)
+    with warnings.catch_warnings(), audience.progress(searches, places):
+        warnings.simplefilter("ignore")
+        tune.Tuner(
+            tune.with_resources(TrialActor, _request),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=CellScheduler(searcher, resources.trial_timeout),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=scratch,
+                verbose=0,
+                progress_reporter=_Silent(),
+                stop=_Stopper(budget, searcher),
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_at_end=False
+                ),  # trials keep their own, apart from Tune
+            ),
+        ).fit()
+    return searcher.problem
+
+
+def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial asks Ray for."""
+    return tune.PlacementGroupFactory([{"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})])
+
+
+def _kind(search: CellSearch) -> tuple[str, str, str]:
+    """What decides how much memory a trial takes: method, data set and network."""
+    spec = search.spec(search.paper_point, search.study.seed)
+    return spec.method, spec.dataset, spec.network
+
+
+def _measured(
+    searches: list[CellSearch], resources: Resources, audience: Audience
+) -> dict[tuple[str, str, str], float]:
+    """The share of a device for each kind of trial, measured with the published point on free devices."""
+    asked: dict[tuple[str, str, str], Any] = {}
+    for search in searches:
+        kind = _kind(search)
+        if kind not in asked and not search.finished():
+            spec = search.spec(search.paper_point, search.study.seed)
+            task = ray.remote(num_gpus=1, num_cpus=resources.cpus, max_calls=1)(memory.probe)
+            asked[kind] = task.remote(spec, resources.data_root)
+    audience.line(f"measuring how much memory {len(asked)} kinds of trial take")
+    shares = {}
+    for kind, task in asked.items():
+        try:
+            shares[kind] = ray.get(task)
+        except ray.exceptions.RayError:  # what is wrong, a trial will tell
+            shares[kind] = 1.0
+    for (method, dataset, network), part in shares.items():
+        audience.line(f"  {method}, {network} on {dataset}: {part:g} of a device")
+    return shares

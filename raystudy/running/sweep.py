@@ -1,0 +1,131 @@
+"""A study from its beginning to its end: checked whole before anything is written, then run and recorded."""
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from raystudy.design.study import Study, study_dir
+from raystudy.errors import InputError
+from raystudy.record import mirror as mirrors
+from raystudy.record.ledger import Ledger
+from raystudy.running.audience import Audience
+from raystudy.running.beside import beside
+from raystudy.running.budget import Budget
+from raystudy.running.build import Builder
+from raystudy.running.execute import execute
+from raystudy.running.nodes import Watch
+from raystudy.running.resources import Resources
+from raystudy.running.search import CellSearch
+from raystudy.running.session import session
+from raystudy.terminal import printable
+from raystudy.tracking import cursor, follower, store, sync
+
+TRACKING_SECONDS = 120.0  # how long the end of a sweep waits for MLflow; it goes on in the background after that
+FEW_UPDATES = 1000  # below this many updates a network, methods that mix are not given a fair chance
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of a study ended."""
+
+    study: Study  # as its folder holds it now: it may have grown
+    folder: Path
+    ended: int  # trials that have ended
+    trials: int  # trials that are known
+    unfinished: int  # cells in which something is left to run
+    reason: str  # why the run was stopped by its budget, or ""
+
+
+def run(
+    study: Study,
+    storage: Path,
+    resources: Resources,
+    uri: str | None,
+    audience: Audience = Audience(),  # noqa: B008 - frozen
+    budget: Budget | None = None,
+    named: bool = True,
+) -> Outcome:
+    """Runs a study to its end, or goes on with it; stopped by Ctrl-C, SIGTERM or its budget it can be gone on with.
+
+    ``uri``: the MLflow to record in, None for none. ``named``: its name was chosen by a person, who may add other data to a study of that
+    name. Raises InputError, one line, for anything that cannot be; nothing is written before all of it was asked.
+    """
+    folder = study_dir(storage, study.name)
+    mirrors.pull(folder)
+    told = folder / "study.toml"
+    begun = told.exists()
+    if begun:
+        old = Study.from_toml(told)
+        if not named and (other := [d for d in study.datasets if d not in old.datasets]):
+            raise InputError(
+                f"study {study.name!r} was begun with other data ({', '.join(old.datasets)}, not {', '.join(other)}); give this one a name "
+                f"of its own with --name, or --name {study.name} to add it to that study"
+            )
+        study = study.grown_from(old)
+    builder = Builder(study, resources.data_root)
+    builder.check(folder)
+    if uri:
+        store.check(uri)
+
+    ledger, mirror, following, behind = Ledger(folder, held=True), None, None, None
+    searches: list[CellSearch] = []
+    try:
+        if begun:
+            searches = builder.searches(study, ledger)
+        if begun and all(s.finished() for s in searches):
+            mirror = _begin(builder, study, ledger)
+            if uri and cursor.behind(folder, uri):
+                following = follower.start(folder, uri)
+        else:
+            watch = Watch(folder, others=bool(resources.address))
+            with session(resources, audience) as places, watch:
+                if not begun:
+                    if not study.batch:  # the study.toml of another machine brings its own
+                        searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
+                        study = replace(study, batch=max(1, math.ceil(places / max(1, searched))))
+                    searches = builder.searches(study, ledger)
+                mirror = _begin(builder, study, ledger)
+                few = min(builder.updates(c) for c in study.cells())
+                if few < FEW_UPDATES:
+                    audience.line(
+                        f"note: {few} updates a network is little; methods that mix samples need {FEW_UPDATES} or more: raise --epochs",
+                        style="yellow",
+                    )
+                following = follower.start(folder, uri) if uri else None
+                with beside(folder, builder.data, resources.data_root, study.val_fraction):
+                    execute(study.name, searches, resources, places, audience, budget)
+    finally:
+        ledger.close()  # so that the follower's last pass sees a study that is not running
+        if following:
+            behind = follower.finish(following, TRACKING_SECONDS)
+        if mirror:
+            mirror.close()
+    if uri and behind:
+        lacks = f"MLflow lacks a part of the study: {printable(behind)}; brought there by: {sync.command(folder, uri)}"
+        audience.line(lacks, style="yellow")
+    trials = [t for s in searches for t in s.history.trials.values()]
+    left = sum(not s.finished() for s in searches) if searches else len(study.cells())
+    ended = sum(t.state != "running" for t in trials)
+    return Outcome(study, folder, ended, len(trials), left, budget.reason if budget else "")
+
+
+def _begin(builder: Builder, study: Study, ledger: Ledger) -> mirrors.Mirror | None:
+    """From here on the study is written."""
+    mirror = mirrors.mirror(ledger.dir)
+    try:
+        _write(ledger.dir / "study.toml", study.to_toml())
+        builder.store_masks(ledger.dir)
+        ledger.release()
+    except BaseException:
+        if mirror:
+            mirror.close()
+        raise
+    return mirror
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file in one step: a reader sees the old text or the new."""
+    new = path.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
