@@ -19,7 +19,7 @@ from cyclopts.exceptions import (
 from raystudy import __version__, packages
 from raystudy.commands import texts
 from raystudy.errors import InputError, unknown
-from raystudy.terminal import printable
+from raystudy.terminal import lenient, printable
 
 KINDS = {int: "a whole number", float: "a number", bool: "nothing: it is a switch"}
 PLAIN = Parameter(
@@ -67,6 +67,7 @@ def sweep() -> App:
 
 def run(make: Callable[[], App], argv: Sequence[str] | None = None) -> int:
     """Parses and runs; a user's mistake becomes one line on standard error and exit code 2."""
+    lenient()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if empty := [w for w in words if w.startswith("--") and w.endswith("=--")]:

@@ -45,9 +45,9 @@ def commit() -> str:
     git = ["git", "-C", str(here)]
     if (here / ".git").exists():
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+            head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=True).stdout
             changed = [*git, "status", "--porcelain", "-uno"]
-            dirty = subprocess.run(changed, capture_output=True, text=True, check=True).stdout.strip()
+            dirty = subprocess.run(changed, capture_output=True, encoding="utf-8", check=True).stdout.strip()
             return head.strip() + ("+" if dirty else "")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         told = json.loads((here / RECORD).read_text(encoding="utf-8"))

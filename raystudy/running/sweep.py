@@ -18,7 +18,8 @@ from raystudy.running.nodes import Watch
 from raystudy.running.resources import Resources
 from raystudy.running.search import CellSearch
 from raystudy.running.session import session
-from raystudy.tracking import cursor, follower, store
+from raystudy.terminal import printable
+from raystudy.tracking import cursor, follower, store, sync
 
 TRACKING_SECONDS = 120.0  # how long the end of a sweep waits for MLflow; it goes on in the background after that
 FEW_UPDATES = 1000  # below this many updates a network, methods that mix are not given a fair chance
@@ -67,7 +68,7 @@ def run(
     if uri:
         store.check(uri)
 
-    ledger, mirror, following = Ledger(folder, held=True), None, None
+    ledger, mirror, following, behind = Ledger(folder, held=True), None, None, None
     searches: list[CellSearch] = []
     try:
         if begun:
@@ -97,9 +98,12 @@ def run(
     finally:
         ledger.close()  # so that the follower's last pass sees a study that is not running
         if following:
-            follower.finish(following, TRACKING_SECONDS)
+            behind = follower.finish(following, TRACKING_SECONDS)
         if mirror:
             mirror.close()
+    if uri and behind:
+        lacks = f"MLflow lacks a part of the study: {printable(behind)}; brought there by: {sync.command(folder, uri)}"
+        audience.line(lacks, style="yellow")
     trials = [t for s in searches for t in s.history.trials.values()]
     left = sum(not s.finished() for s in searches) if searches else len(study.cells())
     ended = sum(t.state != "running" for t in trials)

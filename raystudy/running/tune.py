@@ -147,7 +147,7 @@ class CellScheduler(FIFOScheduler):
         The trial is started once more as it is, for others may have taken the memory; then once more on a whole machine.
         """
         cell, key = self.searcher.live[trial.trial_id]
-        told = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
+        told = Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial.error_file else ""
         if key not in cell.running or not ("low on memory" in told or "OutOfMemory" in told):
             return
         if trial.should_recover():  # Tune starts it again, and after that no more
