@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,13 +48,12 @@ def ui(store: Path, *study: str) -> Iterator[tuple[str, str]]:
     try:
         end = time.monotonic() + 120
         while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+            if "Ctrl-C stops it" in (told := log.read_text()) and told.endswith("\n"):
+                time.sleep(0.2)  # the links are printed at once with it
                 break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < end, log.read_text()
-                time.sleep(0.3)
+            assert process.poll() is None, told
+            assert time.monotonic() < end, told
+            time.sleep(0.1)
         yield f"http://127.0.0.1:{port}", log.read_text()
     finally:
         with contextlib.suppress(ProcessLookupError):

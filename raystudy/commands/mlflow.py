@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import webbrowser
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -50,28 +51,33 @@ def ui(
     server = uri.startswith(("http://", "https://"))
     if not server:
         check_free(host, port)
-    base = store.public(uri) if server else f"http://{host}:{port}"
+    base = store.public(uri) if server else links.address(host, port)
     found = links.studies(uri, study)
     if study and not found:
         what = f"study in MLflow at {store.public(uri)} (`raystudy sync` brings it there)"
         raise unknown(what, study, links.studies(uri))
-    told = "is already there" if server else f"on {store.public(uri)}: {base}   (Ctrl-C stops it)"
-    say(console, f"MLflow {told}")
-    for name, pages in found.items():
-        say(console, f"  {name}: {base}{pages['study']}")
-        for view, link in pages.items():
-            if view != "study" and (study or len(found) == 1):
-                say(console, f"    {view}: {base}{link}")
-    if open_:
-        first = next(iter(found.values()), {"study": ""})
-        links.open_when_up(base, first["study"])
+
+    def show() -> None:
+        for name, pages in found.items():
+            say(console, f"  {name}: {base}{pages['study']}")
+            for view, link in pages.items():
+                if view != "study" and (study or len(found) == 1):
+                    say(console, f"    {view}: {base}{link}")
+        if open_:
+            webbrowser.open(base + next(iter(found.values()), {"study": ""})["study"])
+
     if server:
+        say(console, "MLflow is already there")
+        show()
         return 0
-    os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # others can read command lines, and it may hold a password
-    options = {"--host": host, "--port": str(port), "--workers": "1"}
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *(w for pair in options.items() for w in pair)])
+    with links.server(uri, host, port) as process:
+        with console.status("MLflow's server is starting"):
+            links.answered(process, base)
+        say(console, f"MLflow on {store.public(uri)}: {base}   (Ctrl-C stops it)")
+        show()
+        sys.stdout.flush()
+        links.kept(process)
+    return 0
 
 
 def check_free(host: str, port: int) -> None:

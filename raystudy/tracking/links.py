@@ -105,18 +105,3 @@ def answered(process: subprocess.Popen[bytes], base: str, seconds: float = 180) 
 def kept(process: subprocess.Popen[bytes]) -> None:
     """Waits for as long as a server runs. Raises InputError, one line, when it ends by itself."""
     raise InputError(f"MLflow's server ended by itself with code {process.wait()}; above is what it said")
-
-
-def open_when_up(base: str, place: str) -> None:
-    """Opens the browser on a page as soon as the server answers, from a process of its own that waits two minutes for it."""
-    code = (
-        "import sys, time, urllib.request, webbrowser\n"
-        "for _ in range(240):\n"
-        "    try:\n"
-        "        urllib.request.urlopen(sys.argv[1] + '/health', timeout=2).close()\n"
-        "    except OSError:\n"
-        "        time.sleep(0.5)\n"
-        "    else:\n"
-        "        sys.exit(not webbrowser.open(sys.argv[1] + sys.argv[2]))\n"
-    )
-    subprocess.Popen([sys.executable, "-c", code, base, place], stdin=subprocess.DEVNULL, start_new_session=True)
