@@ -22,8 +22,7 @@ def sync(study: StudyName, /, *, storage: Storage = STUDIES, tracking_uri: Track
     uri = store.absolute(tracking_uri or store.default_uri())
     store.check(uri)
     told = brought(folder, uri, running=running(folder))
-    wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
-    say(terminal(), f"{study} -> {store.public(uri)}: {wrote}")
+    say(terminal(), f"{study} -> {store.public(uri)}: {told}")
     return 0
 
 
