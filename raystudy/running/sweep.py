@@ -93,8 +93,10 @@ def run(
                         style="yellow",
                     )
                 following = follower.start(folder, uri) if uri else None
-                with beside(folder, builder.data, resources.data_root, study.val_fraction):
+                with beside(folder, builder.data, resources.data_root, study.val_fraction) as undrawn:
                     execute(study.name, searches, resources, places, audience, budget)
+                for line in undrawn:
+                    audience.line(f"note: {printable(line)}", style="yellow")
     finally:
         ledger.close()  # so that the follower's last pass sees a study that is not running
         if following:

@@ -4,6 +4,7 @@ Here belong asking a store what studies it holds and the way to their pages; wha
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,11 +12,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from typing import Any
+import webbrowser
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from raystudy.errors import InputError
+from raystudy.terminal import lenient, printable
 from raystudy.tracking import store, views
+from raystudy.tracking.sync import environment
+
+TOLD = "RAYSTUDY_UI"  # the variable by which ``serve`` tells ``main`` what to do
 
 
 def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
@@ -40,6 +46,25 @@ def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
     except Exception as e:
         raise InputError(f"MLflow at {store.public(uri)}: {store.one_line(e)}") from e
     return found
+
+
+def show(lines: Sequence[str], page: str | None = None) -> None:
+    """Prints links, and opens the browser on a page."""
+    for line in lines:
+        print(printable(line), flush=True)
+    if page:
+        webbrowser.open(page)
+
+
+def serve(uri: str, host: str, port: int, lines: Sequence[str], page: str | None = None) -> NoReturn:
+    """Goes on as the process that keeps a server: prints the lines and opens the page when it answers (``main``).
+
+    A new process in this one's place: the command line of this one may name the store, with a password, and others can read it.
+    """
+    told = json.dumps({"host": host, "port": port, "lines": list(lines), "page": page})
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "raystudy.tracking.links"]
+    os.execve(sys.executable, command, {**environment(uri), TOLD: told})
 
 
 def address(host: str, port: int) -> str:
@@ -105,3 +130,22 @@ def answered(process: subprocess.Popen[bytes], base: str, seconds: float = 180) 
 def kept(process: subprocess.Popen[bytes]) -> None:
     """Waits for as long as a server runs. Raises InputError, one line, when it ends by itself."""
     raise InputError(f"MLflow's server ended by itself with code {process.wait()}; above is what it said")
+
+
+def main() -> int:
+    """Keeps a server for ``raystudy ui`` until it is stopped."""
+    lenient()
+    told, uri = json.loads(os.environ.pop(TOLD)), os.environ["MLFLOW_TRACKING_URI"]
+    try:
+        with server(uri, told["host"], told["port"]) as process:
+            answered(process, address(told["host"], told["port"]))
+            show(told["lines"], told["page"])
+            kept(process)
+    except InputError as e:
+        print(f"raystudy: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
