@@ -1,8 +1,12 @@
 """What stands below the tables and figures of a report: how each is to be read."""
 
+from collections.abc import Mapping
+
 from analysis.grid import MAIN
 from analysis.stats import DRAWS
 from analysis.surfaces import FAR, FEW
+from raystudy.design.study import Cell, Study
+from raystudy.record.ledger import CellHistory
 
 LEADS = {
     "results": "Clean test accuracy of every method at every noise level, under each rule for picking the epoch.",
@@ -92,3 +96,10 @@ PROVENANCE = (
     "A + after a commit: the working tree had changes. More than one value: cells were begun at different times."
 )
 DIGESTS = "Equal digests: the same images, the same labels and split."
+
+
+def begun(study: Study, histories: Mapping[Cell, CellHistory]) -> str:
+    """How far the study is, for the head of a report."""
+    trials = [t for h in histories.values() for t in h.trials.values()]
+    done = sum(t.state == "complete" for t in trials)
+    return f" {len(histories)} of {len(study.cells())} cells begun, {len(trials)} trials, {done} complete."
