@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from analysis import load
+from analysis import leaderboard, load, truth
 from analysis.grid import Group, Outcome, grouped
 from analysis.page import Code, Picture
-from analysis.select import RULES
 from analysis.sheets import Sheet
 from raystudy.design.study import Cell, Study
 from raystudy.record.ledger import CellHistory, TrialHistory
@@ -47,11 +46,16 @@ class Material:
     @property
     def rules(self) -> list[str]:
         """The rules for the epoch that this study can be judged by."""
-        return [r for r in RULES if r != "clean_val" or self.study.clean_val]
+        return leaderboard.rules(self.study)
 
     def label(self, rule: str) -> str:
         """A rule's name for people."""
-        return {"clean_val": f"clean_val({self.study.clean_val})", "oracle_test": "ORACLE"}.get(rule, rule)
+        return leaderboard.label(rule, self.study)
+
+    @property
+    def measured(self) -> str:
+        """What the accuracy on the test images is called, of all cells together."""
+        return truth.measured(h.header for h in self.histories.values())
 
     def arrays(self, trials: list[TrialHistory]) -> list[load.Arrays]:
         """What some finished trials left for figures, of those that have."""

@@ -26,7 +26,7 @@ from analysis.sheets import Sheet
 from analysis.sheets import document as latex_document
 from raystudy.errors import InputError
 
-# In the order of the tabs, which is that of words.LEADS.
+# In the order of the tabs.
 SECTIONS: dict[str, Callable[[Material], Iterator[Item]]] = {
     "results": results.items,
     "selection": selection.items,
@@ -101,11 +101,11 @@ def build(folder: Path, out: Path) -> list[Path]:
 def _built(material: Material, out: Path) -> list[Path]:
     """Writes everything, the page last. Returns the files, the page first."""
     painter, pictures, files = Painter(), dict[str, bytes](), list[Path]()
-    begun = words.begun(material.study, material.histories)
+    leads = words.LEADS | {"results": words.results(material.study, material.histories, material.measured)}
     with rc_context(rendering.RC), painter.pool:
         sections = [
-            Section(name, name.capitalize(), lead + begun * (name == "results"), [*map(painter.take, items(material))])
-            for (name, items), lead in zip(SECTIONS.items(), words.LEADS.values(), strict=True)
+            Section(name, name.capitalize(), leads[name], [*map(painter.take, items(material))])
+            for name, items in SECTIONS.items()
         ]
         for name, png, pdf in painter.drawn():
             files += [_write(out / f"figures/{name}.png", png), _write(out / f"figures/{name}.pdf", pdf)]

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.look import every, first_column, grid, legend, log_axis, lowest, style
+from analysis.figures.look import broken, every, first_column, grid, legend, log_axis, lowest, style
 
 
-def cost(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str) -> Figure | None:
+def cost(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str, measured: str) -> Figure | None:
     """Accuracy against what a training costs: (cost, mean, standard deviation) of each method, a panel for each noise level."""
     panels = {k: {m: v for m, v in p.items() if v[0] > 0 and not math.isnan(v[1])} for k, p in panels.items()}
     panels = {k: p for k, p in panels.items() if p}
@@ -23,14 +23,16 @@ def cost(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], label: 
         log_axis(ax, [v[0] for p in panels.values() for v in p.values()])
         ax.set_title(title)
         if first_column(ax):
-            ax.set_ylabel("test accuracy in %")
+            ax.set_ylabel(broken(f"{measured} in %"))
     for ax in lowest(axes):
         ax.set_xlabel(label)
     legend(figure, list(dict.fromkeys(m for p in panels.values() for m in p)), line=False)
     return figure
 
 
-def budgets(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], label: str, log: bool) -> Figure | None:
+def budgets(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], label: str, log: bool, measured: str
+) -> Figure | None:
     """Test accuracy of the point a search would have chosen after a budget: steps of ``select.progress``, a panel for each level."""
     panels = {
         k: {m: [s for s in v if s[0] > 0 and not math.isnan(s[1])] for m, v in p.items()} for k, p in panels.items()
@@ -56,7 +58,7 @@ def budgets(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], l
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.set_title(title)
         if first_column(ax):
-            ax.set_ylabel("test accuracy in %")
+            ax.set_ylabel(broken(f"{measured} in %"))
     for ax in lowest(axes):
         ax.set_xlabel(label)
     legend(figure, list(dict.fromkeys(m for p in panels.values() for m in p)))

@@ -5,6 +5,7 @@ Sizes are those of a printed page (7 inches wide), no letter below 6.5 points.
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
@@ -82,6 +83,11 @@ def legend(figure: Figure, methods: Sequence[str], line: bool = True) -> None:
     rows = math.ceil(len(methods) / columns)
     figure.set_figheight(figure.get_figheight() + 0.17 * rows)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.6)
+
+
+def broken(text: str) -> str:
+    """The label of an axis on lines that a low panel has room for."""
+    return textwrap.fill(text, 24)
 
 
 def every(n: int, most: int = 30) -> int:

@@ -11,14 +11,17 @@ from analysis.select import Score
 from analysis.stats import ALPHA, Ranking
 
 
-def rates(levels: Sequence[float], scores: Mapping[str, Sequence[Score]], label: str) -> Figure | None:
-    """Accuracy in percent over the noise rate; the band is one standard deviation over replicates."""
+def rates(levels: Mapping[str, float], scores: Mapping[str, Sequence[Score]], label: str) -> Figure | None:
+    """Accuracy in percent over the noise rate of each level; the band is one standard deviation over replicates.
+
+    A level whose rate nobody knows is drawn at 0, under its name.
+    """
     shown = {m: s for m, s in scores.items() if any(not math.isnan(v.mean) for v in s)}
     if not shown:
         return None
     figure, (ax,) = grid(1, height=3.2)
     figure.set_figwidth(WIDTH * 0.8)
-    x = np.asarray(levels)
+    x = np.nan_to_num(list(levels.values()))
     for method, told in shown.items():
         mean, std = (100 * np.array([getattr(s, k) for s in told]) for k in ("mean", "std"))
         known = ~np.isnan(mean)
@@ -31,8 +34,9 @@ def rates(levels: Sequence[float], scores: Mapping[str, Sequence[Score]], label:
             ax.errorbar(
                 x[known], mean[known], np.nan_to_num(std)[known], color=look["color"], capsize=2, linestyle="none"
             )
-    ax.set(xlabel="nominal noise rate", ylabel=f"test accuracy in %, {label}")
-    ax.set_xticks(x, [f"{r:g}" for r in levels])
+    nominal = all(name == f"{rate:g}" for name, rate in levels.items())
+    ax.set(xlabel="nominal noise rate" if nominal else "labels", ylabel=label)
+    ax.set_xticks(x, list(levels))
     if len(levels) == 1:
         ax.set_xlim(x[0] - 0.1, x[0] + 0.1)
     legend(figure, list(shown))
@@ -91,7 +95,7 @@ def ranks(r: Ranking) -> Figure:
     return figure
 
 
-def gaps(rows: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure | None:
+def gaps(rows: Mapping[str, Mapping[str, tuple[float, float]]], measured: str) -> Figure | None:
     """What each method loses by honest selection of the epoch: (noisy_val, ORACLE) in each condition, joined."""
     rows = {k: {m: v for m, v in r.items() if not any(map(math.isnan, v))} for k, r in rows.items()}
     rows = {k: r for k, r in rows.items() if r}
@@ -114,5 +118,5 @@ def gaps(rows: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure | None
         ax.set_ylim(len(order) - 0.4, -0.6)
         ax.set_title(title)
     for ax in lowest(axes):
-        ax.set_xlabel("test accuracy in %")
+        ax.set_xlabel(f"{measured} in %")
     return figure

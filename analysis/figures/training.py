@@ -10,11 +10,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from analysis.figures.look import WIDTH, every, first_column, grid, legend, lowest, style
+from analysis.figures.look import WIDTH, broken, every, first_column, grid, legend, lowest, style
 from analysis.load import Arrays
 from raystudy.record.ledger import TrialHistory
 
-CLEAN, WRONG = "#0072B2", "#D55E00"
+FILLS = {"right label": "#0072B2", "wrong label": "#D55E00", "all labels": "#777777"}
 
 
 def _mean_curve(trials: Sequence[TrialHistory], metric: str) -> NDArray[np.float64] | None:
@@ -63,25 +63,34 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[TrialHistory]]], metrics: 
                 ax.set_xlabel("epoch")
                 ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             if j == 0:
-                ax.set_ylabel(metrics[row])
+                ax.set_ylabel(broken(metrics[row]))
     legend(figure, list(dict.fromkeys(k[2] for k in found)))
     return figure
 
 
-def losses(panels: Mapping[str, Arrays]) -> Figure | None:
-    """Histograms of the training loss of right and wrong labels after the last epoch, with the two Gaussians fitted to all of them."""
+def _counts(a: Arrays, known: bool) -> dict[str, NDArray]:
+    """How many labels have which loss: right and wrong ones apart where that is known, else all together."""
+    if known and "clean" in a:
+        return {"right label": a["clean"], "wrong label": a["wrong"]}
+    return {"all labels": a["all"] if "all" in a else a["clean"] + a["wrong"]}
+
+
+def losses(panels: Mapping[str, Arrays], known: bool) -> Figure | None:
+    """Histograms of the training loss after the last epoch, with the two Gaussians fitted to all labels; ``known``: of right and wrong
+    labels apart."""
     if not panels:
         return None
     figure, axes = grid(len(panels), height=1.45)
     for ax, (title, a) in zip(axes, panels.items(), strict=True):
-        edges, total = a["edges"], a["clean"].sum() + a["wrong"].sum()
+        edges, counts = a["edges"], _counts(a, known)
+        total = sum(c.sum() for c in counts.values())
         first = np.arange(0, len(edges) - 1, 2)  # two bins a step
         steps = np.append(edges[first], edges[-1])
         floor, highest = 0.5 / total / np.diff(steps).mean(), 0.0
-        for name, colour in (("clean", CLEAN), ("wrong", WRONG)):
-            y = np.add.reduceat(a[name], first) / total / np.diff(steps)
+        for name, count in counts.items():
+            y = np.add.reduceat(count, first) / total / np.diff(steps)
             highest = max(highest, float(y.max()))
-            ax.stairs(y, steps, baseline=floor, fill=True, color=colour, alpha=0.6, linewidth=0)
+            ax.stairs(y, steps, baseline=floor, fill=True, color=FILLS[name], alpha=0.6, linewidth=0)
         x = np.linspace(edges[0], edges[-1], 400)
         for mean, variance, weight in a["gmm"].T:
             if weight > 0:
@@ -96,13 +105,13 @@ def losses(panels: Mapping[str, Arrays]) -> Figure | None:
             ax.set_ylabel("density (log)")
     for ax in lowest(axes):
         ax.set_xlabel("loss in nats")
+    shown = dict.fromkeys(name for a in panels.values() for name in _counts(a, known))
     handles = [
-        Patch(color=CLEAN, alpha=0.6, label="right label"),
-        Patch(color=WRONG, alpha=0.6, label="wrong label"),
+        *(Patch(color=FILLS[name], alpha=0.6, label=name) for name in shown),
         Line2D([], [], color="black", linestyle="--", label="fitted Gaussians"),
     ]
     figure.set_figheight(figure.get_figheight() + 0.17)
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 

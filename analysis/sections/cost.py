@@ -8,9 +8,9 @@ import numpy as np
 
 from analysis import words
 from analysis.figures import cost as figures
-from analysis.grid import MAIN, Group, mean
+from analysis.grid import Group, mean
 from analysis.material import MANY, TOP, Item, Material, Plot
-from analysis.select import COSTS, after, progress, score, spent
+from analysis.select import COSTS, MAIN, after, progress, score, spent
 from analysis.sheets import Row, Sheet, num, percent
 
 Steps = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]  # of ``select.progress``, by level and method
@@ -23,12 +23,12 @@ def items(material: Material) -> Iterator[Item]:
             level: {m: (mean(spent(t, "passes") for t in o.tuned), *score(o.tuned, MAIN)[:2]) for m, o in row.items()}
             for level, row in some.items()
         }
-        figure = figures.cost(panels, "sample passes")
-        yield Plot(f"cost-{g.name}", f"Cost against accuracy, {g.title}", words.COST, figure)
+        figure = figures.cost(panels, "sample passes", g.measured)
+        yield Plot(f"cost-{g.name}", f"Cost against accuracy, {g.title}", words.COST + g.starred(), figure)
         for kind, label in zip(COSTS, ("trials", "sample passes", "seconds"), strict=True):
             steps = {n: {m: progress(o.history, kind) for m, o in row.items()} for n, row in g.levels.items()}
             shown = {n: {m: progress(row[m].history, kind) for m in top if m in row} for n, row in some.items()}
-            figure = figures.budgets(shown, label, kind != "trials")
+            figure = figures.budgets(shown, label, kind != "trials", g.measured)
             title = f"Equal budget by {label}, {g.title}"
             yield Plot(f"budget-{kind}-{g.name}", title, words.BUDGET + kept, figure)
             yield _budget(material, g, kind, label, steps)
@@ -66,6 +66,6 @@ def _budget(material: Material, g: Group, kind: str, label: str, steps: Steps) -
                 line.append(reached._replace(text=reached.text + "†" * ended))
             rows.append(line)
     names = [f"{b:.0f}" if kind == "trials" else f"{b:.3g}" for b in budgets]
-    title = f"Equal budget by {label}, test accuracy in %, {g.title}"
+    title = f"Equal budget by {label}, {g.measured} in %, {g.title}"
     note = f"Columns: {label} {words.BUDGETS} †: that search had ended before."
     return Sheet(f"budget-{kind}-{g.name}", title, ["noise", "method", *names], rows, note)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from analysis import literature, words
+from analysis import literature, names, words
 from analysis.material import Item, Material
 from analysis.page import Picture
 from analysis.select import score
@@ -28,7 +28,7 @@ def items(material: Material) -> Iterator[Item]:
                 p.statistic,
                 p.published_as,
             ]
-            rows[same].append([*line, differ or "none stated", p.source])
+            rows[same].append([*line, names.told(differ, material.study) or "none stated", p.source])
             told = {f"published_{k}": v for k, v in p._asdict().items()}
             numbers = {"rule": rule, "ours": 100 * ours.mean, "ours_std": 100 * ours.std}
             long[same].append(o.keys() | numbers | told | {"differences": differ})
@@ -44,7 +44,7 @@ def items(material: Material) -> Iterator[Item]:
         "source",
     ]
     note = f"{literature.protocol(material.study)} {literature.LEGEND}"
-    title = "Ours beside the published numbers, test accuracy in %"
+    title = f"Ours beside the published numbers, {material.measured} in %"
     if rows[True]:
         yield Sheet("published", title, columns, rows[True], note, long[True])
     else:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from analysis import surfaces, words
+from analysis import names, surfaces, words
 from analysis.figures import search as figures
 from analysis.grid import PLAIN, Group
 from analysis.material import TOP, Item, Material, Plot
@@ -44,8 +44,7 @@ def _parallel(material: Material, g: Group, method: str) -> Iterator[Item]:
     for o in g.of(method):
         done = [t for t in searched(o.history) if t.state == "complete" and not math.isnan(value(t, metric))]
         done.sort(key=lambda t: value(t, metric))
-        rate = o.cell.noise.rate
-        lines += [(rate, t, value(t, metric), i / max(1, len(done) - 1)) for i, t in enumerate(done)]
+        lines += [(o.rate, t, value(t, metric), i / max(1, len(done) - 1)) for i, t in enumerate(done)]
     if not dims or len(lines) < 2:
         return
     best = {o.best.key for o in g.of(method) if o.best}
@@ -62,7 +61,7 @@ def _surfaces(material: Material) -> Iterator[Item]:
     found = surfaces.surfaces(material.histories)
     drawn = {(o.cell.dataset, m) for g in material.groups for m in g.top(TOP)[0] for o in g.of(m)}
     for s in found:
-        title = f"{s.method}, {s.dataset}, {s.noise}"
+        title = names.told(f"{s.method}, {s.dataset}, {s.noise}", material.study)
         name = f"surface-{s.method}-{slug(s.dataset)}-{s.noise.replace(':', '-').translate(PLAIN)}"
         if (s.dataset, s.method) in drawn:
             heading = f"Best hyperparameters over noise rates, {title}"

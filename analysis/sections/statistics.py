@@ -5,13 +5,17 @@ from collections.abc import Iterator
 
 from analysis import stats, words
 from analysis.figures import results as figures
-from analysis.grid import MAIN
 from analysis.material import Item, Material, Plot
-from analysis.select import score, spread
+from analysis.select import MAIN, score, spread
 from analysis.sheets import Row, Sheet, Value, num, p_value, percent
 
 
 def items(material: Material) -> Iterator[Item]:
+    yield from _over_conditions(material)
+    yield _within_conditions(material)
+
+
+def _over_conditions(material: Material) -> Iterator[Item]:
     conditions = [row for g in material.groups for row in g.levels.values()]
     table = {
         m: [score(row[m].tuned, MAIN).mean if m in row else math.nan for row in conditions]
@@ -21,24 +25,31 @@ def items(material: Material) -> Iterator[Item]:
     if found is None:
         why = "needs two methods and two noise levels that all of them have finished"
         yield Plot("ranks", "Average ranks", "", None, why)
-    else:
-        text = words.RANKS.format(
-            n=found.n,
-            rule=MAIN,
-            p="p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}",
-            test="Friedman's test (Iman and Davenport's F)"
-            if len(found.methods) > 2
-            else "Wilcoxon's signed-rank test",
-            careful=" Few conditions: the tests have little power." if found.n < 10 else "",
+        return
+    p, reach = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}", stats.least_wilcoxon(found.n)
+    both = words.WILCOXON if reach < stats.ALPHA else ""
+    test = (words.FRIEDMAN if len(found.methods) > 2 else both).format(p=p)
+    careful = " Few conditions: the tests have little power." if found.n < 10 else ""
+    text = words.RANKS.format(n=found.n, rule=MAIN, test=test, careful=careful)
+    text += "".join(g.starred() for g in material.groups)
+    yield Plot("ranks", "Average ranks with critical difference", text, figures.ranks(found))
+    title, corrected = f"Pairs of methods over all conditions, {MAIN}", min(1.0, reach * len(found.pairs))
+    if corrected >= stats.ALPHA:
+        many = f"{len(found.pairs)} pair{'s' * (len(found.pairs) > 1)}"
+        yield Plot(
+            "pairs", title, "", None, words.POWERLESS.format(n=found.n, least=reach, corrected=corrected, pairs=many)
         )
-        yield Plot("ranks", "Average ranks with critical difference", text, figures.ranks(found))
-        at = dict(zip(found.methods, found.ranks, strict=True))
-        pairs: list[Row] = [[a, b, num(at[b] - at[a], 2), p_value(v)] for (a, b), v in found.pairs.items()]
-        columns = ["better rank", "worse rank", "rank difference", "p"]
-        yield Sheet("pairs", f"Pairs of methods over all conditions, {MAIN}", columns, pairs, words.PAIRS)
+        return
+    at = dict(zip(found.methods, found.ranks, strict=True))
+    pairs: list[Row] = [[a, b, num(at[b] - at[a], 2), p_value(v)] for (a, b), v in found.pairs.items()]
+    columns = ["better rank", "worse rank", "rank difference", "p"]
+    yield Sheet("pairs", title, columns, pairs, words.PAIRS)
+
+
+def _within_conditions(material: Material) -> Sheet:
     rows: list[Row] = []
-    for row in conditions:
-        best = stats.winner({m: o.by_seed(MAIN) for m, o in row.items()})
+    for row in [row for g in material.groups for row in g.levels.values()]:
+        best = stats.winner({m: o.by_seed(MAIN) for m, o in row.items() if not o.oracle})
         for method, o in row.items():
             values = list(o.by_seed(MAIN).values())
             s, (low, high) = spread(values), stats.interval(values)
@@ -49,4 +60,6 @@ def items(material: Material) -> Iterator[Item]:
             rows.append([o.condition, o.method, shown, span, num(s.n, 0), against])
     columns = ["noise", "method", "mean ± std", "95 % interval", "n", "p against best"]
     title = f"Intervals and tests within each condition, {MAIN}"
-    yield Sheet("intervals", title, columns, rows, words.INTERVALS)
+    return Sheet(
+        "intervals", title, columns, rows, words.INTERVALS + words.STAR * any(o.oracle for o in material.outcomes)
+    )
