@@ -349,3 +349,15 @@ def test_arrays_count_every_image_once_and_change_nothing(method: str) -> None:
     assert means[0] <= means[1]
     assert (variances > 0).all()
     assert shares.sum() == pytest.approx(1)
+
+
+def test_arrays_hold_no_truth_that_nobody_knows() -> None:
+    """Right and wrong labels are not told apart, and no matrix says that every label is its own truth."""
+    run = run_for("ce")
+    run.epoch()
+    told = run.arrays()
+    run.data = replace(run.data, effective_rate=None, truth=replace(run.data.truth, known=False))
+    unknown = run.arrays()
+    assert set(unknown) == {"edges", "all", "gmm", "confusion"}
+    assert unknown["all"].tolist() == (told["clean"] + told["wrong"]).tolist()
+    assert unknown["confusion"].tolist() == told["confusion"].tolist()
