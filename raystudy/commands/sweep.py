@@ -111,7 +111,7 @@ def finish(outcome: "Outcome", tracking_uri: str | None, console: Console) -> No
     from raystudy.tracking.store import public
 
     study, histories = load.study(outcome.folder)
-    console.print(tables.leaderboard(study, histories))
+    console.print(tables.leaderboard(study, histories, console.width, tables.SCREEN))
     wrong = [t for h in histories.values() for t in h.trials.values() if t.state in ("failed", "diverged")]
     for trial in wrong[:FAILURES]:
         told = f"{trial.state}: trial {trial.number} ({tables.point(trial.point)}): {trial.reason}"
