@@ -22,7 +22,7 @@ from raystudy.running.search import CellSearch
 from raystudy.terminal import duration, notebook, say, terminal
 
 SHOWN = 24  # cells at most in the table
-NEEDLESS = ("failed", "pruned", "run", "left", "of")  # columns that are left out first, where there is no room
+NEEDLESS = ("pruned", "run", "failed", "left", "of")  # columns that are left out first, where there is no room
 LEFT = ("method", "noise", "best point so far")
 LEGIBLE = 20  # characters of a point that say something
 WIDE = 120  # characters of the table in a notebook
