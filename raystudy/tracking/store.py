@@ -90,6 +90,16 @@ def check(uri: str) -> None:
         raise InputError("MLflow on PostgreSQL needs the package psycopg: pip install 'raystudy[postgres]'")
 
 
+def check_models(uri: str) -> None:
+    """The same, for a store that is to hold a model. From a folder whose name reads as quoted MLflow would not find it again."""
+    check(uri)
+    file = sqlite_file(uri)
+    if file and unquote(str(file)) != str(file):
+        raise InputError(
+            f"MLflow finds no model below {file.parent}, for the % in its name; choose another store: {CHOICES}"
+        )
+
+
 def _check_sqlite(file: Path) -> None:
     try:
         str(file).encode()
