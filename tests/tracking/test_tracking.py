@@ -795,6 +795,13 @@ def test_a_file_has_one_uri(tmp_path: Path, name: str) -> None:
     assert store.absolute(uri) == uri
 
 
+def test_a_folder_from_which_mlflow_reads_no_models(tmp_path: Path) -> None:
+    for name in ("what?", "100%", "a b#c"):
+        store.check_models(store.sqlite_uri(tmp_path / name / "mlflow.db"))
+    with pytest.raises(InputError, match="finds no model"):
+        store.check_models(store.sqlite_uri(tmp_path / "b%20c" / "mlflow.db"))
+
+
 def test_a_store_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
     """MLflow would try for minutes."""
     (tmp_path / "mlflow.db").mkdir()
