@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raystudy.data import datasets, instance, masks, noise, smoke
-from raystudy.data.datasets import Dataset, Images
+from raystudy.data.dataset import Dataset, Images
 from raystudy.data.files import Files
 from raystudy.data.masks import Mask
 from raystudy.data.noise import CLASS_MAP_OF, NONE, Labels, Matrix, Noise, digest, generator

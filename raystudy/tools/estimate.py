@@ -19,7 +19,7 @@ from rich import box
 from rich.table import Table
 
 from raystudy.data import datasets
-from raystudy.data.datasets import Images
+from raystudy.data.dataset import Images
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import Matrix, Noise, generator, parse
 from raystudy.design import space

@@ -13,7 +13,7 @@ from scipy.stats import truncnorm
 
 from raystudy.data import datasets, instance, masks
 from raystudy.data.corruption import BUILDERS, corrupted, fitted, mask, read_matrix
-from raystudy.data.datasets import Dataset, build
+from raystudy.data.dataset import Dataset, build
 from raystudy.data.noise import NOISES, SUPERCLASSES, Noise, corrupt, digest, generator, parse, transition_matrix
 from raystudy.design import space
 from raystudy.design.study import Study

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from raystudy.data.corruption import corrupted
-from raystudy.data.datasets import DATASETS, channel_stats, load, present
+from raystudy.data.dataset import channel_stats
+from raystudy.data.datasets import DATASETS, load, present
 from raystudy.data.noise import Noise, effective_rate
 from raystudy.errors import InputError
 
