@@ -3,8 +3,9 @@
 Here belongs what holds for every data set, wherever it comes from; how each is read is in a module of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raystudy.data import repeats
 from raystudy.data.files import Files
 from raystudy.data.noise import digest
 from raystudy.data.spec import Options
@@ -19,6 +21,7 @@ from raystudy.errors import InputError
 
 Array = NDArray[Any]
 Images = Tensor | Files  # [N, C, H, H] uint8
+NAMED = 3  # classes that a sentence names
 Stats = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation per channel, pixels in [0, 1]
 
 
@@ -43,6 +46,25 @@ class Dataset:
     extra: Mapping[str, tuple[Images, Tensor]] = field(
         default_factory=dict
     )  # further clean sets: "val", or a test set's name
+
+    title: str = ""  # short, for pictures; empty: the name
+    notes: tuple[str, ...] = ()  # what its reader found that a person should hear, a sentence each
+    paths: Mapping[str, Sequence[str]] = field(
+        default_factory=dict
+    )  # "training", "test": of each image, where they are files
+
+    @cached_property
+    def leaks(self) -> tuple[str, ...]:
+        """A sentence for every two splits that have images in common. Looks at all images, the first time it is asked."""
+        parts = {"training": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
+        if "val" in self.extra:
+            parts["validation"] = self.extra["val"]
+        return repeats.told(parts, self.paths)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """All that a person should hear before trusting the data."""
+        return self.notes + self.leaks
 
     @property
     def channels(self) -> int:
@@ -97,3 +119,11 @@ def changed(data: Dataset, options: Options) -> Dataset:
         return data
     key = digest(np.frombuffer(f"{data.digest} {sorted(told.items())}".encode(), dtype=np.uint8))
     return replace(data, **told, digest=key)
+
+
+def without_test(names: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on classes that are trained on and never tested."""
+    if not names:
+        return ()
+    more = ", ..." if len(names) > NAMED else ""
+    return (f"{len(names):,} classes have no test image: {', '.join(names[:NAMED])}{more}",)

@@ -39,7 +39,9 @@ def from_files(listing: Listing, options: Options) -> Dataset:
     if stats is None:
         some = torch.from_numpy(np.unique(np.linspace(0, len(train) - 1, min(len(train), STATS_IMAGES)).astype(int)))
         stats = channel_stats(train[some].read())
-    key = digest(*(np.frombuffer(f.digest().encode(), np.uint8) for f in (train, test)), y_train, y_test)
+    marks = [files.marks() for files in (train, test)]
+    keys = (files.digest(ever) for files, (ever, _) in zip((train, test), marks, strict=True))
+    key = digest(*(np.frombuffer(k.encode(), np.uint8) for k in keys), y_train, y_test)
 
     def placed(files: Files) -> Images:
         return files if stream else files.read()
@@ -60,5 +62,17 @@ def from_files(listing: Listing, options: Options) -> Dataset:
         digest=key,
         truth=listing.truth,
         extra={name: (placed(files), torch.from_numpy(y)) for name, (files, y) in extra.items()},
+        title=listing.title,
+        notes=listing.notes + _profiles([path for _, own in marks for path in own]),
+        paths={"training": train.paths, "test": test.paths}
+        | ({"validation": extra["val"][0].paths} if "val" in extra else {}),
     )
     return changed(data, options)
+
+
+def _profiles(paths: list[str]) -> tuple[str, ...]:
+    if not paths:
+        return ()
+    return (
+        f"{len(paths):,} images have a colour profile other than sRGB, which is not applied (the first is {paths[0]})",
+    )

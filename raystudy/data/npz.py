@@ -1,12 +1,13 @@
 """A user's own ``.npz`` file -> ``Dataset``. Nothing is ever unpickled."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raystudy.data.dataset import Array, Dataset, build
+from raystudy.data.dataset import Array, Dataset, build, without_test
 from raystudy.data.files import one_line
 from raystudy.errors import InputError
 
@@ -16,12 +17,13 @@ NEEDED = ("x_train", "y_train", "x_test", "y_test")
 def read(path: Path) -> Dataset:
     """A user's ``.npz``: x_train, y_train, x_test, y_test and optionally noisy labels of the training images.
 
-    ``y_noisy`` is the label set "given", ``y_noisy_NAME`` (any number of them) the label set NAME.
+    ``y_noisy`` is the label set "given", ``y_noisy_NAME`` (any number of them) the label set NAME. Without any of them ``y_train``
+    is all that there is, and nobody knows which of it is right.
 
     Images are uint8, or floats in [0, 1]; [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3 (the last dimension
-    is the channels if it is 1 or 3, else the second), and square. Labels are whole numbers 0..K-1 in one dimension, K
-    being one more than the largest of y_train. Crops are padded by 4 pixels from size 32 on, by 2 from 16, else by 1;
-    only colour images are flipped. Nothing is ever unpickled. Raises InputError, one line with the file and its first
+    is the channels if it is 1 or 3, else the second), and square. Labels are whole numbers from 0 in one dimension; the classes are
+    those of y_train, so that a number that none of them has is no class. Crops are padded by 4 pixels from size 32 on, by 2 from 16,
+    else by 1; only colour images are flipped. Nothing is ever unpickled. Raises InputError, one line with the file and its first
     fault.
     """
     arrays = _open_npz(path)
@@ -40,19 +42,37 @@ def read(path: Path) -> Dataset:
     seen = np.unique(y_train)
     if len(seen) == n_classes - 1 and seen[0] == 1:
         raise InputError(f"{path}: y_train runs from 1 to {n_classes - 1}; labels start at 0, so subtract 1 everywhere")
-    if n_classes < 2:
+    if len(seen) < 2:
         raise InputError(f"{path}: y_train holds one class only; at least two are needed")
-    y_test = _labels(path, "y_test", arrays["y_test"], len(x_test), n_classes)
-    label_sets = {
-        name.removeprefix("y_noisy").removeprefix("_") or "given": _labels(path, name, y, len(x_train), n_classes)
+    told = {"y_test": _labels(path, "y_test", arrays["y_test"], len(x_test), n_classes)} | {
+        name: _labels(path, name, y, len(x_train), n_classes)
         for name, y in arrays.items()
+        if name.startswith("y_noisy")
+    }
+    for name, y in told.items():
+        if (wrong := ~np.isin(y, seen)).any():
+            i = int(wrong.argmax())
+            raise InputError(f"{path}: {name}[{i}] is {y[i]}, a class of which there is no training image in y_train")
+    told = {name: np.searchsorted(seen, y) for name, y in ({"y_train": y_train} | told).items()}
+    label_sets = {
+        name.removeprefix("y_noisy").removeprefix("_") or "given": y
+        for name, y in told.items()
         if name.startswith("y_noisy")
     }
     channels, size = x_train.shape[1:3]
     pad = 4 if size >= 32 else 2 if size >= 16 else 1
-    classes = tuple(str(c) for c in range(n_classes))
-    train, test = (x_train, y_train), (x_test, y_test)
-    return build(path.name, train, test, classes, pad=pad, flip=channels == 3, label_sets=label_sets)
+    classes = tuple(str(c) for c in seen)
+    untested = [classes[c] for c in np.setdiff1d(np.arange(len(seen)), told["y_test"])]
+    data = build(
+        path.name,
+        (x_train, told["y_train"]),
+        (x_test, told["y_test"]),
+        classes,
+        pad=pad,
+        flip=channels == 3,
+        label_sets=label_sets,
+    )
+    return replace(data, truth=bool(label_sets), title=path.stem, notes=without_test(untested))
 
 
 def _open_npz(path: Path) -> dict[str, Array]:
