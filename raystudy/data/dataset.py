@@ -126,4 +126,4 @@ def without_test(names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         return ()
     more = ", ..." if len(names) > NAMED else ""
-    return (f"{len(names):,} classes have no test image: {', '.join(names[:NAMED])}{more}",)
+    return (f"classes without a test image: {len(names):,} ({', '.join(names[:NAMED])}{more})",)

@@ -12,11 +12,12 @@ from pathlib import Path
 from raystudy.data import embedded, folder, human, listed, lists, npz, published, smoke
 from raystudy.data.dataset import Dataset, changed
 from raystudy.data.files import Listing
-from raystudy.data.noise import Noise
+from raystudy.data.noise import Noise, open_set
 from raystudy.data.published import SETS
 from raystudy.data.spec import Options, parse
 from raystudy.errors import InputError, unknown
 
+Stamp = tuple[int, ...]  # sizes and times of files
 FILE_OPTIONS = ("labels", "size", "channels", "skip_corrupt", "stream")  # options of image files only
 
 
@@ -45,7 +46,7 @@ def load(spec: str, root: Path | str = "data", noise: Noise | None = None) -> Da
     line, for an unknown name, for files that are absent and cannot be downloaded, and for everything wrong with a user's file.
     """
     if spec.startswith(smoke.PREFIX):
-        return _cached_smoke(spec, Path(root).expanduser().resolve())
+        return _cached_smoke(spec, Path(root).expanduser().resolve(), stamp(spec, root))
     name, options = parse(spec)
     _known(name)
     kind, _, path = name.partition(":")
@@ -58,14 +59,15 @@ def load(spec: str, root: Path | str = "data", noise: Noise | None = None) -> Da
     if name not in DATASETS:
         where = Path(path).expanduser()
         table = Path(options.labels).expanduser() if options.labels else None
-        return _cached_file(kind, where, _stamp(kind, where), options, table and (table, _stamp("labels", table)))
+        return _cached_file(kind, where, options, table, _stamp_of_file(kind, where, table))
     allowed = DATASETS[name].noises
     if noise is not None and allowed and noise.kind not in allowed:
         raise InputError(
             f"the labels of {name!r} are noisy as they came, so {noise.kind!r} on top has no known rate; choose from: {', '.join(allowed)}"
         )
     chosen = noise if noise is not None and noise.kind == "web" else None
-    return _cached(name, Path(root).expanduser().resolve(), options, chosen and replace(chosen, seed=0))
+    where = Path(root).expanduser().resolve()
+    return _cached(name, where, options, chosen and replace(chosen, seed=0), _stamp_of_row(name, where))
 
 
 def _known(name: str) -> None:
@@ -73,32 +75,62 @@ def _known(name: str) -> None:
         raise unknown("data set", name, [*DATASETS, "npz:PATH", "folder:PATH"])
 
 
-def _stamp(kind: str, path: Path) -> tuple[int, int]:
-    """Changes when a file is written again, so that it is read again."""
-    try:
-        stat = path.stat()
-    except OSError:
+def stamp(spec: str, root: Path | str, noise: Noise | None = None) -> Stamp:
+    """Changes when a file is written again from which the data set or its noise is read: what is kept of them is then read again."""
+    told: Stamp = ()
+    if noise is not None and noise.kind in ("file", "matrix"):
+        told = _size_and_time(Path(noise.variant))
+    if noise is not None and noise.kind == "openset":
+        told = stamp(open_set(noise.variant)[0], root)
+    if spec.startswith(smoke.PREFIX):
+        name = spec.removeprefix(smoke.PREFIX)
+        return told if parse(name)[0] in DATASETS else told + stamp(name, root)
+    name, options = parse(spec)
+    _known(name)
+    if name in DATASETS:
+        return told + _stamp_of_row(name, Path(root).expanduser())
+    kind, _, path = name.partition(":")
+    table = Path(options.labels).expanduser() if options.labels else None
+    return told + _stamp_of_file(kind, Path(path).expanduser(), table)
+
+
+def _stamp_of_row(name: str, root: Path) -> Stamp:
+    labels = human.find(name.removesuffix("n"), root) if name.removesuffix("n") in human.FILES else None
+    files = [root / file for file in DATASETS[name].files] + ([labels] if labels else [])
+    return tuple(number for file in files for number in _size_and_time(file))
+
+
+def _stamp_of_file(kind: str, path: Path, table: Path | None) -> Stamp:
+    """Of all images where they lie in a folder. Raises InputError where there is nothing."""
+    if not path.exists():
         told = {
             "npz": "npz: takes the path of an .npz file",
             "folder": "folder: takes a folder of images, or an archive of one",
         }
-        raise InputError(
-            f"{path}: no such file; {told.get(kind, '--labels names a .csv or .parquet')}, see README"
-        ) from None
-    return (stat.st_mtime_ns, stat.st_size) if kind != "folder" or path.is_file() else (0, 0)
+        raise InputError(f"{path}: no such file; {told[kind]}, see README")
+    if table is not None and not table.exists():
+        raise InputError(f"{table}: no such file; --labels names a .csv or .parquet, see README")
+    held = (folder.fingerprint(path),) if kind == "folder" and path.is_dir() else _size_and_time(path)
+    return held + (_size_and_time(table) if table else ())
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
 
 
 @lru_cache(maxsize=2)
-def _cached(name: str, root: Path, options: Options, noise: Noise | None) -> Dataset:
+def _cached(name: str, root: Path, options: Options, noise: Noise | None, stamp: Stamp) -> Dataset:
     if DATASETS[name].listed:
         _there(name, root)
     return changed(DATASETS[name].load(root, options, noise), options)
 
 
 @lru_cache(maxsize=2)
-def _cached_file(
-    kind: str, path: Path, stamp: tuple[int, int], options: Options, table: tuple[Path, tuple[int, int]] | None
-) -> Dataset:
+def _cached_file(kind: str, path: Path, options: Options, table: Path | None, stamp: Stamp) -> Dataset:
     if kind == "npz":
         return changed(npz.read(path.resolve()), options)
     if table is None:
@@ -107,11 +139,11 @@ def _cached_file(
         if not path.name.endswith(folder.ARCHIVES):
             raise InputError(f"{path}: not a folder of images; an archive's name ends in {', '.join(folder.ARCHIVES)}")
         path = folder.unpacked(path)
-    return listed.from_files(folder.read(path, table[0]), options)
+    return listed.from_files(folder.read(path, table), options)
 
 
 @lru_cache(maxsize=4)
-def _cached_smoke(spec: str, root: Path) -> Dataset:
+def _cached_smoke(spec: str, root: Path, stamp: Stamp) -> Dataset:
     """Only a user's own file is read to count its classes."""
     name = spec.removeprefix(smoke.PREFIX)
     info = DATASETS.get(name.partition("?")[0])

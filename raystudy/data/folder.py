@@ -1,5 +1,6 @@
 """A user's own folder of images with a table of labels -> ``Listing``; and unpacking of an archive of images. No image is opened."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ UNPACKED, STAMP = (
     ".unpacked",
     ".raystudy-archive.json",
 )  # of an unpacked archive: its folder's ending, and of which archive it is
+OURS = ".raystudy-"  # how the names begin of what is kept among the images
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
@@ -143,7 +145,7 @@ def _repeated(rows: Table, paths: Sequence[str], columns: dict[str, list[str]]) 
                 )
     if not again:
         return ()
-    return (f"{rows.file.name}: {len(again):,} rows list an image a second time, which then counts twice: {again[0]}",)
+    return (f"rows that list an image again, which then counts twice: {len(again):,} (the first is {again[0]})",)
 
 
 def _splits(rows: Table, paths: list[str]) -> Array:
@@ -155,6 +157,21 @@ def _splits(rows: Table, paths: list[str]) -> Array:
         if name not in SPLITS:
             raise InputError(f"{rows.where(i)}: split is {name!r}; choose from: {', '.join(SPLITS)}")
     return np.array(told)
+
+
+def fingerprint(folder: Path) -> int:
+    """A number that changes with the names, sizes and times of the files below a folder, but for notes that are kept there."""
+    total = hashlib.sha256()
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            if name.startswith(OURS):
+                continue
+            with contextlib.suppress(OSError):
+                stat = os.stat(os.path.join(place, name))
+                where = os.path.relpath(os.path.join(place, name), folder).encode(errors="surrogateescape")
+                total.update(b"%s\0%d %d\0" % (where, stat.st_size, stat.st_mtime_ns))
+    return int.from_bytes(total.digest()[:8], "big")
 
 
 # --- archives -----------------------------------------------------------------------------------------------------

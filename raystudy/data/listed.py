@@ -74,5 +74,5 @@ def _profiles(paths: list[str]) -> tuple[str, ...]:
     if not paths:
         return ()
     return (
-        f"{len(paths):,} images have a colour profile other than sRGB, which is not applied (the first is {paths[0]})",
+        f"images with a colour profile other than sRGB, which is not applied: {len(paths):,} (the first is {paths[0]})",
     )

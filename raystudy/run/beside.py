@@ -36,8 +36,9 @@ def beside(study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val
                 return
             out = folder(study, dataset, setting)
             try:
-                classes = datasets.load(dataset, root, setting).classes
-                pictures(condition(prepare(dataset, root, setting, val_fraction), setting, classes), out)
+                data = datasets.load(dataset, root, setting)
+                cell = prepare(dataset, root, setting, val_fraction)
+                pictures(condition(cell, setting, data.classes, notes=data.remarks), out)
             except Exception as e:  # whatever a font cache, a full disk or an odd image makes of itself
                 out.mkdir(parents=True, exist_ok=True)
                 (out / "error.txt").write_text(f"{type(e).__name__}: {e}\n", encoding="utf-8")
