@@ -1,11 +1,11 @@
 """The bytes of a picture -> uint8 [C, H, W], as a viewer shows it, or refused by name. The only place where pictures are decoded.
 
-JPEG and plain PNG go through torchvision, which is fast; whatever is less plain through Pillow. Both turn pictures upright (EXIF).
+JPEG goes through torchvision, which is fast; all else through Pillow, since torchvision's PNG decoder ends the process on damaged files.
+Both turn pictures upright (EXIF).
 What shows through a transparent picture is white, as in a browser. Colour profiles are not applied; see ``profiled``.
 """
 
 import io
-import struct
 from typing import Any
 
 import numpy as np
@@ -19,52 +19,48 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WebP")
 BLANK = 255  # white: what transparent pixels are laid on
 ORIENTATION = 0x0112  # EXIF's tag
 HEAD = 1 << 16  # bytes at a file's start in which colour profiles are looked for
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-_PASSED_OVER = {
-    b"acTL",
-    b"tRNS",
-    b"eXIf",
-}  # chunks of a PNG that torchvision does not heed, at least not everywhere in the file
 
 
 def decoded(data: Bytes, channels: int) -> Tensor:
     """uint8 [C, H, W] with C = ``channels``: 3 (RGB) or 1 (grey). ValueError, in words, where the picture cannot be shown so."""
-    if plain(data):
-        from torchvision.io import ImageReadMode, decode_image  # not at the top: it is slow to import
+    if _is_jpeg(data):
+        from torchvision.io import ImageReadMode, decode_jpeg  # not at the top: it is slow to import
 
         mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
-        return decode_image(torch.from_numpy(data), mode, apply_exif_orientation=True)
-    pixels = _shown(data.tobytes(), channels)
-    return torch.from_numpy(pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return decode_jpeg(torch.from_numpy(data), mode, apply_exif_orientation=True)
+    picture = _shown(data.tobytes())
+    if channels == 1:
+        return torch.from_numpy(_grey(picture)[None])
+    return torch.from_numpy(np.ascontiguousarray(np.array(picture.convert("RGB")).transpose(2, 0, 1)))
 
 
-def plain(data: Bytes) -> bool:
-    """Whether a picture is of the kinds that torchvision shows right: JPEG, and 8-bit PNG of grey or RGB without transparency."""
-    head = data[:26].tobytes()
-    if head.startswith(_JPEG):
-        return True
-    if not head.startswith(_PNG) or len(head) < 26 or head[24] != 8 or head[25] not in (0, 2):
-        return False
-    return not _PASSED_OVER & set(_chunks(data))
-
-
-def as_ever(data: Bytes, channels: int) -> bool:
+def as_ever(data: Bytes) -> bool:
     """Whether a picture is read as it was before this module: digests of data sets of only such pictures have not changed.
 
-    Then orientation was passed over, transparency too, and 16 bits came out as they would.
+    Then orientation was passed over, transparency too, and 16 bits came out as they would. TIFF and BMP were not read at all.
     """
-    from PIL import Image
-    from torchvision.io import ImageReadMode, decode_image
-
-    if plain(data) and b"Exif\0\0" not in data[:HEAD].tobytes():
+    if _is_jpeg(data) and b"Exif\0\0" not in data[:HEAD].tobytes():
         return True
-    if plain(data):
-        return bool(Image.open(io.BytesIO(data.tobytes())).getexif().get(ORIENTATION, 1) == 1)
     try:
-        before = decode_image(torch.from_numpy(data), ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY)
-    except Exception:  # it was refused, so there are no records of it
+        return _as_ever(data.tobytes())
+    except Exception:  # Pillow does not know a JPEG that torchvision reads, or not what is written beside its pixels
         return True
-    return before.dtype == torch.uint8 and torch.equal(before, decoded(data, channels))
+
+
+def _as_ever(data: bytes) -> bool:
+    with _opened(data) as picture:
+        if picture.format in ("TIFF", "BMP"):
+            return True
+        if picture.getexif().get(ORIENTATION, 1) in range(2, 9):
+            return False
+        if picture.format in ("JPEG", "MPO"):  # MPO: a camera's JPEG with more behind it
+            return True
+        if picture.mode.startswith("I;16") or (picture.format == "PNG" and data[24] == 16):
+            return False
+        if not picture.has_transparency_data:
+            return True
+        _scale_transparency(picture, data)
+        return bool(picture.convert("RGBA").getchannel("A").getextrema()[0] == 255)
 
 
 def profiled(data: Bytes) -> bool:
@@ -78,35 +74,41 @@ def profiled(data: Bytes) -> bool:
     return False
 
 
-def _chunks(data: Bytes) -> list[bytes]:
-    """The names of a PNG's chunks."""
-    at, names = 8, []
-    while at + 8 <= len(data):
-        length, name = struct.unpack(">I4s", data[at : at + 8].tobytes())
-        names.append(name)
-        at += 12 + length
-    return names
+def _is_jpeg(data: Bytes) -> bool:
+    return data[:3].tobytes() == b"\xff\xd8\xff"
 
 
-def _shown(data: bytes, channels: int) -> NDArray[np.uint8]:
-    """[H, W, 3] or [H, W] by Pillow."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def _opened(data: bytes) -> Any:
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        picture: Any = Image.open(io.BytesIO(data), formats=[f.upper() for f in FORMATS])
+        return Image.open(io.BytesIO(data), formats=[f.upper() for f in FORMATS])
     except UnidentifiedImageError:
         raise ValueError(f"Unsupported image: not a picture of {', '.join(FORMATS)}") from None
-    with picture:
+
+
+def _shown(data: bytes) -> Any:
+    """A Pillow image of 8 bits, upright and without transparency."""
+    from PIL import Image, ImageOps
+
+    with _opened(data) as picture:
         if (frames := getattr(picture, "n_frames", 1)) > 1:
             raise ValueError(f"{frames} pictures in one file, an animation or pages; keep one of them")
         _scale_transparency(picture, data)
         picture.load()
-        picture = ImageOps.exif_transpose(picture)
-        picture = _eight_bits(picture)
+        picture = _eight_bits(picture, ImageOps.exif_transpose(picture))
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, (BLANK,) * 3 + (255,)), picture)
-        return np.array(picture.convert("RGB" if channels == 3 else "L"))
+        return picture
+
+
+def _grey(picture: Any) -> NDArray[np.uint8]:
+    """[H, W]; of colours their luma, in libpng's whole numbers, as PNGs have always been read."""
+    if picture.mode in ("1", "L"):
+        return np.array(picture.convert("L"))
+    r, g, b = np.array(picture.convert("RGB")).astype(np.int32).transpose(2, 0, 1)
+    return ((9794 * r + 19234 * g + 3740 * b) >> 15).astype(np.uint8)
 
 
 def _scale_transparency(picture: Any, data: bytes) -> None:
@@ -120,12 +122,12 @@ def _scale_transparency(picture: Any, data: bytes) -> None:
         raise ValueError("a 16-bit colour with one transparent value; save it with 8 bits, or with an alpha channel")
 
 
-def _eight_bits(picture: Any) -> Any:
+def _eight_bits(file: Any, picture: Any) -> Any:
     """Pixels of 16 bits keep their high byte, as viewers do; ValueError for kinds whose white nobody knows."""
     from PIL import Image
 
     if picture.mode.startswith("I;16"):
-        tags = getattr(picture, "tag_v2", {})
+        tags = getattr(file, "tag_v2", {})
         bits = tags.get(258, (16,))[0]  # BitsPerSample
         deep = np.array(picture).astype(np.uint16)
         out = (deep >> max(0, bits - 8)).clip(0, 255).astype(np.uint8)

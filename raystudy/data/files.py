@@ -146,7 +146,7 @@ class Files:
 
         def mark(path: str) -> tuple[bool, bool]:
             data = np.fromfile(self.folder / path, dtype=np.uint8)
-            return as_ever(data, self.channels), profiled(data)
+            return as_ever(data), profiled(data)
 
         with decoders() as pool:
             found = list(pool.map(mark, self.paths))
