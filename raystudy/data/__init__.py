@@ -1,1 +1,1 @@
-"""Data: loading (``datasets``), noise models (``noise``), batches on the device (``loader``) and their augmentation (``augment``)."""
+"""Data: reading (``datasets`` and what it names), noise models (``noise``), batches on the device (``loader``) and ``augment``."""
