@@ -554,7 +554,7 @@ def test_a_study_keeps_its_masks_and_will_not_go_on_with_other_labels(tmp_path):
     np.save(tmp_path / "t.npy", transition_matrix(Noise("symmetric", 1.0), 10))
     _prepared.cache_clear()
     with pytest.raises(InputError, match="is not what study 's' was begun with") as caught:
-        Builder(study, tmp_path).store_masks(tmp_path)
+        Builder(study, tmp_path).check(tmp_path)
     assert "\n" not in str(caught.value)
 
 
