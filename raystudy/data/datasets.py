@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from raystudy.data import embedded, folder, human, listed, lists, npz, published, smoke
+from raystudy.data import embedded, folder, human, listed, lists, npz, published, smoke, tables
 from raystudy.data.dataset import Dataset, changed
-from raystudy.data.files import Listing
+from raystudy.data.files import Listing, size_and_time
 from raystudy.data.noise import Noise, open_set
 from raystudy.data.published import SETS
 from raystudy.data.spec import Options, parse
@@ -79,7 +79,7 @@ def stamp(spec: str, root: Path | str, noise: Noise | None = None) -> Stamp:
     """Changes when a file is written again from which the data set or its noise is read: what is kept of them is then read again."""
     told: Stamp = ()
     if noise is not None and noise.kind in ("file", "matrix"):
-        told = _size_and_time(Path(noise.variant))
+        told = size_and_time(Path(noise.variant))
     if noise is not None and noise.kind == "openset":
         told = stamp(open_set(noise.variant)[0], root)
     if spec.startswith(smoke.PREFIX):
@@ -97,29 +97,28 @@ def stamp(spec: str, root: Path | str, noise: Noise | None = None) -> Stamp:
 def _stamp_of_row(name: str, root: Path) -> Stamp:
     labels = human.find(name.removesuffix("n"), root) if name.removesuffix("n") in human.FILES else None
     files = [root / file for file in DATASETS[name].files] + ([labels] if labels else [])
-    return tuple(number for file in files for number in _size_and_time(file))
+    return tuple(number for file in files for number in size_and_time(file))
 
 
 def _stamp_of_file(kind: str, path: Path, table: Path | None) -> Stamp:
-    """Of all images where they lie in a folder. Raises InputError where there is nothing."""
+    """Of all images of the table where they lie in a folder. Raises InputError where there is nothing."""
     if not path.exists():
-        told = {
+        takes = {
             "npz": "npz: takes the path of an .npz file",
             "folder": "folder: takes a folder of images, or an archive of one",
         }
-        raise InputError(f"{path}: no such file; {told[kind]}, see README")
+        raise InputError(f"{path}: no such file; {takes[kind]}, see README")
     if table is not None and not table.exists():
         raise InputError(f"{table}: no such file; --labels names a .csv or .parquet, see README")
-    held = (folder.fingerprint(path),) if kind == "folder" and path.is_dir() else _size_and_time(path)
-    return held + (_size_and_time(table) if table else ())
+    told = size_and_time(table) if table else ()
+    if kind == "folder" and path.is_dir() and table:
+        return *told, folder.fingerprint(path, _paths(table, told))
+    return *told, *size_and_time(path)
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        stat = path.stat()
-    except OSError:
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
+@lru_cache(maxsize=2)
+def _paths(table: Path, stamp: Stamp) -> tuple[str, ...]:
+    return tuple(tables.read(table).columns["path"])
 
 
 @lru_cache(maxsize=2)

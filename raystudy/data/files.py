@@ -192,7 +192,7 @@ def sound(files: Files, what: str, skip: bool) -> Array:
 
     Looks at every file once. Where the folder can be written the result is kept there, so that other processes need not look again.
     """
-    stats = [_stat(files.folder / p) for p in files.paths]
+    stats = [size_and_time(files.folder / p) for p in files.paths]
     names = np.frombuffer("\n".join((*files.paths, READING)).encode(), dtype=np.uint8)
     note = files.folder / f".raystudy-corrupt-{digest(names, np.array(stats, dtype=np.int64))}.json"
     try:
@@ -213,7 +213,7 @@ def sound(files: Files, what: str, skip: bool) -> Array:
     return np.flatnonzero(good)
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def size_and_time(path: Path) -> tuple[int, int]:
     """Size and time of writing; (-1, -1) where there is no file."""
     try:
         stat = path.stat()

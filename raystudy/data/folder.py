@@ -1,6 +1,5 @@
 """A user's own folder of images with a table of labels -> ``Listing``; and unpacking of an archive of images. No image is opened."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ import numpy as np
 
 from raystudy.data import tables
 from raystudy.data.dataset import without_test
-from raystudy.data.files import Array, Listing, one_line
+from raystudy.data.files import Array, Listing, one_line, size_and_time
 from raystudy.data.lists import inside
 from raystudy.data.tables import Table
 from raystudy.errors import InputError
@@ -27,7 +26,6 @@ UNPACKED, STAMP = (
     ".unpacked",
     ".raystudy-archive.json",
 )  # of an unpacked archive: its folder's ending, and of which archive it is
-OURS = ".raystudy-"  # how the names begin of what is kept among the images
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
@@ -159,18 +157,11 @@ def _splits(rows: Table, paths: list[str]) -> Array:
     return np.array(told)
 
 
-def fingerprint(folder: Path) -> int:
-    """A number that changes with the names, sizes and times of the files below a folder, but for notes that are kept there."""
+def fingerprint(folder: Path, paths: Sequence[str]) -> int:
+    """A number that changes with the sizes and times of the files at ``paths`` below a folder."""
     total = hashlib.sha256()
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            if name.startswith(OURS):
-                continue
-            with contextlib.suppress(OSError):
-                stat = os.stat(os.path.join(place, name))
-                where = os.path.relpath(os.path.join(place, name), folder).encode(errors="surrogateescape")
-                total.update(b"%s\0%d %d\0" % (where, stat.st_size, stat.st_mtime_ns))
+    for path in paths:
+        total.update(b"%d %d\0" % size_and_time(folder / path))
     return int.from_bytes(total.digest()[:8], "big")
 
 
@@ -195,7 +186,7 @@ def unpacked(archive: Path) -> Path:
         ) from None
     old = scratch.with_name(scratch.name + ".old")
     try:
-        stamp = _stamp(archive)  # before it is read: if it changes meanwhile, it is unpacked again
+        stamp = size_and_time(archive)  # before it is read: if it changes meanwhile, it is unpacked again
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as z:
                 for name in z.namelist():
@@ -225,16 +216,11 @@ def unpacked(archive: Path) -> Path:
     return folder
 
 
-def _stamp(archive: Path) -> list[int]:
-    stat = archive.stat()
-    return [stat.st_size, stat.st_mtime_ns]
-
-
 def _of(folder: Path, archive: Path) -> bool:
     """Whether a folder holds this archive's files. One without a stamp was unpacked before there were any: it does if it is newer."""
     try:
-        return bool(json.loads((folder / STAMP).read_text(encoding="utf-8")) == _stamp(archive))
+        return bool(tuple(json.loads((folder / STAMP).read_text(encoding="utf-8"))) == size_and_time(archive))
     except FileNotFoundError:
         return folder.is_dir() and folder.stat().st_mtime_ns >= archive.stat().st_mtime_ns
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return False
