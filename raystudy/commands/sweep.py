@@ -88,6 +88,8 @@ def dry_run(builder: "Builder", console: Console) -> None:
     from raystudy.data.noise import told_wrong
 
     study = builder.study
+    for remark in builder.remarks:
+        say(console, f"note: {remark}", "yellow")
     search = f"{study.sampler} + {study.scheduler} on {study.objective}"
     say(console, f"study {study.name}: {study.network}, {study.epochs} epochs, recipe {study.recipe}, {search}")
     for cell in study.cells():

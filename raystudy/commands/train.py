@@ -85,6 +85,8 @@ def train(
         if found.exists():
             run.load(found)
     console = terminal()
+    for remark in made.remarks:
+        say(console, f"note: {remark}", "yellow")
     star = f" (ORACLE: {', '.join(made.oracle)} read off the truth)" if made.oracle else ""
     wrong = told_wrong(run.data.effective_rate)
     say(

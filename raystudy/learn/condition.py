@@ -16,6 +16,11 @@ STREAM_SHEET = 0x73686F77
 ASSUMED = "nobody knows which labels were wrong before: what is called true here is the labels as they came"
 
 
+def assumption(cell: CellData, setting: Noise) -> tuple[str, ...]:
+    """What to say where noise was drawn on labels of which nobody knows whether they are right."""
+    return (ASSUMED,) if cell.assumed and setting.rate else ()
+
+
 def condition(
     cell: CellData, setting: Noise, classes: tuple[str, ...], images: int = IMAGES, notes: tuple[str, ...] = ()
 ) -> Condition:
@@ -38,7 +43,7 @@ def condition(
         classes=classes,
         nominal=None if not drawn or setting.rate == noise.NOISES[setting.kind].default else setting.rate,
         expected=_expected(cell, setting) if drawn else None,
-        notes=notes + (ASSUMED,) * (cell.assumed and drawn),
+        notes=notes + assumption(cell, setting),
     )
 
 
