@@ -1,8 +1,9 @@
-"""The leaderboard as data: what is told of every cell, and which stand first. How it looks on a terminal is in ``tables``."""
+"""The leaderboard as data: what is told of every cell, and which stand first. How it looks on a terminal is in ``tables``;
+``raystudy.Results.leaderboard`` is ``frame``."""
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from analysis import truth
 from analysis.select import MAIN, RULES, Score, chosen, gap, paper, replicates, score, spread
@@ -100,3 +101,19 @@ def _mean(lines: list[Line]) -> Line:
 def _place(told: Line) -> float:
     mean = told.scores[MAIN].mean
     return math.inf if math.isnan(mean) else -mean
+
+
+def frame(study: Study, histories: Mapping[Cell, CellHistory]) -> list[dict[str, Any]]:
+    """The leaderboard as records, one a cell, in the order of ``lines``: fractions, not percent; NaN where there is nothing."""
+    out = []
+    for told in (told for condition in lines(study, histories) for told in condition):
+        n = told.cell.noise
+        row: dict[str, Any] = {"dataset": told.cell.dataset, "noise": n.kind, "variant": n.variant, "rate": n.rate}
+        row |= {"setting": told.cell.suffix.strip(), "wrong": math.nan if told.wrong is None else told.wrong}
+        row["method"] = told.cell.method
+        for rule, found in told.scores.items():
+            name = "ORACLE" if rule == "oracle_test" else rule
+            row |= {name: found.mean, f"{name}_std": found.std}
+        row |= {"gap": told.gap, "n": told.n, "gain": told.gain, "seconds": told.seconds}
+        out.append(row | {"point_from_truth": told.oracle, "published_from_truth": told.against_oracle})
+    return out

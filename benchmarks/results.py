@@ -170,7 +170,10 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 def run(todo: list[Job], out: Path, n_jobs: int, minutes: float) -> None:
     """Trains ``todo``, a line of ``out`` for each as it ends; begins none after ``minutes``."""
     began, waiting, done = time.monotonic(), list(reversed(todo)), 0
-    with ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn")) as pool, out.open("a") as file:
+    with (
+        ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn")) as pool,
+        out.open("a", encoding="utf-8") as file,
+    ):
         running: set[Any] = set()
         while waiting or running:
             while waiting and len(running) < n_jobs and time.monotonic() - began < 60 * minutes:

@@ -127,7 +127,7 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
         return ledger, searches, time.monotonic() - began
 
     ledger, searches, _ = start()
-    (folder / "study.toml").write_text(told.to_toml())
+    (folder / "study.toml").write_text(told.to_toml(), encoding="utf-8")
     uri = store.absolute("sqlite:///mlflow.db")
     following = follower.start(folder, uri) if kind == "tpe" else None
     began, cpu = time.monotonic(), time.process_time()

@@ -34,7 +34,7 @@ EPOCHS = 4  # of which the first is not counted
 
 def write(folder: Path, n: int, side: int) -> str:
     rng = torch.Generator().manual_seed(0)
-    with (folder / "labels.csv").open("w", newline="") as file:
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         out.writerow(["path", "label", "split"])
         for i in range(n):

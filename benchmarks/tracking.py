@@ -114,7 +114,7 @@ def live(study: Path, uri: str, seconds: float) -> dict[str, float]:
     began = time.perf_counter()
     held += write(study, seconds)
     written = time.perf_counter()
-    assert follower.finish(process, 120), (study / "tracking" / "log.txt").read_text()
+    assert follower.finish(process, 120) is None, (study / "tracking" / "log.txt").read_text()
     ended = time.perf_counter()
     return {"seconds": ended - began, "behind": ended - written, "held": held, "cpu": _children() - cpu_began}
 

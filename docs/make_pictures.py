@@ -19,7 +19,6 @@ from browser import chromium, ui  # noqa: E402
 from analysis import load, tables  # noqa: E402
 
 CLOSE = "button[aria-label='Close']"  # of MLflow's assistant, which covers a third of the page
-SEARCH = "input[placeholder='Search metric charts']"
 
 
 def main() -> None:
@@ -34,12 +33,11 @@ def main() -> None:
         chromium(Path(profile)) as driver,
     ):
         links = dict(line.strip().split(": ", 1) for line in printed.splitlines() if "/#/" in line)
-        driver.get(f"{links[folder.name]}&compareRunsMode=CHART")
+        driver.get(links[folder.name])  # what `raystudy ui STUDY --open` opens
         time.sleep(8)
         for button in driver.find_elements("css selector", CLOSE):
             button.click()
-        driver.find_element("css selector", SEARCH).send_keys("tuned/(last10|noisy_val)$")
-        time.sleep(6)
+        time.sleep(4)
         driver.save_screenshot(str(HERE / "mlflow.png"))
         driver.get("about:blank")  # or the page would keep the view it has
         driver.get(links["cells"])

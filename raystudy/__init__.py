@@ -1,3 +1,43 @@
-"""raystudy: controlled studies of learning with noisy labels."""
+"""raystudy: controlled studies of learning with noisy labels.
+
+The Python interface, each name imported when it is first used (docs/python.md): what the commands do, as functions and frames.
+
+    import raystudy as rs
+    results = rs.run(rs.Study("dividemix", noise="symmetric:0.2,0.5", trials=5))
+    results.leaderboard()
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = [
+    "InputError",
+    "Results",
+    "Study",
+    "__version__",
+    "corrupt",
+    "datasets",
+    "load",
+    "methods",
+    "noise",
+    "run",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from raystudy.errors import InputError
+    from raystudy.interface import Results, Study, corrupt, datasets, load, methods, noise, run, train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'raystudy' has no attribute {name!r}")
+    import_module("raystudy.packages").pin()
+    found = getattr(import_module("raystudy.errors" if name == "InputError" else "raystudy.interface"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -48,14 +48,11 @@ def ui(store: Path, *study: str) -> Iterator[tuple[str, str]]:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         end = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < end, log.read_text()
-                time.sleep(0.3)
+        while "(Ctrl-C stops it)" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.3)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()  # what is printed is there
         yield f"http://127.0.0.1:{port}", log.read_text()
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -16,10 +16,10 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from raystudy import __version__
+from raystudy import __version__, packages
 from raystudy.commands import texts
 from raystudy.errors import InputError, unknown
-from raystudy.terminal import printable
+from raystudy.terminal import lenient, printable
 
 KINDS = {int: "a whole number", float: "a number", bool: "nothing: it is a switch"}
 PLAIN = Parameter(
@@ -67,10 +67,12 @@ def sweep() -> App:
 
 def run(make: Callable[[], App], argv: Sequence[str] | None = None) -> int:
     """Parses and runs; a user's mistake becomes one line on standard error and exit code 2."""
+    lenient()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if empty := [w for w in words if w.startswith("--") and w.endswith("=--")]:
             raise InputError(f"{empty[0].removesuffix('=--')} has no value that could be used: '--'")
+        packages.pin()
         app = make()
         try:
             code = app(words, exit_on_error=False, print_error=False, result_action="return_value")

@@ -1,8 +1,12 @@
 """Live progress of a sweep: one table, a row per cell; plain lines where the output is no terminal. Only shows."""
 
+import contextvars
+import io
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from rich import box
 from rich import live as rich_live
@@ -11,12 +15,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.tables import level
+from raystudy.running.audience import Audience
 from raystudy.running.progress import Row, snapshot
 from raystudy.running.search import CellSearch
-from raystudy.terminal import duration, say
+from raystudy.terminal import duration, notebook, say, terminal
 
 SHOWN = 24  # cells at most in the table
+WIDE = 120  # characters of the table in a notebook
+NOTEBOOK_SECONDS = 1.0
+NOTEBOOK = '<pre style="line-height:1.15;white-space:pre;overflow-x:auto">{code}</pre>'
 PLAIN_SECONDS = 15.0  # how often a line is printed where there is no terminal
+
+
+def audience(console: Console | None = None, abandoned: Callable[[], None] | None = None) -> Audience:
+    """A terminal, a notebook or a file as the audience of a running study."""
+    shown = console or terminal()
+
+    def line(text: str, style: str = "") -> None:
+        say(shown, text, style)
+
+    return Audience(line, lambda cells, places: Live(cells, places, shown), abandoned)
 
 
 class Live:
@@ -30,7 +48,16 @@ class Live:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Live":
-        if self.console.is_terminal:
+        if notebook():
+            from IPython.display import display
+
+            shown = display(
+                self._page(), display_id=True
+            )  # here, where the cell is known; a thread may only replace it
+            run = contextvars.copy_context().run
+            self._thread = threading.Thread(target=run, args=(self._cell, shown), daemon=True)
+            self._thread.start()
+        elif self.console.is_terminal:
             self._live = rich_live.Live(get_renderable=self.table, console=self.console, refresh_per_second=2)
             self._live.start()
         else:
@@ -60,6 +87,19 @@ class Live:
             )
             more = f"; best noisy validation: {best or '–'}" if len(self.cells) <= SHOWN else ""
             say(self.console, f"{time.strftime('%H:%M:%S')} {told}, about {duration(now.left)} left{more}")
+
+    def _cell(self, shown: Any) -> None:
+        """In a notebook: one output, replaced as the study goes on. IPython's own display; no widgets are needed."""
+        while not self._stop.wait(NOTEBOOK_SECONDS):
+            shown.update(self._page())
+        shown.update(self._page())
+
+    def _page(self) -> Any:
+        from IPython.display import HTML
+
+        console = Console(record=True, file=io.StringIO(), width=WIDE, force_jupyter=False)
+        console.print(self.table())
+        return HTML(console.export_html(inline_styles=True, code_format=NOTEBOOK))
 
     def table(self) -> Table:
         now = snapshot(self.cells, self.places)

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -22,8 +21,7 @@ def sync(study: StudyName, /, *, storage: Storage = STUDIES, tracking_uri: Track
     uri = store.absolute(tracking_uri or store.default_uri())
     store.check(uri)
     told = brought(folder, uri, running=running(folder))
-    wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
-    say(terminal(), f"{study} -> {store.public(uri)}: {wrote}")
+    say(terminal(), f"{study} -> {store.public(uri)}: {told}")
     return 0
 
 
@@ -50,28 +48,26 @@ def ui(
     server = uri.startswith(("http://", "https://"))
     if not server:
         check_free(host, port)
-    base = store.public(uri) if server else f"http://{host}:{port}"
+    base = store.public(uri) if server else links.address(host, port)
     found = links.studies(uri, study)
     if study and not found:
         what = f"study in MLflow at {store.public(uri)} (`raystudy sync` brings it there)"
         raise unknown(what, study, links.studies(uri))
-    told = "is already there" if server else f"on {store.public(uri)}: {base}   (Ctrl-C stops it)"
-    say(console, f"MLflow {told}")
+
+    lines = []
     for name, pages in found.items():
-        say(console, f"  {name}: {base}{pages['study']}")
-        for view, link in pages.items():
-            if view != "study" and (study or len(found) == 1):
-                say(console, f"    {view}: {base}{link}")
-    if open_:
-        first = next(iter(found.values()), {"study": ""})
-        links.open_when_up(base, first["study"])
+        lines.append(f"  {name}: {base}{pages['study']}")
+        lines += [
+            f"    {view}: {base}{link}"
+            for view, link in pages.items()
+            if view != "study" and (study or len(found) == 1)
+        ]
+    page = base + next(iter(found.values()), {"study": ""})["study"] if open_ else None
     if server:
+        links.show([*lines, "MLflow is already there"], page)
         return 0
-    os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # others can read command lines, and it may hold a password
-    options = {"--host": host, "--port": str(port), "--workers": "1"}
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *(w for pair in options.items() for w in pair)])
+    say(console, f"starting MLflow on {store.public(uri)}")
+    return links.serve(uri, host, port, [*lines, f"MLflow is on {base}   (Ctrl-C stops it)"], page)
 
 
 def check_free(host: str, port: int) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,6 @@ from raystudy.terminal import printable, say, terminal
 
 # torch, ray and optuna take seconds to import: functions that need them import them, so that help and mistakes are answered at once.
 if TYPE_CHECKING:
-    from raystudy.running.audience import Audience
     from raystudy.running.build import Builder
     from raystudy.running.sweep import Outcome
 
@@ -54,11 +54,14 @@ def sweep(
         found = plan.made(study, storage, resources, prices, console)
         if not plan.confirmed(found, limits.confirm_above, console):
             return 1
+    from raystudy.commands import live
     from raystudy.running.sweep import run
     from raystudy.tracking import store
 
     uri = None if where.tracking_uri == "none" else store.absolute(where.tracking_uri or store.default_uri())
-    outcome = run(study, storage, resources, uri, audience(console), limit, named=grid.name is not None)
+    outcome = run(
+        study, storage, resources, uri, live.audience(console, abandoned(console)), limit, named=grid.name is not None
+    )
     if outcome.unfinished:
         why = f"{outcome.reason}; " if outcome.reason else ""
         done = f"{outcome.ended} of {outcome.trials} trials begun have ended, {outcome.unfinished} of {len(study.cells())} cells go on"
@@ -68,17 +71,15 @@ def sweep(
     return 0
 
 
-def audience(console: Console) -> "Audience":
-    """A terminal as the audience of a running study."""
-    from raystudy.commands.live import Live
-    from raystudy.running.audience import Audience
+def abandoned(console: Console) -> Callable[[], None]:
+    """What ends this process where Ray gives no answer to a stop."""
 
-    def abandoned() -> None:
+    def end() -> None:
         console.show_cursor()
         say(console, "stopped while Ray gave no answer; the same command goes on from here", "yellow")
         os._exit(130)  # the main thread stands in a call to Ray
 
-    return Audience(lambda text, style="": say(console, text, style), lambda c, n: Live(c, n, console), abandoned)
+    return end
 
 
 def dry_run(builder: "Builder", console: Console) -> None:

@@ -342,7 +342,7 @@ class Ledger:
 def is_running(study_dir: Path) -> bool:
     """Whether a process holds the study's lock."""
     try:
-        with (study_dir / "lock").open() as f:
+        with (study_dir / "lock").open("rb") as f:
             fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

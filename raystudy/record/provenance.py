@@ -10,6 +10,7 @@ import json
 import platform
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import raystudy
@@ -44,9 +45,9 @@ def commit() -> str:
     git = ["git", "-C", str(here)]
     if (here / ".git").exists():
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+            head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=True).stdout
             changed = [*git, "status", "--porcelain", "-uno"]
-            dirty = subprocess.run(changed, capture_output=True, text=True, check=True).stdout.strip()
+            dirty = subprocess.run(changed, capture_output=True, encoding="utf-8", check=True).stdout.strip()
             return head.strip() + ("+" if dirty else "")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         told = json.loads((here / RECORD).read_text(encoding="utf-8"))
@@ -76,9 +77,8 @@ def ship(to: Path) -> dict[str, str]:
     if to.exists() and not (to / RECORD).exists():
         raise InputError(f"{to} is not a folder that was written by `raystudy ship`; choose another")
     record = {"commit": commit(), "code": digest(here)}
-    new = to.with_name(f"{to.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))  # a name that nobody has
     for name in SHIPPED:
         if (here / name).is_dir():
             shutil.copytree(
@@ -87,6 +87,7 @@ def ship(to: Path) -> dict[str, str]:
         else:
             shutil.copy2(here / name, new / name)
     (new / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    new.chmod(0o755)
     shutil.rmtree(to, ignore_errors=True)
     new.rename(to)
     return record

@@ -40,15 +40,17 @@ def prepare(
     val_fraction: float = 0.1,
     seed: int = 0,
     device: str | None = None,
-    threads: int = 1,
+    threads: int | None = 1,
 ) -> Alone:
-    """The published point for the nearest setting with ``values`` in place of its own. Sets torch's threads. Raises InputError."""
-    for what, number, low in (("--threads", threads, 1), ("--seed", seed, 0)):
+    """The published point for the nearest setting with ``values`` in place of its own. Sets torch's threads, unless
+    they are None. Raises InputError."""
+    for what, number, low in (("--threads", 1 if threads is None else threads, 1), ("--seed", seed, 0)):
         if number < low:
             raise InputError(f"{what} is {number}; it must be at least {low}")
     if not 0 < val_fraction < 1:
         raise InputError(f"--val-fraction is {val_fraction:g}; it must lie between 0 and 1")
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     loaded = space.load(method)
     noises = parse(noise, seed=noise_seed)
     if len(noises) != 1:

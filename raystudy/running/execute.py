@@ -5,7 +5,9 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,6 +26,7 @@ from raystudy.running.search import CellSearch
 from raystudy.running.session import joined
 from raystudy.running.trial import TrialActor
 from raystudy.running.tune import CellScheduler, StudySearch
+from raystudy.terminal import printable
 
 RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
 
@@ -45,6 +48,16 @@ class _Stopper(tune.Stopper):
         return {}
 
 
+class _Silent(tune.ProgressReporter):
+    """The audience is told by us: in a notebook Tune's own reporter would clear the cell's output."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+        pass
+
+
 def execute(
     name: str,
     searches: list[CellSearch],
@@ -57,13 +70,22 @@ def execute(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(
         resources.max_concurrent or (10_000 if resources.address else int(places) + 1)
     )
-    scratch = tempfile.mkdtemp(prefix="raystudy-")
+    scratch = _scratch()
     try:
         problem = _experiment(name, searches, resources, places, scratch, audience, budget)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if problem:
         raise problem
+
+
+def _scratch() -> str:
+    """A folder for what Tune writes beside the ledger. Those of drivers that were killed are taken away."""
+    for left in Path(tempfile.gettempdir()).glob("raystudy-tune-*"):
+        pid = left.name.split("-")[2]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and left.stat().st_uid == os.getuid():
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"raystudy-tune-{os.getpid()}-")
 
 
 def _experiment(
@@ -97,7 +119,7 @@ def _experiment(
             "study": name,
             "checkpoint_seconds": resources.checkpoint_every,
             "data_root": str(resources.data_root),
-            "threads": max(1, int(resources.cpus)),
+            "threads": resources.threads,
             "cpus": cpus,
             "gpus": gpus,
             "whole": gpus >= 1 if gpus else cpus >= machine,
@@ -121,6 +143,7 @@ def _experiment(
                 name=name,
                 storage_path=scratch,
                 verbose=0,
+                progress_reporter=_Silent(),
                 stop=_Stopper(budget, searcher),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(
@@ -128,7 +151,18 @@ def _experiment(
                 ),  # trials keep their own, apart from Tune
             ),
         ).fit()
+    for line in noted(searcher.notes):
+        audience.line(line, style="yellow")
     return searcher.problem
+
+
+def noted(notes: Mapping[str, Collection[str]], most: int = 3) -> list[str]:
+    """What went wrong beside trainings that went on (a checkpoint or arrays that could not be written), a line each."""
+    lines = [
+        f"note: {printable(note)} ({len(keys)} trial{'s' * (len(keys) != 1)})"
+        for note, keys in list(notes.items())[:most]
+    ]
+    return lines + [f"note: and {len(notes) - most} more of the kind"] * (len(notes) > most)
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -1,9 +1,10 @@
 """Seconds an epoch of a cell: from records, of this study or of others; else measured by a probe, under the conditions of a trial."""
 
+import contextlib
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -98,13 +99,26 @@ def elsewhere(storage: Path, wanted: set[Kind], but: str) -> dict[Kind, list[flo
     return found
 
 
-class Probe:
-    """Measures paces on this machine, until its time is used up."""
+@contextlib.contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """torch's threads as a trial has them: with more, small networks are many times slower on a machine that has much else to do."""
+    import torch
 
-    def __init__(self, study: Study, root: Path, gpus: float, limit: float) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Probe:
+    """Measures paces on this machine under the conditions of a trial, until its time is used up."""
+
+    def __init__(self, study: Study, root: Path, gpus: float, limit: float, threads: int = 1) -> None:
         import torch
 
-        self.study, self.root = study, root
+        self.study, self.root, self.threads = study, root, threads
         self.device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
         self.end = time.monotonic() + limit
         self._passes: dict[str, float] = {}
@@ -113,6 +127,10 @@ class Probe:
 
     def pace(self, cell: Cell) -> Pace:
         """The pace of a cell of which there are no records."""
+        with _threads(self.threads):
+            return self._pace(cell)
+
+    def _pace(self, cell: Cell) -> Pace:
         from raystudy.data import datasets
 
         network = self.study.network_of(cell)

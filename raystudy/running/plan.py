@@ -152,7 +152,7 @@ def made(
     mine = {cell: per_epoch(h.trials.values()) for cell, h in histories.items()}
     pooled = {kind: [m for c in cells for m in mine.get(c, ())] for kind, cells in kinds.items()}
     others = elsewhere(storage, {kind for kind, means in pooled.items() if not means}, study.name)
-    probe = Probe(study, resources.data_root, resources.gpus, probe_seconds)
+    probe = Probe(study, resources.data_root, resources.gpus, probe_seconds, resources.threads)
     rows = []
     for n, (kind, cells) in enumerate(kinds.items(), 1):
         total, seconds = Work(NOTHING, NOTHING), NOTHING

@@ -22,6 +22,11 @@ class Resources:
     data_root: Path
     trial_timeout: float = math.inf  # seconds without a record after which a trial has failed
 
+    @property
+    def threads(self) -> int:
+        """torch's, of a trial."""
+        return max(1, int(self.cpus))
+
 
 def capacity(resources: Resources) -> float:
     """How many trials can run at once on this machine; on a cluster what --max-concurrent says, or one for each CPU here."""

@@ -12,6 +12,7 @@ import ray
 from raystudy.errors import InputError
 from raystudy.running.audience import Audience
 from raystudy.running.resources import Resources, capacity, reach
+from raystudy.running.stopping import stopping
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -27,7 +28,10 @@ NAMED = 8  # nodes that are named, where there are more
 
 @contextlib.contextmanager
 def session(resources: Resources, audience: Audience) -> Iterator[float]:
-    """Starts or joins Ray, and leaves or ends it. Yields how many trials fit at once. Raises InputError where there is no Ray."""
+    """Starts or joins Ray, and leaves or ends it. Yields how many trials fit at once.
+
+    Ctrl-C and SIGTERM end the block cleanly, and nothing is raised for them. Raises InputError, one line, where there is no Ray.
+    """
     os.environ |= ENVIRONMENT
     for logger in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -41,10 +45,13 @@ def session(resources: Resources, audience: Audience) -> Iterator[float]:
     except Exception as e:  # Ray raises nothing more special where a busy machine keeps it from starting in time
         place = f"on {resources.address}" if resources.address else "on this machine"
         raise InputError(f"cannot start or reach Ray {place}: {' '.join(str(e).split())[:400]}") from None
-    try:
-        yield joined(resources, audience) if resources.address else capacity(resources)
-    finally:
-        ray.shutdown()
+    with stopping(
+        audience.abandoned
+    ):  # only now: Ray has set a handler of its own for SIGTERM, and stopping takes time, too
+        try:
+            yield joined(resources, audience) if resources.address else capacity(resources)
+        finally:
+            ray.shutdown()
 
 
 def joined(resources: Resources, audience: Audience) -> float:

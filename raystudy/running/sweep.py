@@ -18,8 +18,8 @@ from raystudy.running.nodes import Watch
 from raystudy.running.resources import Resources
 from raystudy.running.search import CellSearch
 from raystudy.running.session import session
-from raystudy.running.stopping import stopping
-from raystudy.tracking import cursor, follower, store
+from raystudy.terminal import printable
+from raystudy.tracking import cursor, follower, store, sync
 
 TRACKING_SECONDS = 120.0  # how long the end of a sweep waits for MLflow; it goes on in the background after that
 FEW_UPDATES = 1000  # below this many updates a network, methods that mix are not given a fair chance
@@ -68,7 +68,7 @@ def run(
     if uri:
         store.check(uri)
 
-    ledger, mirror, following = Ledger(folder, held=True), None, None
+    ledger, mirror, following, behind = Ledger(folder, held=True), None, None, None
     searches: list[CellSearch] = []
     try:
         if begun:
@@ -79,7 +79,7 @@ def run(
                 following = follower.start(folder, uri)
         else:
             watch = Watch(folder, others=bool(resources.address))
-            with stopping(audience.abandoned), session(resources, audience) as places, watch:
+            with session(resources, audience) as places, watch:
                 if not begun:
                     if not study.batch:  # the study.toml of another machine brings its own
                         searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
@@ -93,14 +93,19 @@ def run(
                         style="yellow",
                     )
                 following = follower.start(folder, uri) if uri else None
-                with beside(folder, builder.data, resources.data_root, study.val_fraction):
+                with beside(folder, builder.data, resources.data_root, study.val_fraction) as undrawn:
                     execute(study.name, searches, resources, places, audience, budget)
+                for line in undrawn:
+                    audience.line(f"note: {printable(line)}", style="yellow")
     finally:
         ledger.close()  # so that the follower's last pass sees a study that is not running
         if following:
-            follower.finish(following, TRACKING_SECONDS)
+            behind = follower.finish(following, TRACKING_SECONDS)
         if mirror:
             mirror.close()
+    if uri and behind:
+        lacks = f"MLflow lacks a part of the study: {printable(behind)}; brought there by: {sync.command(folder, uri)}"
+        audience.line(lacks, style="yellow")
     trials = [t for s in searches for t in s.history.trials.values()]
     left = sum(not s.finished() for s in searches) if searches else len(study.cells())
     ended = sum(t.state != "running" for t in trials)

@@ -16,6 +16,7 @@ from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run, resume
 from raystudy.record.checkpoints import Checkpoints
 from raystudy.running import memory
+from raystudy.terminal import lenient
 
 STEP_SECONDS = 0.5  # epochs shorter than this are reported together: a driver can take only so many results a second
 
@@ -31,6 +32,7 @@ class TrialActor(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        lenient()
         self.checkpoints: Checkpoints | None = None
         self._begin(config)
 

@@ -32,6 +32,7 @@ class StudySearch(Searcher):
         self.cells, self.config, self.limit = cells, config, limit
         self.live: dict[str, tuple[CellSearch, str]] = {}  # Ray's trial id -> cell, trial key
         self.problem: InputError | None = None  # why nothing can be recorded any more
+        self.notes: dict[str, set[str]] = {}  # what went wrong beside a training -> keys of the trials that say so
 
     def suggest(self, trial_id: str) -> Any:
         if len(self.live) < self.limit and not self.problem:
@@ -94,6 +95,8 @@ class CellScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         cell, key = self.searcher.live[trial.trial_id]
         told = (result[k] for k in ("start", "records", "diverged", "failure", "worker", "again"))
+        for note in result["notes"]:
+            self.searcher.notes.setdefault(note, set()).add(key)
         if result["records"]:
             self.heard[trial.trial_id] = time.monotonic()
         ended = True
@@ -147,7 +150,7 @@ class CellScheduler(FIFOScheduler):
         The trial is started once more as it is, for others may have taken the memory; then once more on a whole machine.
         """
         cell, key = self.searcher.live[trial.trial_id]
-        told = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
+        told = Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial.error_file else ""
         if key not in cell.running or not ("low on memory" in told or "OutOfMemory" in told):
             return
         if trial.should_recover():  # Tune starts it again, and after that no more

@@ -70,7 +70,9 @@ def descendants(pid: int) -> dict[int, str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+                )
                 names[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except (OSError, ValueError):
                 continue
@@ -163,7 +165,7 @@ class Bout:
 
     def printed(self) -> str:
         """What the last run printed."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
     def workers(self) -> list[int]:
         """The processes that run trials now. Waits for the first."""
@@ -336,7 +338,9 @@ def mlflow_server(folder: Path, port: int) -> Iterator[None]:
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > end:
-                    raise Violated(f"MLflow did not start: {log.read_text()[-2000:]}") from None
+                    raise Violated(
+                        f"MLflow did not start: {log.read_text(encoding='utf-8', errors='replace')[-2000:]}"
+                    ) from None
                 time.sleep(0.2)
         yield
     finally:
@@ -499,7 +503,7 @@ def locked(bout: Bout, random: Random) -> str:
     begun = time.monotonic()
     with contextlib.closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        bout.until(lambda: "locked" in log.read_text())
+        bout.until(lambda: "locked" in log.read_text(encoding="utf-8", errors="replace"))
         db.execute("ROLLBACK")
     return f"locked for {time.monotonic() - begun:.0f} s, until that was noticed"
 
@@ -511,7 +515,7 @@ def disk(bout: Bout, random: Random) -> str:
     if os.geteuid() or shutil.which("mount") is None:
         raise Skip("mounting a small tmpfs takes root")
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(bout.storage)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(bout.storage)], capture_output=True, encoding="utf-8"
     )
     if mounted.returncode:
         raise Skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
@@ -584,7 +588,7 @@ def diverge(bout: Bout, random: Random) -> str:
         if event["event"] == "trial" and event["key"] == key:
             event["point"]["lr"] = 1e30
             event["time"] += 1  # another trial than the one that MLflow may know
-    path.write_text("".join(json.dumps(e, separators=(",", ":")) + "\n" for e in events))
+    path.write_text("".join(json.dumps(e, separators=(",", ":")) + "\n" for e in events), encoding="utf-8")
     return "a trial was given a learning rate of 1e30"
 
 

@@ -142,9 +142,7 @@ def register(path: Path, uri: str, params: dict[str, str], told: dict[str, float
     mlflow.set_tracking_uri(uri)
     try:
         if (experiment := mlflow.get_experiment_by_name(EXPERIMENT)) is None:
-            file = store.sqlite_file(uri)
-            place = (file.parent / "mlartifacts" / EXPERIMENT).as_uri() if file else None
-            experiment = mlflow.get_experiment(mlflow.create_experiment(EXPERIMENT, place))
+            experiment = mlflow.get_experiment(mlflow.create_experiment(EXPERIMENT, store.artifacts(uri, EXPERIMENT)))
         with (
             mlflow.start_run(experiment_id=experiment.experiment_id, run_name=path.stem),
             warnings.catch_warnings(action="ignore"),  # it would infer a signature from type hints, though one is given
@@ -155,7 +153,7 @@ def register(path: Path, uri: str, params: dict[str, str], told: dict[str, float
             info = mlflow.pyfunc.log_model(
                 name="mentor",
                 python_model=str(MODEL),
-                artifacts={"mentor": str(path)},
+                artifacts={"mentor": path.absolute().as_uri()},  # it takes a path for a URI
                 signature=ModelSignature(
                     Schema([ColSpec(column, "loss"), ColSpec(column, "diff")]), Schema([ColSpec(column)])
                 ),

@@ -13,19 +13,28 @@ from pathlib import Path
 from raystudy.record import ledger
 from raystudy.tracking import files
 
-VERSION = 2  # of what we write to MLflow: another version's cursor is not believed, so that what is new is brought in
+VERSION = 3  # of what we write to MLflow: another version's cursor is not believed, so that what is new is brought in
+
+TAIL = 4096  # bytes
 
 
 @dataclass
 class Cursor:
-    """What is in MLflow already: bytes of the files of cells that are done, epochs of trials that are not."""
+    """What is in MLflow already: the files of cells that are done, as they were then (``mark``), and how many runs of each cell."""
 
     token: str = ""
-    done: dict[str, int] = field(default_factory=dict)
-    epochs: dict[str, dict[str, int]] = field(default_factory=dict)
+    done: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, int] = field(default_factory=dict)
     files: str = ""  # the state of the artifacts' files
     uri: str = ""  # the store, for `raystudy ui STUDY`; without user and password
     version: int = 0
+
+
+def mark(path: Path, size: int) -> str:
+    """A ledger file as far as it was read: how long it is, and its last lines, of which no two have the same times."""
+    with path.open("rb") as f:
+        f.seek(max(0, size - TAIL))
+        return f"{size}-{hashlib.sha256(f.read(min(size, TAIL))).hexdigest()[:16]}"
 
 
 def place(study_dir: Path, uri: str) -> Path:
@@ -52,7 +61,7 @@ def write(file: Path, cursor: Cursor) -> None:
 def behind(study_dir: Path, uri: str) -> bool:
     """Whether a study that is not running has something that may not be in MLflow yet. A look at files, no more."""
     told = read(place(study_dir, uri))
-    grown = any(told.done.get(path.stem) != path.stat().st_size for path in ledger.cells(study_dir))
+    grown = any(told.done.get(path.stem) != mark(path, path.stat().st_size) for path in ledger.cells(study_dir))
     return not told.token or grown or told.files != files.state(study_dir)
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from raystudy.errors import InputError
+from raystudy.terminal import lenient
 from raystudy.tracking import store
 from raystudy.tracking.projection import Projection
 from raystudy.tracking.sync import environment, sync
@@ -32,26 +33,33 @@ def start(study_dir: Path, uri: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "raystudy.tracking.follower", str(study_dir.absolute())],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,  # its last word
             stderr=log,
             env=environment(store.absolute(uri)),
             start_new_session=True,  # Ctrl-C is for the driver; this one still has its last pass to do
         )
 
 
-def finish(process: subprocess.Popen[bytes], timeout: float) -> bool:
-    """Lets the process do its last pass. Returns whether all is in MLflow; if it takes longer it goes on by itself."""
-    if process.stdin:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
+def finish(process: subprocess.Popen[bytes], timeout: float) -> str | None:
+    """Lets the process do its last pass. Returns None if all is in MLflow, else why not, in one line.
+
+    If it takes longer it goes on by itself, for as long as it needs.
+    """
+    assert process.stdin
+    assert process.stdout
+    with contextlib.suppress(OSError):
+        process.stdin.close()
     try:
-        return process.wait(timeout) == 0
+        code = process.wait(timeout)
     except subprocess.TimeoutExpired:
-        return False
+        return f"it takes longer than {timeout:.0f} seconds and goes on by itself"
+    with process.stdout as word:
+        told = word.read().decode(errors="replace").strip()
+    return (told or f"its process ended with code {code}, see tracking/log.txt of the study") if code else None
 
 
-def follow(study_dir: Path, uri: str) -> int:
-    """Follows the ledger until standard input ends, then does a last pass. Returns 0 if all is in MLflow."""
+def follow(study_dir: Path, uri: str) -> str | None:
+    """Follows the ledger until standard input ends, then does a last pass. Returns None if all is in MLflow, else why not."""
     projection, wait = None, 0.0
     while True:
         ended = bool(select.select([sys.stdin], [], [], wait)[0]) and not os.read(sys.stdin.fileno(), 4096)
@@ -61,14 +69,14 @@ def follow(study_dir: Path, uri: str) -> int:
             projection = projection or Projection(study_dir, uri)
             began = time.monotonic()
             projection.sync(running=not ended)
-            wait, problem = min(30.0, max(PAUSE, 20 * (time.monotonic() - began))), False
+            wait, problem = min(30.0, max(PAUSE, 20 * (time.monotonic() - began))), None
         except Exception as e:
-            wait, problem = min(60.0, max(PAUSE, 2 * wait)), True
-            print(time.strftime("%Y-%m-%d %H:%M:%S"), store.one_line(e), file=sys.stderr, flush=True)
+            wait, problem = min(60.0, max(PAUSE, 2 * wait)), store.trouble(uri, e)
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), problem, file=sys.stderr, flush=True)
             if not isinstance(e, InputError | OSError) and type(e).__name__ != "MlflowException":
                 traceback.print_exc()
         if ended:
-            return int(problem)
+            return problem
 
 
 def main() -> int:
@@ -79,6 +87,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="one pass, and print what it wrote")
     parser.add_argument("--running", action="store_true", help="with --once: show unfinished trials as running")
     told = parser.parse_args()
+    lenient()
     uri = store.absolute(told.uri) if told.uri else store.default_uri()
     if told.once:
         try:
@@ -87,8 +96,14 @@ def main() -> int:
             print(e, file=sys.stderr)
             return 2
         return 0
+    sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]  # a log file
     os.nice(10)  # training comes first
-    return follow(told.study_dir, uri)
+    word, sys.stdout = sys.stdout.fileno(), sys.stderr  # what else is printed goes to the log
+    problem = follow(told.study_dir, uri)
+    if problem:
+        with contextlib.suppress(OSError):  # nobody waits for it any more
+            os.write(word, problem.encode(errors="replace"))
+    return int(problem is not None)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,27 @@
-"""Where a study is looked at in MLflow's UI: the links that ``raystudy ui`` prints, and the browser on them.
+"""Where a study is looked at in MLflow's UI: the links that ``raystudy ui`` prints, and the server that answers on them.
 
 Here belong asking a store what studies it holds and the way to their pages; what a page shows is in ``views``.
 """
 
+import contextlib
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from raystudy.errors import InputError
+from raystudy.terminal import lenient, printable
 from raystudy.tracking import store, views
+from raystudy.tracking.sync import environment
+
+TOLD = "RAYSTUDY_UI"  # the variable by which ``serve`` tells ``main`` what to do
 
 
 def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
@@ -34,16 +48,104 @@ def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
     return found
 
 
-def open_when_up(base: str, place: str) -> None:
-    """Opens the browser on a page as soon as the server answers, from a process of its own that waits two minutes for it."""
-    code = (
-        "import sys, time, urllib.request, webbrowser\n"
-        "for _ in range(240):\n"
-        "    try:\n"
-        "        urllib.request.urlopen(sys.argv[1] + '/health', timeout=2).close()\n"
-        "    except OSError:\n"
-        "        time.sleep(0.5)\n"
-        "    else:\n"
-        "        sys.exit(not webbrowser.open(sys.argv[1] + sys.argv[2]))\n"
+def show(lines: Sequence[str], page: str | None = None) -> None:
+    """Prints links, and opens the browser on a page."""
+    for line in lines:
+        print(printable(line), flush=True)
+    if page:
+        webbrowser.open(page)
+
+
+def serve(uri: str, host: str, port: int, lines: Sequence[str], page: str | None = None) -> NoReturn:
+    """Goes on as the process that keeps a server: prints the lines and opens the page when it answers (``main``).
+
+    A new process in this one's place: the command line of this one may name the store, with a password, and others can read it.
+    """
+    told = json.dumps({"host": host, "port": port, "lines": list(lines), "page": page})
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "raystudy.tracking.links"]
+    os.execve(sys.executable, command, {**environment(uri), TOLD: told})
+
+
+def address(host: str, port: int) -> str:
+    """Where a server that listens there is found."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.contextmanager
+def server(uri: str, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """MLflow's server on a store, for as long as the block lasts. Ctrl-C, SIGTERM and SIGHUP end the block and the server with it."""
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    settings["MLFLOW_BACKEND_STORE_URI"] = uri  # others can read command lines, and it may hold a password
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    process = subprocess.Popen(
+        command,
+        env=os.environ | settings,
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # standard output is the command's own
+        start_new_session=True,  # it has workers of its own: they are stopped together
     )
-    subprocess.Popen([sys.executable, "-c", code, base, place], stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield process
+    finally:
+        _stop(process)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(process: subprocess.Popen[bytes], patience: float = 10) -> None:
+    """Ends a server and its workers."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+
+
+def answered(process: subprocess.Popen[bytes], base: str, seconds: float = 180) -> None:
+    """Waits until a server that was just started answers. Raises InputError, one line, if it ends before, or never does."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise InputError(
+                f"MLflow's server ended with code {process.returncode} before it answered; above is what it said"
+            )
+        try:
+            direct.open(f"{base}/health", timeout=2).close()
+            return
+        except urllib.error.HTTPError:  # it answers, if not to this
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise InputError(f"MLflow's server has not answered on {base} for {seconds:.0f} seconds; it was stopped")
+
+
+def kept(process: subprocess.Popen[bytes]) -> None:
+    """Waits for as long as a server runs. Raises InputError, one line, when it ends by itself."""
+    raise InputError(f"MLflow's server ended by itself with code {process.wait()}; above is what it said")
+
+
+def main() -> int:
+    """Keeps a server for ``raystudy ui`` until it is stopped."""
+    lenient()
+    told, uri = json.loads(os.environ.pop(TOLD)), os.environ["MLFLOW_TRACKING_URI"]
+    try:
+        with server(uri, told["host"], told["port"]) as process:
+            answered(process, address(told["host"], told["port"]))
+            show(told["lines"], told["page"])
+            kept(process)
+    except InputError as e:
+        print(f"raystudy: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,9 +5,10 @@ already. It only reads the ledger; MLflow can be away or be deleted at any time 
 ``follower`` beside a running study, or one that a command asks for (``sync``).
 
 Why nothing is ever there twice. A trial's run is found by its tags (cell and key), is created under a lock, and its
-status is written last: a run that is FINISHED or FAILED is all there. Of any other run the cursor tells how many
-epochs are in; without a cursor that fits they are logged again with the ledger's own times, and MLflow's SQL store
-keeps one of two values with the same key, step and time. The cursor fits if the experiment carries its token.
+status is written last: a run that is FINISHED or FAILED and ended when the ledger says is all there. Of any other run the
+newest point of each metric tells how far it is, for points are logged epoch by epoch; what comes after is logged. Where the ledger
+tells that epoch otherwise (its last lines were lost and the epoch was recorded again), MLflow would keep both points: the run goes to
+the trash and is made anew. A run that somebody put into the trash is taken out again: what is not to be seen is to leave the ledger.
 
 Files are logged, too. Write them, and the next pass of a study that is not running (the follower's last one, or ``sync``) brings them
 to MLflow, again only when their content has changed: ``artifacts/<cell key>/`` of the study's folder goes to that cell's run;
@@ -17,6 +18,7 @@ to MLflow, again only when their content has changed: ``artifacts/<cell key>/`` 
 import contextlib
 import json
 import math
+import shlex
 import time
 import uuid
 from collections import Counter
@@ -30,11 +32,12 @@ from raystudy.record import ledger
 from raystudy.record.ledger import ENDED, CellHistory, TrialHistory
 from raystudy.tracking import cursor, files, runs, store, views
 from raystudy.tracking.cursor import Cursor
+from raystudy.tracking.runs import Point
 
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 ENDS = frozenset(STATUS.values())  # a trial's run has one of these when all of it is in
 TUNED = "raystudy.tuned"  # tag of the trainings behind a cell's tuned numbers
-ANY = 3  # mlflow.entities.ViewType.ALL: deleted ones, too
+ACTIVE, ANY = 1, 3  # of mlflow.entities.ViewType: ACTIVE_ONLY, and ALL, which has those in the trash, too
 
 
 @dataclass
@@ -43,8 +46,15 @@ class Synced:
 
     experiment: str = ""  # its id
     runs: int = 0  # created
+    restored: int = 0  # runs taken out of MLflow's trash
     values: int = 0  # of metrics
     changes: int = 0  # calls that changed anything
+
+    def __str__(self) -> str:
+        """For people, who asked for what was missing."""
+        restored = f"{self.restored} restored from MLflow's trash, " if self.restored else ""
+        told = f"{self.runs} runs created, {restored}{self.values} metric values written"
+        return told if self.changes else "nothing was missing"
 
 
 @dataclass
@@ -53,11 +63,12 @@ class Run:
 
     id: str
     status: str = "RUNNING"
-    epochs: int = 0  # how many are in; of a cell's run: how many trials its progress tells of
+    ended: int | None = None  # ms
+    epochs: int = 0  # how many this process has logged; of a cell's run: how many trials its progress tells of
+    last: dict[str, Point] = field(default_factory=dict)  # the newest point of each metric, of a run that was found
     metrics: dict[str, float] = field(default_factory=dict)  # the latest values, of a cell's run
     fresh: bool = True  # has no params yet
     tuned: bool = False  # is tagged as one of the trainings behind its cell's tuned numbers
-    deleted: bool = False  # by hand, in the UI: left alone
     place: tuple[str, str] | None = None  # number and parent's id, of a trial's run that was found
 
 
@@ -89,8 +100,11 @@ class Projection:
         self.tags: dict[str, str] | None = None  # of the experiment
         self.begun = 0  # when it was made, ms
 
-    def sync(self, running: bool) -> Synced:
-        """One pass. Raises what MLflow raises, InputError for a broken ledger file (after the other cells)."""
+    def sync(self, running: bool, whole: bool = False) -> Synced:
+        """One pass. Raises what MLflow raises, InputError for a broken ledger file (after the other cells).
+
+        ``whole``: MLflow is asked whether it still has what was brought there before; a follower believes its cursor.
+        """
         done, broken = Synced(), None
         paths = ledger.cells(self.dir)
         with store.locked(self.dir / "tracking" / "lock"):
@@ -100,6 +114,8 @@ class Projection:
                     if not self._find_experiment(paths, done):
                         return done
                 done.experiment = self.experiment
+                if whole and self.cursor.done:
+                    self._doubt()
                 for path in paths:
                     try:
                         self._cell(path, running, done)
@@ -126,6 +142,7 @@ class Projection:
         told = Cursor(
             uuid.uuid4().hex,
             dict(self.cursor.done),
+            dict(self.cursor.runs),
             files=logged,
             uri=store.public(self.uri),
             version=cursor.VERSION,
@@ -133,10 +150,10 @@ class Projection:
         for key, cell in self.cells.items():
             unfinished = [t.key for t in cell.history.trials.values() if t.state == "running"]
             if not unfinished and cell.parent and cell.parent.status == "FINISHED":
-                told.done[key] = cell.offset
+                told.done[key] = cursor.mark(self.dir / "cells" / f"{key}.jsonl", cell.offset)
             else:
                 told.done.pop(key, None)
-                told.epochs[key] = {k: cell.runs[k].epochs for k in unfinished if k in cell.runs}
+            told.runs[key] = len(cell.runs) + 1
         self.client.set_experiment_tag(self.experiment, "raystudy.cursor", told.token)
         cursor.write(self.cursor_file, told)
         self.cursor = told
@@ -169,46 +186,72 @@ class Projection:
             else:
                 seconds, ms = divmod(min(begun.values()), 1000)
                 when = f"{time.strftime('%Y-%m-%dT%H.%M.%S', time.gmtime(seconds))}.{ms:03}"
-                name, file = f"{study}-{when}" if experiment else study, store.sqlite_file(self.uri)
-                place = (file.parent / "mlartifacts" / name).as_uri() if file else None
-                self.experiment, self.new_experiment = self.client.create_experiment(name, place, tags), True
+                name = f"{study}-{when}" if experiment else study
+                self.experiment = self.client.create_experiment(name, store.artifacts(self.uri, name), tags)
+                self.new_experiment = True
                 done.changes += 1
                 return True
         if experiment.lifecycle_stage != "active":
             restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            restore = f"MLFLOW_TRACKING_URI={shlex.quote(store.public(self.uri))} {restore}"
             why = f"is in MLflow's trash; take it out (`{restore}`) or empty it (`mlflow gc`)"
             raise InputError(f"experiment {experiment.name!r} {why}")
         self.experiment = experiment.experiment_id
         return True
 
-    def _find_runs(self, cell: CellState) -> None:
-        """Finds the cell's runs in MLflow.
+    def _doubt(self) -> None:
+        """Believes the cursor no more of cells that have other runs in MLflow than it tells: somebody has deleted some."""
+        there = Counter(run.data.tags.get("raystudy.cell") for run in self._search(self.experiment, "", ACTIVE))
+        for key in [key for key in self.cursor.done if there[key] != self.cursor.runs.get(key)]:
+            del self.cursor.done[key]
+
+    def _find_runs(self, cell: CellState, done: Synced) -> None:
+        """Finds the cell's runs in MLflow, those in its trash too, which are taken out again.
 
         A run of the same key that began at another time is not of this ledger, but of a cell that was deleted and begun
         anew: it goes to MLflow's trash. So does a second run of a key, left by an answer that was lost.
         """
-        begun = {"": cell.history.header["time"], **{t.key: t.started for t in cell.history.trials.values()}}
-        epochs = self.cursor.epochs.get(cell.history.key, {})
-        for entity in self._search(self.experiment, f"tags.\"raystudy.cell\" = '{cell.history.key}'"):
-            info, data = entity.info, entity.data
-            key, deleted = data.tags.get("raystudy.key", ""), info.lifecycle_stage == "deleted"
+        history = cell.history
+        begun = {"": history.header["time"], **{t.key: t.started for t in history.trials.values()}}
+        found: dict[str, list[Any]] = {}
+        for entity in self._search(self.experiment, f"tags.\"raystudy.cell\" = '{history.key}'"):
+            found.setdefault(entity.data.tags.get("raystudy.key", ""), []).append(entity)
+        for key, entities in found.items():
             if key not in begun:
                 continue
-            known = cell.runs.get(key)
-            if info.start_time == begun[key] and (known is None or known.deleted):
-                run = Run(info.run_id, info.status, epochs.get(key, 0), data.metrics, not data.params)
-                run.tuned, run.deleted = bool(data.tags.get(TUNED)), deleted
-                run.place = data.tags.get("raystudy.number", ""), data.tags.get("mlflow.parentRunId", "")
-                cell.runs[key] = run
-            elif not deleted:
-                self.client.delete_run(info.run_id)
+            ours = min((e for e in entities if e.info.start_time == begun[key]), key=_in_trash, default=None)
+            for entity in entities:
+                if entity is not ours and not _in_trash(entity):
+                    self.client.delete_run(entity.info.run_id)
+            if ours is None:
+                continue
+            if _in_trash(ours):
+                self.client.restore_run(ours.info.run_id)
+                done.restored += 1
+                done.changes += 1
+            info, data = ours.info, ours.data
+            run = Run(info.run_id, info.status, info.end_time, metrics=data.metrics, fresh=not data.params)
+            run.tuned = bool(data.tags.get(TUNED))
+            run.place = data.tags.get("raystudy.number", ""), data.tags.get("mlflow.parentRunId", "")
+            if key == "" or not _all_in(run, history.trials[key]):
+                run.last = {m.key: (m.step, m.timestamp, m.value) for m in data.to_proto().metrics}
+            cell.runs[key] = run
         cell.parent = cell.runs.pop("", None)
+        if cell.parent:
+            told = {(m.key, m.step): (m.timestamp, m.value) for m in runs.progress(history, 0)}
+            if not runs.agree(cell.parent.last, told):  # a merge may have numbered trials anew
+                self.client.delete_run(cell.parent.id)
+                cell.parent = None
+            else:
+                cell.parent.epochs = max(
+                    cell.parent.last[name][0] + 1 if name in cell.parent.last else 0 for name in views.SEARCH
+                )
 
-    def _search(self, experiment: str, which: str) -> Iterator[Any]:
-        """Runs, deleted ones among them."""
+    def _search(self, experiment: str, which: str, of: int = ANY) -> Iterator[Any]:
+        """Runs, those in the trash among them where nothing else is said."""
         page = None
         while True:
-            found = self.client.search_runs([experiment], which, ANY, 1000, page_token=page)
+            found = self.client.search_runs([experiment], which, of, 1000, page_token=page)
             yield from found
             page = found.token
             if not page:
@@ -222,7 +265,9 @@ class Projection:
         if cell and size < cell.offset:  # deleted and begun anew
             del self.cells[key]
             cell, self.new_experiment = None, False
-        if (cell.offset, cell.running) == (size, running) if cell else self.cursor.done.get(key) == size:
+        if cell is None and key in self.cursor.done and self.cursor.done[key] == cursor.mark(path, size):
+            return
+        if cell and (cell.offset, cell.running) == (size, running):
             return
         cell = cell or CellState(CellHistory(key))
         history, touched = cell.history, _read(cell, path)
@@ -232,20 +277,20 @@ class Projection:
 
         if key not in self.cells:
             if not self.new_experiment:
-                self._find_runs(cell)
+                self._find_runs(cell, done)
             self.cells[key] = cell
             touched = dict.fromkeys(history.trials)
         unfinished = [t.key for t in history.trials.values() if t.state == "running"]
         if running != cell.running:
             touched.update(dict.fromkeys(unfinished))
             cell.running = running
-        news = [history.trials[k] for k in touched if k not in cell.runs or cell.runs[k].status not in ENDS]
+        news = [history.trials[k] for k in touched if not _all_in(cell.runs.get(k), history.trials[k])]
 
         if cell.parent is None:
             tags = runs.cell_tags(self.dir, history) | {"raystudy.role": "cell"}
             cell.parent = self._create(runs.cell_name(history), history.header["time"], tags, done)
             self._log_dataset(cell, done)
-        if cell.parent.fresh and not cell.parent.deleted:
+        if cell.parent.fresh:
             params = [Param(k, v) for k, v in runs.cell_params(history).items()]
             self.client.log_batch(cell.parent.id, params=params)
             cell.parent.fresh = False
@@ -256,18 +301,20 @@ class Projection:
         idle = not news and not unfinished and cell.parent.status == "FINISHED"
         for trial in news:
             self._trial(cell, cell.parent, trial, done)
-        if not cell.parent.deleted:
-            if any(history.trials[k].state != "running" for k in touched):
-                self._summary(history, cell.parent, done)
-            if not (running and unfinished):
-                self._mark_tuned(cell, done)
-            status = "RUNNING" if running and not idle else "KILLED" if unfinished else "FINISHED"
-            self._set_status(cell.parent, status, runs.last_time(history), done)
+        if any(history.trials[k].state != "running" for k in touched):
+            self._summary(history, cell.parent, done)
+        if not (running and unfinished):
+            self._mark_tuned(cell, done)
+        status = "RUNNING" if running and not idle else "KILLED" if unfinished else "FINISHED"
+        self._set_status(cell.parent, status, runs.last_time(history), done)
 
     def _trial(self, cell: CellState, parent: Run, trial: TrialHistory, done: Synced) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         run = cell.runs.get(trial.key)
+        if run and not runs.agree(run.last, runs.points(trial, run.last)):
+            self.client.delete_run(run.id)
+            run = None
         if run is None:
             tags = runs.cell_tags(self.dir, cell.history) | runs.trial_tags(trial) | {"mlflow.parentRunId": parent.id}
             run = self._create(
@@ -276,13 +323,11 @@ class Projection:
             cell.runs[trial.key], tags = run, {}
         else:
             tags = runs.end_tags(trial)
-        if run.deleted:
-            return
         metrics = [
             Metric(name, column[epoch], trial.times[epoch], epoch)
             for epoch in range(run.epochs, trial.epochs)
             for name, column in trial.curves.items()
-            if not math.isnan(column[epoch])
+            if not math.isnan(column[epoch]) and (name not in run.last or epoch > run.last[name][0])
         ]
         params = [Param(k, v) for k, v in runs.params(cell.history, trial).items()] if run.fresh else []
         if metrics or params or tags:
@@ -291,12 +336,12 @@ class Projection:
         run.epochs, run.fresh = trial.epochs, False
         done.values += len(metrics)
         status = STATUS.get(trial.state, "RUNNING" if cell.running else "KILLED")
-        self._set_status(run, status, trial.ended or (trial.times[-1] if trial.epochs else trial.started), done)
+        self._set_status(run, status, runs.ended(trial), done)
 
     def _place(self, cell: CellState, parent: Run, trial: TrialHistory, done: Synced) -> None:
         """Brings a run that was found to where its trial is now: a merge numbers trials anew, and may give the cell a new run."""
         run = cell.runs.get(trial.key)
-        if run is None or run.place is None or run.deleted:
+        if run is None or run.place is None:
             return
         if run.place != (str(trial.number), parent.id):
             tags = {
@@ -316,13 +361,13 @@ class Projection:
         return Run(run.info.run_id)
 
     def _set_status(self, run: Run, status: str, when: int, done: Synced) -> None:
-        if status == run.status:
+        if status == run.status and (status == "RUNNING" or run.ended == when):
             return
         if status == "RUNNING":
             self.client.update_run(run.id, status)
         else:
             self.client.set_terminated(run.id, status, when)
-        run.status = status
+        run.status, run.ended = status, when
         done.changes += 1
 
     def _summary(self, history: CellHistory, parent: Run, done: Synced) -> None:
@@ -350,7 +395,7 @@ class Projection:
         history = cell.history
         tuned = {t.key for t in replicates(history, chosen(history, history.header.get("objective", VAL)))}
         for key, run in cell.runs.items():
-            if run.deleted or run.tuned == (key in tuned):
+            if run.tuned == (key in tuned):
                 continue
             if run.tuned:
                 self.client.delete_tag(run.id, TUNED)
@@ -394,12 +439,13 @@ class Projection:
 
     def _log_files(self, done: Synced) -> None:
         """Brings the study's files to the runs of its cells; a run is tagged with the digest of what it has."""
-        runs = {r.data.tags["raystudy.cell"]: r for r in self._search(self.experiment, "tags.`raystudy.role` = 'cell'")}
-        runs = {
-            k: r
-            for k, r in runs.items()
-            if r.info.lifecycle_stage == "active" and k in {path.stem for path in ledger.cells(self.dir)}
-        }
+        found = self._search(self.experiment, "tags.`raystudy.role` = 'cell'", ACTIVE)
+        keys = {*self.cells, *self.cursor.done}
+        runs = {key: run for run in found if (key := run.data.tags["raystudy.cell"]) in keys}
+        if gone := sorted(keys - runs.keys()):
+            raise InputError(
+                f"the run of {gone[0]} is in MLflow's trash, so no files were logged; raystudy sync takes it out"
+            )
         if not runs:
             return
         first = min(runs.values(), key=lambda r: (r.info.start_time, r.info.run_name))
@@ -420,6 +466,18 @@ class Projection:
                 if run.data.tags.get("mlflow.note.content") != note:
                     self.client.set_tag(run.info.run_id, "mlflow.note.content", note)
                     done.changes += 1
+
+
+def _in_trash(entity: Any) -> bool:
+    return bool(entity.info.lifecycle_stage == "deleted")
+
+
+def _all_in(run: Run | None, trial: TrialHistory) -> bool:
+    """Whether a trial's run has all that was told of it: its status, which is written last, and the end that the ledger tells.
+
+    A run that has ended while the ledger does not tell so is left as it is until it does.
+    """
+    return run is not None and run.status in ENDS and (trial.state == "running" or run.ended == runs.ended(trial))
 
 
 def _first(path: Path) -> dict[str, Any] | None:

@@ -2,13 +2,39 @@
 
 import contextlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from raystudy.record.ledger import CellHistory, TrialHistory
 from raystudy.tracking import views
 
+Point = tuple[int, int, float]  # step, time and value of a metric's newest point
+
 OWN = ("network", "epochs", "recipe")  # of a cell where they are not the study's
+
+
+def ended(trial: TrialHistory) -> int:
+    """When a trial's run ends: with its trial, or with the last that was heard of it."""
+    return trial.ended or (trial.times[-1] if trial.epochs else trial.started)
+
+
+def points(trial: TrialHistory, last: Mapping[str, Point]) -> dict[tuple[str, int], tuple[int, float]]:
+    """What the ledger tells in place of a run's newest points: time and value by metric and epoch, as far as it tells them."""
+    return {
+        (name, epoch): (trial.times[epoch], trial.curves[name][epoch])
+        for name, (epoch, _, _) in last.items()
+        if name in trial.curves and epoch < trial.epochs
+    }
+
+
+def agree(last: Mapping[str, Point], told: Mapping[tuple[str, int], tuple[int, float]]) -> bool:
+    """Whether a run's newest points are those that the ledger tells, where it tells any."""
+    for name, (step, time, value) in last.items():
+        when, what = told.get((name, step), (time, value))
+        if when != time or not math.isclose(what, value, rel_tol=1e-9):
+            return False
+    return True
 
 
 def last_time(history: CellHistory) -> int:

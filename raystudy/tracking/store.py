@@ -34,19 +34,42 @@ SETTINGS = {
 
 def default_uri() -> str:
     """MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working directory."""
-    return absolute(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return absolute(given) if given else sqlite_uri(Path("mlflow.db").absolute())
 
 
 def absolute(uri: str) -> str:
     """The same store, whatever the working directory."""
     file = sqlite_file(uri)
-    return f"{uri.partition(':///')[0]}:///{file}" if file else uri.rstrip("/")
+    return sqlite_uri(file, uri.partition(":")[0]) if file else uri.rstrip("/")
+
+
+def sqlite_uri(file: Path, scheme: str = "sqlite") -> str:
+    """The URI of a SQLite file, as SQLAlchemy reads it: ``%`` and ``?`` are quoted, all else stands for itself.
+
+    MLflow makes the folder of a plain ``sqlite:///`` by the name as it stands in the URI, a quoted one beside the real one. With the
+    driver in the scheme it makes none.
+    """
+    path = str(file).replace("%", "%25").replace("?", "%3F")
+    return f"{scheme if path == str(file) else 'sqlite+pysqlite'}:///{path}"
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite store, None for any other store."""
+    """The file of a SQLite store, None for any other store. Raises InputError where the URI goes on after its file."""
     scheme, _, name = uri.partition(":///")
-    return Path(name).absolute() if scheme.partition("+")[0] == "sqlite" and name and name != ":memory:" else None
+    if scheme.partition("+")[0] != "sqlite" or not name or name == ":memory:":
+        return None
+    if "?" in name:
+        raise InputError(
+            f"MLflow store {uri!r}: a ? in the name of a file is written %3F in a URI, and options are not taken"
+        )
+    return Path(unquote(name)).absolute()
+
+
+def artifacts(uri: str, name: str) -> str | None:
+    """Where an experiment keeps its files: beside a SQLite file, else where its server says (None)."""
+    file = sqlite_file(uri)
+    return (file.parent / "mlartifacts" / name).as_uri() if file else None
 
 
 def check(uri: str) -> None:
@@ -68,6 +91,10 @@ def check(uri: str) -> None:
 
 
 def _check_sqlite(file: Path) -> None:
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"MLflow cannot keep its store in {file}: the name is no text in UTF-8") from None
     folder = next(p for p in file.parents if p.exists())  # MLflow creates what is missing
     if not folder.is_dir():
         raise InputError(f"cannot create the MLflow store {file}: {folder} is not a folder")
@@ -146,7 +173,7 @@ def public(text: str) -> str:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as f:
+    with path.open("ab") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
@@ -180,11 +207,31 @@ def _sqlite_client(file: Path, uri: str, client_class: Any) -> Any:
     """The client of a SQLite store, created if need be: by one process at a time, because MLflow's migrations race, and
     with a write-ahead log, so that the UI reads while we write."""
     with locked(file.with_name(file.name + ".lock")):
+        with contextlib.closing(_opened(file)):
+            pass  # where that fails, MLflow would try again and again for minutes
         client = client_class(uri)
-        with contextlib.closing(sqlite3.connect(file, timeout=5)) as db, contextlib.suppress(sqlite3.OperationalError):
+        with contextlib.closing(_opened(file)) as db, contextlib.suppress(sqlite3.OperationalError):
             db.execute("PRAGMA journal_mode=WAL")  # persists; if the file is busy right now, the next start sets it
     _inodes[uri] = file.stat().st_ino
     return client
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    try:
+        return sqlite3.connect(file, timeout=5)
+    except sqlite3.OperationalError as e:
+        raise InputError(f"cannot open the MLflow store {file}: {e}") from None
+
+
+def trouble(uri: str, e: Exception) -> str:
+    """Why a store could not be written, in one line: what a look at it tells, else what MLflow said."""
+    if isinstance(e, InputError):
+        return str(e)
+    try:
+        check(uri)
+    except InputError as told:
+        return str(told)
+    return f"MLflow at {public(uri)}: {one_line(e)}"
 
 
 def one_line(e: BaseException) -> str:

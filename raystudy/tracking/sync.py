@@ -5,11 +5,13 @@ Here belong a single pass and the process it may need; ``follower`` is for the p
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from raystudy.errors import InputError
+from raystudy.record import storage
 from raystudy.tracking import cursor, store
 from raystudy.tracking.projection import Projection, Synced
 
@@ -21,17 +23,27 @@ def sync(study_dir: Path, uri: str, running: bool = False) -> Synced:
         command = [sys.executable, "-m", "raystudy.tracking.follower", str(study_dir.absolute()), "--once"]
         command += ["--running"] if running else []
         told = subprocess.run(
-            command, env=environment(uri), stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8"
+            command, env=environment(uri), stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8"
         )
         if told.returncode:
             raise InputError((told.stderr.strip() or "the projection ended without a word").splitlines()[-1])
         return Synced(**json.loads(told.stdout))
     try:
-        return Projection(study_dir, uri).sync(running)
+        return Projection(study_dir, uri).sync(running, whole=True)
     except InputError:
         raise
     except Exception as e:
-        raise InputError(f"MLflow at {store.public(uri)}: {store.one_line(e)}") from e
+        raise InputError(store.trouble(uri, e)) from e
+
+
+def command(study_dir: Path, uri: str) -> str:
+    """What brings a study to a store, as it is typed in this working directory."""
+    words = ["raystudy", "sync", study_dir.name]
+    if study_dir.parent != Path("studies").absolute():
+        words += ["--storage", storage.told(study_dir.parent)]
+    if uri != store.default_uri():
+        words += ["--tracking-uri", store.public(uri)]
+    return shlex.join(words)
 
 
 def environment(uri: str) -> dict[str, str]:

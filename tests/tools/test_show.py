@@ -211,6 +211,8 @@ def test_a_study_that_ends_waits_for_the_pictures_at_hand_and_for_no_other(tmp_p
 
 def test_a_picture_that_cannot_be_drawn_stops_nothing(tmp_path):
     error = beside.folder(tmp_path, "nothing", Noise("pair", 0.2)) / "error.txt"
-    with beside.beside(tmp_path, [("nothing", Noise("pair", 0.2))], Path("data"), 0.1):
+    with beside.beside(tmp_path, [("nothing", Noise("pair", 0.2))], Path("data"), 0.1) as undrawn:
         there(error)
     assert "unknown data set" in error.read_text()
+    (line,) = undrawn
+    assert line.startswith("no pictures of nothing pair:0.2: InputError: unknown data set")

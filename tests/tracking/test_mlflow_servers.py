@@ -114,7 +114,7 @@ def test_eight_studies_at_once_on_postgres(tmp_path: Path) -> None:
         for book in books:
             book.close()
         for book, process in zip(books, followers, strict=True):
-            assert follower.finish(process, 200), (book.dir / "tracking" / "log.txt").read_text()
+            assert follower.finish(process, 200) is None, (book.dir / "tracking" / "log.txt").read_text()
             assert (book.dir / "tracking" / "log.txt").read_text() == ""  # nothing was refused, locked or tried again
 
         shown = Counter(statements(store, "SELECT status FROM runs"))

@@ -205,7 +205,7 @@ def test_mlflow_has_exactly_what_the_ledger_tells(study: Path, uri: str) -> None
 
 def place(run: Any) -> Path:
     """The folder of a run's artifacts."""
-    return Path(run.info.artifact_uri.removeprefix("file://"))
+    return Path(urllib.request.url2pathname(run.info.artifact_uri.removeprefix("file://")))
 
 
 def files(uri: str, run: Any) -> dict[str, str]:
@@ -421,15 +421,131 @@ def test_unfinished_goes_on_and_its_curve_is_whole_and_there_once(study: Path, u
 
 
 @pytest.mark.slow
-def test_runs_deleted_by_hand_stay_deleted_and_hinder_nothing(study: Path, uri: str) -> None:
+@pytest.mark.parametrize("lose_cursor", [False, True])
+def test_runs_deleted_by_hand_are_there_again_and_counted(study: Path, uri: str, lose_cursor: bool) -> None:
+    """Of a trial that has ended, of one that has not, and of a cell that is done; and of a trial that MLflow has forgotten."""
+    sync(study, uri)
+    before, deleted = seen(uri), runs(uri)
+    for label in ("elr/#3 search", "elr/#1 search", "ce", "ce/#0 paper"):
+        client(uri).delete_run(deleted[label][0].info.run_id)
+    if lose_cursor:
+        forget_cursor(study)
+    done = sync(study, uri)
+    assert (done.runs, done.restored, done.values) == (0, 4, 0)
+    assert str(done) == "0 runs created, 4 restored from MLflow's trash, 0 metric values written"
+    assert seen(uri) == before
+    assert str(sync(study, uri)) == "nothing was missing"
+
+    gone = deleted["ce/#1 replicate seed 1"][0].info.run_id
+    with contextlib.closing(sqlite3.connect(str(store.sqlite_file(uri)))) as db:
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+            db.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (gone,))
+        db.commit()
+    assert sync(study, uri).runs == 1
+    assert seen(uri) == before
+
+
+@pytest.mark.slow
+def test_a_run_deleted_while_it_is_followed_goes_on(study: Path, uri: str) -> None:
     sync(study, uri)
     client(uri).delete_run(runs(uri)["elr/#3 search"][0].info.run_id)
-    client(uri).delete_run(runs(uri)["elr/#1 search"][0].info.run_id)
     with written(study) as ledger:
         ledger.append(ELR, record(3, 2, 0.9), end(3, "complete"), trial(5))
+    assert follower.finish(follower.start(study, uri), 60) is None
+    found = runs(uri)
+    assert len(found) == 10
+    assert [value for _, value, _ in found["elr/#3 search"][1]["val/acc"]] == [0.5, 0.6, 0.9]
+
+
+@pytest.mark.slow
+def test_files_of_a_cell_in_the_trash_are_not_said_to_be_logged(study: Path, uri: str) -> None:
     sync(study, uri)
-    assert {"elr/#1 search", "elr/#3 search"}.isdisjoint(found := runs(uri))
-    assert len(found) == 8
+    with written(study) as ledger:
+        ledger.append(ELR, end(3, "failed"))
+    sync(study, uri)
+    client(uri).delete_run(runs(uri)["ce"][0].info.run_id)
+    (study / "artifacts" / CE).mkdir(parents=True)
+    (study / "artifacts" / CE / "loss.svg").write_text("a picture")
+    told = follower.finish(follower.start(study, uri), 60)
+    assert told
+    assert "no files were logged" in told
+    sync(study, uri)
+    assert files(uri, runs(uri)["ce"][0])["loss.svg"] == "a picture"
+
+
+def lose_the_tail(study: Path, events: int) -> None:
+    """A crash of the machine: the last events of a cell's file never reached the disk."""
+    path = study / "cells" / f"{ELR}.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-events]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lose_cursor", [False, True])
+@pytest.mark.parametrize("seen_between", [False, True])
+def test_an_epoch_recorded_again_has_one_point(study: Path, uri: str, lose_cursor: bool, seen_between: bool) -> None:
+    """MLflow saw the first record of an epoch, and even the trial's end; the ledger lost both, and tells them anew."""
+    with written(study) as ledger:
+        ledger.append(ELR, record(3, 2, 0.9))
+        ledger.append(ELR, end(3, "complete"))
+    sync(study, uri)
+    lose_the_tail(study, 2)
+    if lose_cursor:
+        forget_cursor(study)
+    if seen_between:
+        sync(study, uri)  # the ledger tells less than MLflow has, and nothing else
+        assert runs(uri)["elr/#3 search"][0].info.status == "FINISHED"
+    time.sleep(0.01)
+    with written(study) as ledger:
+        ledger.append(ELR, record(3, 2, 0.8))
+        if seen_between:
+            sync(study, uri, running=True)
+        ledger.append(ELR, end(3, "complete"))
+    sync(study, uri)
+    found = runs(uri)
+    assert len(found) == 9
+    for label, (run, curves) in found.items():
+        for name, points in curves.items():
+            steps = [step for step, _, _ in points]
+            assert name.startswith(("trials/", "tuned/", "paper/", "cost/")) or steps == sorted(set(steps)), (
+                label,
+                name,
+            )
+        assert run.info.status in {"FINISHED", "FAILED"}
+    assert [value for _, value, _ in found["elr/#3 search"][1]["val/acc"]] == [0.5, 0.6, 0.8]
+    assert found["elr/#3 search"][0].data.tags["mlflow.parentRunId"] == found["elr"][0].info.run_id
+    before = dump(uri)
+    forget_cursor(study)
+    sync(study, uri)
+    assert dump(uri) == before
+
+
+NAMES = ("b%20c", "what?", "a#b &+=@", "größe 100%", "%2e%2e", "new\nline", "sqlite:x", "back\\slash")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_whose_name_is_no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The store and its files lie in the working folder, whatever it is called, and nothing lies beside it."""
+    here = tmp_path / name
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    study = here / "studies" / "demo"
+    two_cells(study)
+    (study / "report").mkdir()
+    (study / "report" / "index.html").write_text("a report")
+    uri = store.default_uri()
+    assert store.absolute(uri) == uri
+    store.check(uri)
+    assert follower.finish(follower.start(study, uri), 100) is None
+    assert sync(study, uri).changes == 0
+    assert (here / "mlflow.db").stat().st_size
+    found = runs(uri)
+    assert len(found) == 9
+    (run,) = [run for label, (run, _) in found.items() if "/" not in label and place(run).exists()]
+    assert files(uri, run)["report/index.html"] == "a report"
+    assert cursor.store_of(study) == uri
+    assert list(tmp_path.iterdir()) == [here]
 
 
 @pytest.mark.slow
@@ -541,7 +657,7 @@ def test_the_follower_follows_and_leaves_nothing_running(study: Path, uri: str) 
         ledger.append(ELR, record(3, 2, 0.9), end(3, "complete"), trial(5), record(5, 0, 0.3))
         wait_for(lambda: runs(uri)["elr/#5 search"][1]["val/acc"])
         assert runs(uri)["elr"][0].info.status == "RUNNING"
-        assert follower.finish(process, 60)
+        assert follower.finish(process, 60) is None
     found = runs(uri)
     assert found["elr/#3 search"][0].info.status == "FINISHED"
     assert {run.info.status for run, _ in found.values()} == {"FINISHED", "FAILED", "KILLED"}
@@ -630,7 +746,7 @@ def test_a_server_that_is_away_is_caught_up_with(study: Path, server: tuple[str,
     up()
     store.check(uri)
     wait_for(lambda: len(runs(uri)) == 9)
-    assert follower.finish(process, 60)
+    assert follower.finish(process, 60) is None
     found = runs(uri)
     assert {run.info.status for run, _ in found.values()} == {"FINISHED", "FAILED", "KILLED"}
     assert [value for _, value, _ in found["ce/#0 paper"][1]["val/acc"]] == [0.4, 0.5, pytest.approx(0.6)]
@@ -644,7 +760,7 @@ def test_a_follower_without_a_server_gives_up_when_the_study_ends(study: Path, s
     uri, up = server
     process = follower.start(study, uri)
     began = time.monotonic()
-    assert not follower.finish(process, 60)
+    assert "does not answer" in str(follower.finish(process, 60))
     assert process.poll() == 1
     assert time.monotonic() - began < 40
     up()
@@ -666,6 +782,28 @@ def test_the_default_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert store.default_uri() == "http://10.0.0.1:5000"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_has_one_uri(tmp_path: Path, name: str) -> None:
+    """That SQLAlchemy reads as this very file."""
+    from sqlalchemy import make_url
+
+    file = tmp_path / name / "mlflow.db"
+    uri = store.sqlite_uri(file)
+    assert store.sqlite_file(uri) == file
+    assert make_url(uri).database == str(file)
+    assert not make_url(uri).query
+    assert store.absolute(uri) == uri
+
+
+def test_a_store_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
+    """MLflow would try for minutes."""
+    (tmp_path / "mlflow.db").mkdir()
+    began = time.monotonic()
+    with pytest.raises(InputError, match="cannot open"):
+        sync(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    assert time.monotonic() - began < 20
+
+
 def test_check_takes_stores_that_can_be_used(tmp_path: Path) -> None:
     store.check(f"sqlite:///{tmp_path}/new/mlflow.db")
     (tmp_path / "empty.db").touch()
@@ -681,6 +819,8 @@ def test_check_takes_stores_that_can_be_used(tmp_path: Path) -> None:
         ("sqlite:///{here}", "is a folder"),
         ("sqlite:///{here}/text.db/mlflow.db", "is not a folder"),
         ("sqlite://", "no file"),
+        ("sqlite:///{here}/what?/mlflow.db", "%3F"),
+        ("sqlite:///{here}/\udcff/mlflow.db", "no text"),
         ("sqlite:///:memory:", "no file"),
         ("{here}/mlruns", "is a folder"),
         ("file://{here}/mlruns", "is a folder"),

@@ -1,0 +1,365 @@
+"""The Python interface: studies, trainings, noise and what there is, for notebooks and scripts. What the commands do, they do by the same
+functions below; here belong names and defaults that a person types, and pandas frames. Mistakes are ``InputError`` (a ValueError)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from raystudy.data import noise as noises
+from raystudy.data.spec import located
+from raystudy.design import ask, studyfile
+from raystudy.design import study as design
+from raystudy.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from raystudy.running.plan import Plan
+    from raystudy.running.resources import Resources
+
+Names = str | Sequence[str]
+
+
+def _several(given: Names) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+class Study:
+    """What is to be run: a grid of methods over noise levels and a search budget, or a study file. Nothing runs before ``run``.
+
+    ``methods``: names of ``methods()``; plain cross-entropy is run beside them unless ``baseline`` is False. ``dataset``: a name of
+    ``datasets()``, ``npz:PATH`` or ``folder:PATH``. ``noise``: one or several of ``KIND[:VARIANT]:RATE,...``. ``file``: a shipped study or
+    a .toml, instead of methods, data and noise. What is None is the study file's, or chosen by data set. ``trials``, ``replicates``,
+    ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction`` and ``clean_val`` are the options of ``raystudy sweep``.
+    Raises InputError for anything that cannot be.
+    """
+
+    def __init__(
+        self,
+        methods: Names = (),
+        dataset: str = "digits",
+        noise: Names = ask.LEVELS,
+        *,
+        file: str | PathLike[str] | None = None,
+        name: str | None = None,
+        network: str | None = None,
+        epochs: int | None = None,
+        recipe: str | None = None,
+        baseline: bool = True,
+        noise_seed: int | None = None,
+        scale: str = "full",
+        data_root: str | PathLike[str] = "data",
+        labels: str | PathLike[str] | None = None,
+        size: int | None = None,
+        **budget: Any,
+    ) -> None:
+        for key in budget:
+            if key not in ask.BUDGET:
+                raise unknown("argument of Study", key, ask.BUDGET)
+        if scale not in ask.SCALES:
+            raise unknown("scale", scale, ask.SCALES)
+        budget = {key: value for key, value in budget.items() if value is not None}
+        self.data_root = Path(data_root)
+        self.named = name is not None
+        if file is not None:
+            if methods:
+                raise InputError(f"methods or a study file, not both: {', '.join(_several(methods))}")
+            told = studyfile.load(str(file), self.data_root, noise_seed)
+        elif not methods:
+            raise InputError(f"name methods, or a file: {', '.join(studyfile.shipped())}")
+        else:
+            told = ask.of_methods(
+                _several(methods),
+                dataset=located(dataset, labels=labels and str(labels), size=size),
+                noise=_several(noise),
+                noise_seed=noise_seed or 0,
+                network=network,
+                epochs=epochs,
+                recipe=recipe,
+                baseline=baseline,
+                root=self.data_root,
+                budget=budget,
+            )
+        if scale == "smoke":
+            told = ask.miniature(told)
+        if file is not None and epochs is not None:
+            told = ask.longer(told, epochs)
+        self.design = replace(told, **budget, name=told.name if name is None else name)
+
+    @property
+    def name(self) -> str:
+        """Of the study's folder."""
+        return self.design.name
+
+    @property
+    def cells(self) -> list[design.Cell]:
+        """Its grid: method, data set and noise of each cell."""
+        return self.design.cells()
+
+    def plan(self, storage: str | PathLike[str] = "studies", probe_seconds: float = 60.0, **resources: Any) -> "Plan":
+        """What it will take (``raystudy plan``), what ``storage`` already holds left out. ``resources`` as ``run`` takes them."""
+        return _plan(self.design, self.data_root, storage, probe_seconds, resources)
+
+    def __repr__(self) -> str:
+        d = self.design
+        return f"Study({d.name!r}: {len(self.cells)} cells, {d.trials} trials and {d.replicates} replicates each)"
+
+
+class Results:
+    """A study that was run, or is being run: its folder, read anew by every call."""
+
+    def __init__(self, folder: Path, data_root: Path = Path("data")) -> None:
+        self.folder, self.data_root = folder, data_root
+        self.name = folder.name
+
+    def leaderboard(self) -> pd.DataFrame:
+        """A row a cell: test accuracy of the tuned point under every selection rule (mean and ``_std`` over replicates), gap and gain."""
+        from analysis import leaderboard, load
+
+        return pd.DataFrame(leaderboard.frame(*load.study(self.folder)))
+
+    def trials(self) -> pd.DataFrame:
+        """A row a trial: its place in the grid, its point (``hp.NAME``), how it ended, test accuracy under every rule (``test.RULE``)."""
+        from analysis import load
+        from raystudy.tools import export
+
+        return export.trials(*load.study(self.folder))
+
+    def records(self) -> pd.DataFrame:
+        """A row an epoch of a trial, a column a measure."""
+        from analysis import load
+        from raystudy.tools import export
+
+        return export.records(load.study(self.folder)[1])
+
+    def report(self, out: str | PathLike[str] | None = None) -> Path:
+        """Writes the report (one page, tables, figures) and returns its page. ``out``: default the folder ``report`` of the study."""
+        from analysis import report
+
+        return report.build(self.folder, Path(out).expanduser() if out else self.folder / "report")[0]
+
+    def plan(self, probe_seconds: float = 60.0, **resources: Any) -> "Plan":
+        """What is left to run."""
+        told = design.Study.from_toml(self.folder / "study.toml")
+        return _plan(told, self.data_root, self.folder.parent, probe_seconds, resources)
+
+    def __repr__(self) -> str:
+        from analysis import load
+
+        _, histories = load.study(self.folder, only=())
+        trials = [t for h in histories.values() for t in h.trials.values()]
+        ended = sum(t.state != "running" for t in trials)
+        return f"Results({self.name!r}: {ended} of {len(trials)} trials begun have ended, in {self.folder})"
+
+
+def run(
+    study: Study | str,
+    storage: str | PathLike[str] = "studies",
+    *,
+    tracking_uri: str | None = None,
+    time_budget: str | None = None,
+    progress: bool = True,
+    **resources: Any,
+) -> Results:
+    """Runs a study to its end, or goes on with it; a name is a shipped study's or a .toml. The same call again runs what is missing.
+
+    ``storage``: a folder or URL. ``tracking_uri``: an MLflow, "none" for none, None for $MLFLOW_TRACKING_URI or ``mlflow.db``.
+    ``time_budget``: stop cleanly after e.g. "30m". ``progress``: in a notebook a table that is kept up to date, else as ``raystudy sweep``.
+    ``resources``: cpus_per_trial, gpus_per_trial, max_concurrent, address, checkpoint_every, trial_timeout. Interrupted (Ctrl-C, the
+    notebook's stop) it ends its trials cleanly and returns what there is.
+    """
+    from raystudy.commands.live import audience
+    from raystudy.record import storage as storages
+    from raystudy.running.audience import Audience
+    from raystudy.running.budget import Budget, seconds
+    from raystudy.running.sweep import run as whole
+    from raystudy.tracking import store
+
+    asked = study if isinstance(study, Study) else Study(file=study)
+    held = storages.folder(str(storage))
+    uri = None if tracking_uri == "none" else store.absolute(tracking_uri or store.default_uri())
+    limit = Budget(seconds(time_budget, "time_budget")) if time_budget else None
+    found = _resources(asked.data_root, resources, remote=storages.url(held) is not None)
+    seen = audience() if progress else Audience()
+    place = held.expanduser().absolute()
+    outcome = whole(asked.design, place, found, uri, seen, limit, named=asked.named)
+    if outcome.unfinished:
+        why = f"{outcome.reason}; " if outcome.reason else ""
+        seen.line(
+            f"{why}stopped: {outcome.ended} of {outcome.trials} trials begun have ended; the same call goes on from here"
+        )
+    return Results(outcome.folder, asked.data_root)
+
+
+def load(name: str, storage: str | PathLike[str] = "studies", data_root: str | PathLike[str] = "data") -> Results:
+    """A study by its name in a storage (a folder or URL). Raises InputError, with the nearest name, where there is none."""
+    from raystudy.commands.studies import held
+    from raystudy.record import storage as storages
+
+    return Results(held(storages.folder(str(storage)), name, arrays=True), Path(data_root))
+
+
+def train(
+    method: str,
+    dataset: str = "digits",
+    noise: str = "symmetric:0.5",
+    *,
+    noise_seed: int = 0,
+    network: str | None = None,
+    recipe: str = "shared",
+    epochs: int | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    device: str | None = None,
+    threads: int | None = None,
+    data_root: str | PathLike[str] = "data",
+    **hyperparameters: Any,
+) -> Iterator[dict[str, float]]:
+    """One training without Ray: yields a record an epoch (``epoch`` from 0, ``val/acc``, ``test/acc``, ``train/loss``, ...).
+
+    ``hyperparameters``: of the method, or fields of the recipe (``lr``, ``batch_size``, ...), in place of the published point's.
+    ``threads``: torch's, None as they are. Everything is checked before the first record is asked for; InputError tells a mistake.
+    """
+    from raystudy.learn import point
+    from raystudy.running import alone
+
+    made = alone.prepare(
+        method,
+        located(dataset),
+        noise,
+        point.checked(method, hyperparameters, "train"),
+        noise_seed=noise_seed,
+        data_root=Path(data_root),
+        network=network,
+        recipe=recipe,
+        epochs=epochs,
+        val_fraction=val_fraction,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+
+    def records() -> Iterator[dict[str, float]]:
+        run = made.run
+        while len(run.records) < run.spec.epochs and not run.diverged:
+            told = run.epoch()
+            yield {"epoch": len(run.records) - 1} | {k: math.nan if v is None else v for k, v in told.items()}
+
+    return records()
+
+
+def methods(name: str | None = None) -> pd.DataFrame:
+    """The methods, a row each; or the hyperparameters of one, with its card in ``.attrs["card"]``."""
+    from raystudy.design import space
+    from raystudy.learn import point
+    from raystudy.learn.methods import METHODS
+
+    if name is None:
+        rows = [
+            {
+                "title": point.card(m).partition("\n")[0],
+                "searched": ", ".join(d.name for d in space.load(m).dimensions),
+            }
+            for m in sorted(METHODS)
+        ]
+        return pd.DataFrame(rows, index=pd.Index(sorted(METHODS), name="method"))
+    ranges = {d.name: d.describe() for d in space.load(name).dimensions}
+    known = point.hyperparameters(name)
+    rows = [{"default": p.default, "searched in": ranges.get(n, "")} for n, p in known.items()]
+    found = pd.DataFrame(rows, index=pd.Index(list(known), name="hyperparameter"), columns=["default", "searched in"])
+    found.attrs["card"] = point.card(name)
+    return found
+
+
+def datasets(data_root: str | PathLike[str] = "data") -> pd.DataFrame:
+    """The data sets that are known by name, a row each, and whether they are here."""
+    from raystudy.data import datasets as sets
+
+    rows = [
+        {
+            "here": sets.present(name, Path(data_root)),
+            "train": info.train,
+            "test": info.test,
+            "classes": info.n_classes,
+            "shape": info.shape,
+            "source": info.source,
+            "licence": info.licence,
+        }
+        for name, info in sets.DATASETS.items()
+    ]
+    return pd.DataFrame(rows, index=pd.Index(list(sets.DATASETS), name="data set"))
+
+
+def noise(text: str | None = None, seed: int = 0) -> Any:
+    """The kinds of noise, a row each; or one setting from its text, such as ``pair:0.45``, as the library holds it."""
+    if text is None:
+        rows = [{"usage": kind.usage, "needs": kind.needs} for kind in noises.NOISES.values()]
+        return pd.DataFrame(rows, index=pd.Index(list(noises.NOISES), name="kind"))
+    return _one(text, seed)
+
+
+def corrupt(labels: ArrayLike, noise: str, seed: int = 0, classes: Sequence[Any] | None = None) -> NDArray[Any]:
+    """Labels [n] with noise, of the same kind and type: numbers, strings, what NumPy can sort.
+
+    ``noise``: a kind with a transition matrix, such as ``symmetric:0.4`` or ``pair:0.45``. ``classes``: all there are, in their order,
+    where the labels do not show them all. The same seed flips the same labels as in a study. Raises InputError for kinds that need images.
+    """
+    given = np.asarray(labels)
+    if given.ndim != 1:
+        raise InputError(f"labels have the shape {given.shape}; they are one label a sample, [n]")
+    known = np.unique(given) if classes is None else np.asarray(classes)
+    order = {value: i for i, value in enumerate(known.tolist())}
+    if len(order) < 2:
+        raise InputError(f"labels of {len(order)} class cannot be flipped; name all classes")
+    if missing := [value for value in given.tolist() if value not in order][:1]:
+        raise InputError(f"label {missing[0]!r} is none of the classes")
+    ids = np.array([order[value] for value in given.tolist()], dtype=np.int64)
+    out: NDArray[Any] = known[noises.corrupt(ids, _one(noise, seed), len(known))]
+    return out
+
+
+def _one(text: str, seed: int) -> noises.Noise:
+    found = noises.parse(text, seed=seed)
+    if len(found) != 1:
+        raise InputError(f"one noise level is asked for, not {len(found)}: {text}")
+    return found[0]
+
+
+_RESOURCES = {
+    "cpus_per_trial": "cpus",
+    "gpus_per_trial": "gpus",
+    "max_concurrent": "max_concurrent",
+    "address": "address",
+    "checkpoint_every": "checkpoint_every",
+    "trial_timeout": "trial_timeout",
+}
+
+
+def _resources(data_root: Path, asked: dict[str, Any], remote: bool = False) -> "Resources":
+    from raystudy.running.resources import resources
+
+    for key in asked:
+        if key not in _RESOURCES:
+            raise unknown("argument", key, _RESOURCES)
+    return resources(data_root, remote=remote, **{_RESOURCES[key]: value for key, value in asked.items()})
+
+
+def _plan(
+    study: design.Study,
+    data_root: Path,
+    storage: str | PathLike[str],
+    probe_seconds: float,
+    asked: dict[str, Any],
+) -> "Plan":
+    from raystudy.record import storage as storages
+    from raystudy.running import plan
+    from raystudy.running.budget import PRICES, price
+
+    found = _resources(data_root, asked)
+    charge = price(PRICES, None, found.cpus, found.gpus)
+    return plan.made(study, storages.folder(str(storage)).expanduser().absolute(), found, charge, probe_seconds)

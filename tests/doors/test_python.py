@@ -1,0 +1,158 @@
+"""The Python interface as a person meets it: in a script, in the documentation's examples, in a notebook."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import raystudy as rs
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "MPLBACKEND": "agg"}
+
+
+def python(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_importing_it_imports_nothing(tmp_path: Path) -> None:
+    code = "import sys, raystudy; print(sorted({'torch', 'ray', 'optuna', 'mlflow', 'numpy', 'pandas'} & set(sys.modules)))"
+    began = time.perf_counter()
+    assert python(tmp_path, "-c", code).strip() == "[]"
+    assert (
+        time.perf_counter() - began < 2
+    )  # the interpreter's own start included, on a busy machine; 0.01 s of it are ours
+
+
+def test_every_name_is_there() -> None:
+    assert set(rs.__all__) <= set(dir(rs))
+    assert all(getattr(rs, name) is not None for name in rs.__all__)
+    assert issubclass(rs.InputError, ValueError)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        rs.nothing  # noqa: B018
+
+
+def test_names_are_not_hidden_by_modules() -> None:
+    """Importing a room makes it an attribute of the package: none may have the name of a function."""
+    rooms = {p.stem for p in (ROOT / "raystudy").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert not rooms & set(rs.__all__)
+
+
+def test_a_study_says_what_is_wrong_at_once() -> None:
+    for wrong, words in (
+        (lambda: rs.Study("dividmix"), "did you mean 'dividemix'"),
+        (lambda: rs.Study(), "name methods, or a file: .*dividemix-table1"),
+        (lambda: rs.Study("ce", file="dividemix-table1"), "methods or a study file, not both"),
+        (lambda: rs.Study("ce", trails=3), "unknown argument of Study 'trails'; did you mean 'trials'"),
+        (lambda: rs.Study("ce", objective="test/acc"), "training never selects"),
+        (lambda: rs.Study("ce", scale="tiny"), "unknown scale 'tiny'"),
+        (lambda: rs.run(rs.Study("ce"), cpus=2), "unknown argument .cpus.; choose from: .*cpus_per_trial"),
+        (lambda: rs.train("elr", lamda=1.0), "hyperparameter.*'lamda'"),
+        (lambda: rs.train("elr", noise="symmetric:0.2,0.5"), "one noise level, not 2"),
+        (lambda: rs.load("nothing", storage="nowhere"), "unknown study in nowhere 'nothing'"),
+    ):
+        with pytest.raises(rs.InputError, match=words):
+            wrong()
+
+
+def test_the_same_study_as_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from asking import requested
+
+    monkeypatch.chdir(tmp_path)
+    mine = rs.Study("dividemix", noise=["symmetric:0.2", "pair:0.45"], trials=7, network="mlp").design
+    theirs = requested(
+        "dividemix", "--noise", "symmetric:0.2", "--noise", "pair:0.45", "--trials", "7", "--network", "mlp"
+    )
+    assert mine == theirs
+    assert rs.Study(file="dividemix-table1", scale="smoke", trials=2).design == requested(
+        "--study", "dividemix-table1", "--scale", "smoke", "--trials", "2"
+    )
+
+
+def test_labels_are_flipped_as_in_a_study() -> None:
+    """``corrupt`` draws what a study of these labels draws, whatever the labels are called."""
+    from raystudy.data.noise import Noise, corrupt
+
+    ids = np.arange(1000) % 4
+    want = corrupt(ids, Noise("pair", 0.45, seed=3), 4)
+    assert np.array_equal(rs.corrupt(ids, "pair:0.45", seed=3), want)
+    names = np.array(["ape", "bee", "cat", "dog"])
+    assert np.array_equal(rs.corrupt(names[ids], "pair:0.45", seed=3), names[want])
+    assert rs.corrupt(["b", "a"] * 50, "symmetric:1", classes=["a", "b", "c"]).tolist().count("c") > 10
+    for labels, noise, words in (
+        (ids[:, None], "pair:0.2", r"the shape \(1000, 1\)"),
+        (np.zeros(5), "pair:0.2", "labels of 1 class"),
+        (ids, "pair:0.2,0.4", "one noise level is asked for"),
+        (ids, "instance:0.2", "instance"),
+    ):
+        with pytest.raises(rs.InputError, match=words):
+            rs.corrupt(labels, noise)
+    with pytest.raises(rs.InputError, match="label 'd' is none of the classes"):
+        rs.corrupt(["a", "d"], "pair:0.2", classes=["a", "b"])
+
+
+def test_a_training_yields_the_records_of_the_command(tmp_path: Path) -> None:
+    records = list(rs.train("ce", noise="symmetric:0.2", epochs=2, lr=0.02))
+    assert [r["epoch"] for r in records] == [0, 1]
+    words = ("-m", "raystudy", "train", "ce", "--noise", "symmetric:0.2", "--epochs", "2", "--set", "lr=0.02")
+    shown = re.findall(r"test/acc (\S+)", python(tmp_path, *words))
+    assert shown == [f"{r['test/acc']:.4g}" for r in records]
+
+
+def test_what_there_is() -> None:
+    assert "dividemix" in rs.methods().index
+    assert "lambda_u" in rs.methods("dividemix").index
+    assert "Li" in rs.methods("dividemix").attrs["card"]
+    assert rs.datasets().loc["digits", "here"]
+    assert "symmetric" in rs.noise().index
+    assert rs.noise("pair:0.45", seed=2).seed == 2
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_documentation(tmp_path: Path) -> None:
+    """docs/python.md, block after block, in one process as a reader would type them; no guard for ``__main__`` is needed."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "typed.py").write_text("\n".join(blocks), encoding="utf-8")
+    out = python(tmp_path, "typed.py")
+    assert "Study('elr-digits': 4 cells, 2 trials and 1 replicates each)" in out
+    assert "unknown method 'dividmix'; did you mean 'dividemix'?" in out
+    assert (tmp_path / "studies" / "elr-digits" / "report" / "index.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "words"), [("compare", ("4", "2")), ("curves", ("3",)), ("own_data", ("3",))])
+def test_examples(script: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    out = python(tmp_path, str(ROOT / "examples" / f"{script}.py"), *words)
+    assert "Traceback" not in out
+    assert script == "own_data" or (tmp_path / f"{script}.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_progress_in_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real kernel: one output that is replaced, with every cell of the study in it, and frames."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    book = nbformat.v4.new_notebook()
+    study = "rs.Study('ce', noise='symmetric:0.2,0.5', trials=1, replicates=1, epochs=3)"
+    cells = ("import raystudy as rs", f"results = rs.run({study}, tracking_uri='none')", "results.leaderboard()")
+    book.cells = [nbformat.v4.new_code_cell(text) for text in cells]
+    client = nbclient.NotebookClient(
+        book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    shown = [o for o in book.cells[1].outputs if o.output_type == "display_data"]
+    assert len(shown) == 1
+    page = shown[0].data["text/html"]
+    assert "symmetric 0.5" in page
+    assert "4 of 4 trials have ended" in page
+    assert "last10" in book.cells[2].outputs[0].data["text/html"]
