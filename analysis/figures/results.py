@@ -67,7 +67,7 @@ def ranks(r: Ranking) -> Figure:
         ax.text(at(tick), axis - 0.07, str(tick), ha="center", va="bottom", fontsize=7)
     ax.text(left - 0.12, axis, "mean rank", ha="right", va="center", fontsize=7.5)
     reach = min(r.cd / (high - low) * (right - left), right - left)
-    more = "" if r.cd <= high - low else " (wider than the axis)"
+    more = "" if r.cd <= high - low else "\n(wider than the axis)"
     ax.plot([left, left + reach], [0.14, 0.14], color="black", linewidth=1.5)
     for end in (left, left + reach):
         ax.plot([end, end], [0.1, 0.18], color="black", linewidth=1)
