@@ -97,7 +97,7 @@ def dry_run(builder: "Builder", console: Console) -> None:
         paper, oracle, source = space.paper(cell.dataset, cell.noise)
         n = study.trials if space.dimensions else 1
         rate = builder.data[cell.dataset, cell.noise].effective_rate
-        star = f" (ORACLE: {', '.join(oracle)} read off the truth)" if oracle else ""
+        star = f" (ORACLE: {', '.join(oracle)} read off the truth)" if oracle and rate is not None else ""
         budget = f"{n} trial{'s' * (n > 1)}, {study.replicates} replicates"
         head = f"  {cell.method:12} {cell.condition} ({told_wrong(rate)}): {budget}"
         say(console, f"{head}; trial 0: {point(paper)}{star} [{source}]")

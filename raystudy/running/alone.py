@@ -79,4 +79,5 @@ def prepare(
     )
     told = datasets.load(dataset, data_root, noises[0]).remarks
     told += assumption(data, noises[0])
+    oracle = oracle if data.effective_rate is not None else ()  # nobody read off what nobody knows
     return Alone(Run(spec, data, where), noises[0], tuple(n for n in oracle if n not in values), source, told)
