@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.select import RULES, chosen, paper, replicates, score, spread
-from raystudy.data.noise import NOISES
+from analysis import names, truth
+from analysis.select import MAIN, RULES, chosen, paper, replicates, score, spread
 from raystudy.design.study import Cell, Study, slug
 from raystudy.record.ledger import CellHistory, TrialHistory
 
 PLAIN = str.maketrans(" ", "-", "(),")  # of a title, for file names
-MAIN = "last10"  # the rule of figures and tests; the leaderboard is shown under every rule
 
 
 class Outcome(NamedTuple):
@@ -24,16 +23,22 @@ class Outcome(NamedTuple):
     first: TrialHistory | None
     tuned: list[TrialHistory]  # replicates of the chosen point
     published: list[TrialHistory]  # of the published point
+    condition: str  # data set and noise for people; the variant only where it is not the default
+
+    @property
+    def oracle(self) -> bool:
+        """Whether the chosen point was read off the truth: then its numbers are starred and win nothing."""
+        return truth.oracle(self.best, self.history.header)
 
     @property
     def method(self) -> str:
         """Starred where its point was read off the truth."""
-        return self.cell.method + "*" * bool(self.best and self.best.oracle)
+        return self.cell.method + "*" * self.oracle
 
     @property
-    def condition(self) -> str:
-        """Data set and noise for people; the variant only where it is not the default."""
-        return self.cell.condition.replace(":inclusive", "")
+    def rate(self) -> float:
+        """The noise rate to show numbers over; NaN where nobody knows it."""
+        return truth.rate(self.cell.noise, self.history.header)
 
     def by_seed(self, rule: str) -> dict[int, float]:
         """Test accuracy of each replicate by its seed."""
@@ -43,8 +48,10 @@ class Outcome(NamedTuple):
     def keys(self) -> dict[str, Any]:
         """The cell as columns of a CSV."""
         n = self.cell.noise
-        told = {"method": self.cell.method, "dataset": self.cell.dataset, "noise": n.kind, "variant": n.variant}
-        return told | {"rate": n.rate, "setting": self.cell.suffix.strip()}
+        told: dict[str, Any] = {"method": self.cell.method, "dataset": self.cell.dataset}
+        told |= {"noise": n.kind, "variant": n.variant}
+        told |= {"rate": "" if truth.came(n) else n.rate, "setting": self.cell.suffix.strip()}
+        return told | {"test_labels": "clean" if truth.tested_clean(self.history.header) else "given"}
 
 
 class Group(NamedTuple):
@@ -54,8 +61,25 @@ class Group(NamedTuple):
     title: str
     levels: dict[str, dict[str, Outcome]]  # level, for people -> method -> outcome
 
-    def rates(self) -> list[float]:
-        return [next(iter(row.values())).cell.noise.rate for row in self.levels.values()]
+    def rates(self) -> dict[str, float]:
+        """The noise rate of each level."""
+        return {level: next(iter(row.values())).rate for level, row in self.levels.items()}
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known which labels are wrong."""
+        return all(truth.known(o.history.header) for row in self.levels.values() for o in row.values())
+
+    @property
+    def measured(self) -> str:
+        """What the accuracy on the test images is called."""
+        return truth.measured(o.history.header for row in self.levels.values() for o in row.values())
+
+    def starred(self) -> str:
+        """A sentence for figures, where no star can stand: which of their numbers are ORACLE."""
+        found = {m: [level for level, row in self.levels.items() if m in row and row[m].oracle] for m in self.methods()}
+        told = [f"{m} at {', '.join(levels)}" for m, levels in found.items() if levels]
+        return f" ORACLE, points read off the truth: {'; '.join(told)}." if told else ""
 
     def of(self, method: str) -> list[Outcome]:
         return [row[method] for row in self.levels.values() if method in row]
@@ -76,9 +100,9 @@ class Group(NamedTuple):
 
     def some(self, most: int) -> dict[str, dict[str, Outcome]]:
         """At most so many levels, evenly spread, the first and the last among them; their titles for panels."""
-        names = list(self.levels)
-        keep = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(most, len(names)))})
-        return {f"noise {names[i]}": self.levels[names[i]] for i in keep}
+        levels = list(self.levels)
+        keep = sorted({round(i) for i in np.linspace(0, len(levels) - 1, min(most, len(levels)))})
+        return {f"noise {levels[i]}": self.levels[levels[i]] for i in keep}
 
 
 def grouped(study: Study, histories: Mapping[Cell, CellHistory]) -> list[Group]:
@@ -86,19 +110,20 @@ def grouped(study: Study, histories: Mapping[Cell, CellHistory]) -> list[Group]:
     found: dict[tuple[Any, ...], list[Outcome]] = {}
     for cell, history in histories.items():
         best, first = chosen(history, study.objective), paper(history)
-        outcome = Outcome(cell, history, best, first, replicates(history, best), replicates(history, first))
-        n = cell.noise
+        n, condition = cell.noise, names.told(cell.condition.replace(":inclusive", ""), study)
+        outcome = Outcome(cell, history, best, first, replicates(history, best), replicates(history, first), condition)
         found.setdefault((cell.dataset, n.kind, n.variant, n.count, cell.suffix), []).append(outcome)
     out = []
     for (dataset, kind, variant, count, suffix), outcomes in found.items():
-        outcomes.sort(key=lambda o: o.cell.noise.rate)
+        outcomes.sort(key=lambda o: -1.0 if math.isnan(o.rate) else o.rate)
         words = [kind, variant, "" if count == "exact_global" else count, suffix.strip()]
         noise = " ".join(w for w in words if w)
         levels: dict[str, dict[str, Outcome]] = {}
         for o in outcomes:
-            has_rate = NOISES[kind].matrix is not None or o.cell.noise.rate
-            levels.setdefault(f"{o.cell.noise.rate:g}" if has_rate else kind, {})[o.cell.method] = o
-        out.append(Group(slug(f"{slug(dataset)}-{noise}".translate(PLAIN)), f"{dataset}, {noise}", levels))
+            level = kind if truth.came(o.cell.noise) else f"{o.cell.noise.rate:g}"
+            levels.setdefault(level, {})[o.cell.method] = o
+        title = names.told(f"{dataset}, {noise}", study)
+        out.append(Group(slug(f"{slug(dataset)}-{noise}".translate(PLAIN)), title, levels))
     return out
 
 

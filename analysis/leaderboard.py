@@ -1,83 +1,119 @@
-"""The leaderboard of a study as values: a row a cell, its tuned point under every rule, what tuning gained and selection costs.
-
-``tables`` shows it on a terminal, ``report`` on a page, ``raystudy.Results.leaderboard`` as a frame.
-"""
+"""The leaderboard as data: what is told of every cell, and which stand first. How it looks on a terminal is in ``tables``;
+``raystudy.Results.leaderboard`` is ``frame``."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from analysis.select import RULES, Score, chosen, gap, paper, replicates, score
+from analysis import truth
+from analysis.select import MAIN, RULES, Score, chosen, gap, paper, replicates, score, spread
 from raystudy.design.study import Cell, Study
 from raystudy.record.ledger import CellHistory, TrialHistory
 
-MAIN = "last10"  # the rule by which rows are ordered and gain is told
 
-
-@dataclass(frozen=True)
-class Row:
-    """A cell, and what selection makes of it."""
+class Line(NamedTuple):
+    """A cell's line. Accuracies are in [0, 1]; what is not known yet is NaN."""
 
     cell: Cell
-    wrong: float | None  # share of wrong labels; None where the truth is not known
-    scores: dict[str, Score]  # rule -> test accuracy over the replicates of the tuned point
-    gap: float  # ORACLE minus noisy_val: what honest selection of the epoch costs
-    n: int  # replicates
+    wrong: float | None  # share of wrong labels; None where nobody knows
+    scores: dict[str, Score]  # by rule for the epoch, over replicates of the chosen point
+    gap: float  # what honest selection of the epoch costs: ORACLE minus noisy_val
+    n: int  # trainings behind the scores
     gain: float
-    seconds: float  # of a training
-    oracle: tuple[bool, bool]  # whether the tuned, and the published point was read off the truth
+    seconds: float  # a training
+    oracle: bool  # whether the chosen point was read off the truth
+    against_oracle: bool  # whether the published one was, that the gain is over
+
+
+def rules(study: Study) -> list[str]:
+    """The rules for the epoch that a study can be judged by."""
+    return [r for r in RULES if r != "clean_val" or study.clean_val]
+
+
+def label(rule: str, study: Study) -> str:
+    """A rule's name for people."""
+    return {"clean_val": f"clean_val({study.clean_val})", "oracle_test": "ORACLE"}.get(rule, rule)
 
 
 def gain(tuned: list[TrialHistory], published: list[TrialHistory]) -> float:
-    """What tuning gained: test accuracy of the tuned minus that of the published point under ``MAIN``, each over its replicates."""
+    """What the search gained: accuracy of the chosen point minus that of the published one, each the mean of its replicates, by MAIN."""
     return score(tuned, MAIN).mean - score(published, MAIN).mean
 
 
-def row(study: Study, cell: Cell, history: CellHistory) -> Row:
-    """A cell's row."""
+def line(cell: Cell, history: CellHistory, study: Study) -> Line:
+    """A cell's line."""
     best, first = chosen(history, study.objective), paper(history)
     tuned, published = replicates(history, best), replicates(history, first)
-    spent = [math.fsum(t.curves["cost/seconds"]) for t in tuned if "cost/seconds" in t.curves]
-    return Row(
+    seconds = [math.fsum(t.curves["cost/seconds"]) for t in tuned if "cost/seconds" in t.curves]
+    return Line(
         cell=cell,
         wrong=history.header.get("effective_rate"),
-        scores={rule: score(tuned, rule) for rule in RULES},
+        scores={rule: score(tuned, rule) for rule in rules(study)},
         gap=gap(tuned).mean,
         n=len(tuned),
         gain=gain(tuned, published),
-        seconds=sum(spent) / len(spent) if spent else math.nan,
-        oracle=(bool(best and best.oracle), bool(first and first.oracle)),
+        seconds=math.fsum(seconds) / len(seconds) if seconds else math.nan,
+        oracle=truth.oracle(best, history.header),
+        against_oracle=truth.oracle(first, history.header),
     )
 
 
-def rows(study: Study, histories: Mapping[Cell, CellHistory]) -> list[list[Row]]:
-    """A list a condition (data set and noise), best method first in each; a cell without a number last."""
-    conditions: dict[str, list[Row]] = {}
+def lines(study: Study, histories: Mapping[Cell, CellHistory]) -> list[list[Line]]:
+    """The lines of each condition, best first by MAIN; those without a number last."""
+    conditions: dict[str, list[Line]] = {}
     for cell, history in histories.items():
-        conditions.setdefault(cell.condition, []).append(row(study, cell, history))
+        conditions.setdefault(cell.condition, []).append(line(cell, history, study))
+    return [sorted(found, key=_place) for found in conditions.values()]
 
-    def worth(r: Row) -> float:
-        value = r.scores[MAIN].mean
-        return math.inf if math.isnan(value) else -value
 
-    return [sorted(found, key=worth) for found in conditions.values()]
+def foremost(lines: list[Line], most: int, baseline: str = "ce") -> list[Line]:
+    """The first ``most`` lines of a condition; the last of them is the baseline's where that would be left out."""
+    kept = lines[:most]
+    left = [told for told in lines[most:] if told.cell.method == baseline]
+    return kept[:-1] + left[:1] if left and most > 1 else kept
+
+
+def overall(conditions: list[list[Line]]) -> list[tuple[int, Line]]:
+    """For each method over how many conditions it has numbers, and the means of these, best first; ``n`` is their sum."""
+    methods: dict[str, list[Line]] = {}
+    for told in [told for lines in conditions for told in lines]:
+        methods.setdefault(told.cell.method, []).append(told)
+    found = [(sum(told.n > 0 for told in lines), _mean(lines)) for lines in methods.values()]
+    return sorted(found, key=lambda f: _place(f[1]))
+
+
+def _mean(lines: list[Line]) -> Line:
+    scores = {rule: spread(told.scores[rule].mean for told in lines)._replace(std=math.nan) for rule in lines[0].scores}
+    wrong = [told.wrong for told in lines if told.wrong is not None]
+    return Line(
+        cell=lines[0].cell,
+        wrong=sum(wrong) / len(wrong) if wrong else None,
+        scores=scores,
+        gap=spread(told.gap for told in lines).mean,
+        n=sum(told.n for told in lines),
+        gain=spread(told.gain for told in lines).mean,
+        seconds=spread(told.seconds for told in lines).mean,
+        oracle=any(told.oracle for told in lines),
+        against_oracle=any(told.against_oracle for told in lines),
+    )
+
+
+def _place(told: Line) -> float:
+    mean = told.scores[MAIN].mean
+    return math.inf if math.isnan(mean) else -mean
 
 
 def frame(study: Study, histories: Mapping[Cell, CellHistory]) -> list[dict[str, Any]]:
-    """The leaderboard as records, one a cell, in the order of ``rows``: fractions, not percent; NaN where there is nothing."""
+    """The leaderboard as records, one a cell, in the order of ``lines``: fractions, not percent; NaN where there is nothing."""
     out = []
-    for r in (r for found in rows(study, histories) for r in found):
-        n = r.cell.noise
-        told: dict[str, Any] = {"dataset": r.cell.dataset, "noise": n.kind, "variant": n.variant, "rate": n.rate}
-        told |= {
-            "setting": r.cell.suffix.strip(),
-            "wrong": math.nan if r.wrong is None else r.wrong,
-            "method": r.cell.method,
-        }
-        for rule in (rule for rule in RULES if rule != "clean_val" or study.clean_val):
+    for told in (told for condition in lines(study, histories) for told in condition):
+        n = told.cell.noise
+        row: dict[str, Any] = {"dataset": told.cell.dataset, "noise": n.kind, "variant": n.variant, "rate": n.rate}
+        row |= {"setting": told.cell.suffix.strip(), "wrong": math.nan if told.wrong is None else told.wrong}
+        row["method"] = told.cell.method
+        for rule, found in told.scores.items():
             name = "ORACLE" if rule == "oracle_test" else rule
-            told |= {name: r.scores[rule].mean, f"{name}_std": r.scores[rule].std}
-        told |= {"gap": r.gap, "n": r.n, "gain": r.gain, "seconds": r.seconds}
-        out.append(told | {"point_from_truth": r.oracle[0], "published_from_truth": r.oracle[1]})
+            row |= {name: found.mean, f"{name}_std": found.std}
+        row |= {"gap": told.gap, "n": told.n, "gain": told.gain, "seconds": told.seconds}
+        out.append(row | {"point_from_truth": told.oracle, "published_from_truth": told.against_oracle})
     return out

@@ -15,6 +15,7 @@ import numpy as np
 from raystudy.record.ledger import CellHistory, TrialHistory
 
 TEST, VAL, CLEAN_VAL = "test/acc", "val/acc", "val/clean_acc"
+MAIN = "last10"  # the rule of figures, tests and gains; the leaderboard is shown under every rule
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -89,13 +90,24 @@ def _point_rule(cell: CellHistory, rule: str) -> Callable[[TrialHistory], float]
     return _worth(cell.header.get("objective", VAL)) if rule == "noisy_val" else POINT_RULES[rule]
 
 
+def repeated(cell: CellHistory) -> list[TrialHistory]:
+    """The replicates of a cell, one for each point and seed.
+
+    A second one of the same point and seed has another key: what it was trained on, or its method, had changed in between. Only the
+    one proposed last is of the data whose digest the cell's header has now, and one seed is never counted twice.
+    """
+    latest: dict[tuple[int, str], TrialHistory] = {}
+    for t in cell.trials.values():
+        if t.origin == "replicate":
+            latest[t.seed, repr(sorted(t.point.items()))] = t
+    return list(latest.values())
+
+
 def replicates(cell: CellHistory, of: TrialHistory | None) -> list[TrialHistory]:
     """The finished replicates of a trial's point; without any, the trial itself."""
     if of is None:
         return []
-    done = [
-        t for t in cell.trials.values() if t.origin == "replicate" and t.state == "complete" and t.point == of.point
-    ]
+    done = [t for t in repeated(cell) if t.state == "complete" and t.point == of.point]
     return done or ([of] if of.state == "complete" else [])
 
 
@@ -131,9 +143,8 @@ def reselect(cell: CellHistory, point_rule: str, epoch_rule: str) -> Score:
     replicates it is the search's own seed alone.
     """
     seeds: dict[int, list[TrialHistory]] = {}
-    for t in cell.trials.values():
-        if t.origin == "replicate":
-            seeds.setdefault(t.seed, []).append(t)
+    for t in repeated(cell):
+        seeds.setdefault(t.seed, []).append(t)
     picked = [best(trials, _point_rule(cell, point_rule)) for trials in seeds.values()]
     values = [RULES[epoch_rule](t) for t in picked if t]
     return spread(values or [select(cell, point_rule, epoch_rule)])

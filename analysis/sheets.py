@@ -40,6 +40,11 @@ def percent(s: Score, bold: bool = False, sign: bool = False) -> Value:
     return Value(f"{100 * s.mean:{'+' if sign else ''}.1f}{std}", 100 * s.mean, bold)
 
 
+def sentence(text: str) -> str:
+    """A text with a capital letter first."""
+    return text[:1].upper() + text[1:]
+
+
 def p_value(p: float) -> Value:
     return Value("–", "") if math.isnan(p) else Value("<0.001" if p < 0.001 else f"{p:.3f}", p)
 

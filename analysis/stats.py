@@ -70,6 +70,11 @@ def wilcoxon(a: Sequence[float] | Array, b: Sequence[float] | Array) -> float:
         return float(stats.wilcoxon(d, zero_method="zsplit").pvalue)
 
 
+def least_wilcoxon(n: int) -> float:
+    """The smallest two-sided p that Wilcoxon's signed-rank test can reach over n conditions: all n differences of one sign."""
+    return min(1.0, 2.0 ** (1 - n))
+
+
 class Winner(NamedTuple):
     """The best method of a condition, and Holm-corrected p-values of the others against it."""
 
@@ -118,12 +123,16 @@ def critical_difference(k: int, n: int, alpha: float = ALPHA) -> float:
 
 
 def friedman(ranks: Array) -> float:
-    """p of equal methods from ranks [N, k]: Friedman's chi-square as the F of Iman and Davenport, (k - 1), (k - 1)(N - 1) degrees."""
+    """p of equal methods from ranks [N, k]: Friedman's chi-square as the F of Iman and Davenport, (k - 1), (k - 1)(N - 1) degrees.
+
+    Not below what N conditions can reach at all, the chance that N random orders of k methods are one and the same.
+    """
     n, k = ranks.shape
+    least = float(math.factorial(k)) ** (1 - n)
     chi = 12 * n / (k * (k + 1)) * (np.sum(ranks.mean(0) ** 2) - k * (k + 1) ** 2 / 4)
     if chi >= n * (k - 1) - 1e-9:  # every condition has the same order
-        return 0.0
-    return float(stats.f.sf((n - 1) * chi / (n * (k - 1) - chi), k - 1, (k - 1) * (n - 1)))
+        return least
+    return max(least, float(stats.f.sf((n - 1) * chi / (n * (k - 1) - chi), k - 1, (k - 1) * (n - 1))))
 
 
 def ranking(table: Mapping[str, Sequence[float]]) -> Ranking | None:

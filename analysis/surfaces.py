@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
+from analysis import truth
 from analysis.select import RULES, VAL, chosen, paper, searched, value
 from raystudy.design.study import Cell
 from raystudy.record.ledger import CellHistory, TrialHistory
@@ -165,10 +166,11 @@ def surfaces(histories: Mapping[Cell, CellHistory]) -> list[Surface]:
         for cell, history in members:
             metric = history.header.get("objective", VAL)
             done = [t for t in searched(history) if t.state == "complete" and math.isfinite(value(t, metric))]
-            if best := chosen(history, metric):
+            rate = truth.rate(cell.noise, history.header)
+            if (best := chosen(history, metric)) and not math.isnan(rate):
                 ranked = sorted(done, key=lambda t: (-value(t, metric), t.number))
                 top = ranked[: max(2, math.ceil(len(ranked) / 4))]
-                levels.append(Level(cell.noise.rate, best, paper(history), top, done))
+                levels.append(Level(rate, best, paper(history), top, done))
         dims = axes(h for _, h in members)
         if len(levels) > 1 and dims:
             levels.sort(key=lambda level: level.rate)

@@ -1,11 +1,17 @@
 """What stands below the tables and figures of a report: how each is to be read."""
 
-from analysis.grid import MAIN
+from collections.abc import Mapping
+
+from analysis import names
+from analysis.select import MAIN
+from analysis.sheets import sentence
 from analysis.stats import DRAWS
 from analysis.surfaces import FAR, FEW
+from raystudy.design.study import Cell, Study
+from raystudy.record.ledger import CellHistory
 
 LEADS = {
-    "results": "Clean test accuracy of every method at every noise level, under each rule for picking the epoch.",
+    "results": "{measured} of every method at every noise level, under each rule for picking the epoch.",
     "selection": "What the numbers would be under other rules, and what it costs not to look at the test set.",
     "statistics": "Which differences are more than chance: over replicates within a condition, and over conditions.",
     "published": "Ours beside published numbers. The protocols differ, and the differences are named.",
@@ -17,13 +23,14 @@ LEADS = {
 
 RATES = f"Rule {MAIN}: mean of the last ten epochs. Bands: one standard deviation over replicates on fresh seeds."
 LEADERBOARD = (
-    "Mean ± standard deviation over replicates, each of which picks its epoch anew. * a point read off the truth. "
+    "Mean ± standard deviation over replicates, each of which picks its epoch anew. "
     "Bold: significantly better than every other method (paired t test by seed, Holm, 0.05)."
 )
 ORACLE = (
     "Mean ± standard deviation over replicates. ORACLE picks the epoch on the test set: an upper bound and no result, "
-    "so nothing is bold. * a point read off the truth."
+    "so nothing is bold."
 )
+STAR = " * ORACLE: its point was read off the truth, so it is no result and not compared."
 GAP = (
     "Marker: epoch by noisy validation. Bar: ORACLE, the best test epoch. "
     "The line between is what honest selection costs."
@@ -35,10 +42,17 @@ SELECTION = (
     "validation. point ...: one training on the search's own seed, its point chosen by that rule among all finished "
     "trials, its epoch by noisy validation; ORACLE chooses on the test set."
 )
-POINTS = "gain: percentage points. * filled in from the truth."
+POINTS = "gain: percentage points."
+FILLED = " * filled in from the truth."
 RANKS = (
-    "Mean rank over {n} conditions under {rule}, 1 is best. {test} that all methods are alike: {p}. "
+    "Mean rank over {n} conditions under {rule}, 1 is best. {test}"
     "Grey bars join methods whose ranks differ by less than Nemenyi's critical difference.{careful}"
+)
+FRIEDMAN = "Friedman's test (Iman and Davenport's F) that all methods are alike: {p}. "
+WILCOXON = "Wilcoxon's signed-rank test that both methods are alike: {p}. "
+POWERLESS = (
+    "Wilcoxon's signed-rank test of pairs is left out: the smallest p that {n} conditions can reach is {least:.3g}, "
+    "{corrected:.3g} after Holm's correction over {pairs}, so nothing could be significant"
 )
 PAIRS = "Wilcoxon's signed-rank test over conditions, two-sided, p corrected by Holm over all pairs."
 INTERVALS = (
@@ -47,10 +61,8 @@ INTERVALS = (
     "Bold: all of them below 0.05."
 )
 ELSEWHERE = "Other data sets than this study's: for orientation only; the numbers are not comparable. "
-CURVES = (
-    "Mean of the replicates. Memorised, corrected: share of the wrong training labels that are predicted as given, "
-    "as the truth."
-)
+CURVES = "Mean of the replicates."
+MEMORY = "Memorised, corrected: share of the wrong training labels that are predicted as given, as the truth."
 SIEVE = (
     "Of the samples a method trusts (weight above one half): precision, the share with a right label; "
     "recall, the share of the right labels trusted."
@@ -72,7 +84,7 @@ SURFACE = (
     "beyond the outermost levels it is theirs."
 )
 TRANSFER = (
-    f"Test accuracy in %, {MAIN}, one training on the search's seed. Nothing is trained for this table. nearest trial: the "
+    f"Accuracy on the test images in %, {MAIN}, one training on the search's seed. Nothing is trained for this table. nearest trial: the "
     "finished trial of that level nearest to the recommendation; distance: root mean square per dimension of the unit cube of "
     f"the search space, 'far' beyond {FAR:g}, where the trial says little about the recommendation; regressed: a Gaussian "
     f"process over that level's trials, from {FEW} trials on. Train a recommendation itself with "
@@ -83,7 +95,7 @@ COST = (
     "they do not depend on the machine."
 )
 BUDGET = (
-    "Test accuracy (epoch by noisy validation, search seed) of the point the search would have chosen after so much; "
+    "Accuracy on the test images (epoch by noisy validation, search seed) of the point the search would have chosen after so much; "
     "pruned trials are paid for, replicates are not. Dotted: the search had ended."
 )
 BUDGETS = "spent on the search of a cell. One training on the search's seed, so nothing is bold. –: no trial had finished by then."
@@ -91,4 +103,12 @@ SECONDS = "Seconds are those of the machine it ran on, with whatever else ran th
 PROVENANCE = (
     "A + after a commit: the working tree had changes. More than one value: cells were begun at different times."
 )
-DIGESTS = "Equal digests: the same images, the same labels and split."
+DIGESTS = "Equal digests: the same images, the same labels and split. – wrong labels: nobody knows how many are."
+
+
+def results(study: Study, histories: Mapping[Cell, CellHistory], measured: str) -> str:
+    """The head of a report: what is in it, and how far the study is."""
+    trials = [t for h in histories.values() for t in h.trials.values()]
+    done = sum(t.state == "complete" for t in trials)
+    begun = f"{len(histories)} of {len(study.cells())} cells begun, {len(trials)} trials, {done} complete."
+    return f"{LEADS['results'].format(measured=sentence(measured))} {begun}{names.full(study)}"

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,11 @@ def ui(store: Path, *study: str) -> Iterator[tuple[str, str]]:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         end = time.monotonic() + 120
-        while True:
-            if "Ctrl-C stops it" in (told := log.read_text()) and told.endswith("\n"):
-                time.sleep(0.2)  # the links are printed at once with it
-                break
-            assert process.poll() is None, told
-            assert time.monotonic() < end, told
-            time.sleep(0.1)
+        while "(Ctrl-C stops it)" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.3)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()  # what is printed is there
         yield f"http://127.0.0.1:{port}", log.read_text()
     finally:
         with contextlib.suppress(ProcessLookupError):

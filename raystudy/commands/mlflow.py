@@ -2,8 +2,6 @@
 
 import os
 import socket
-import sys
-import webbrowser
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -23,8 +21,7 @@ def sync(study: StudyName, /, *, storage: Storage = STUDIES, tracking_uri: Track
     uri = store.absolute(tracking_uri or store.default_uri())
     store.check(uri)
     told = brought(folder, uri, running=running(folder))
-    wrote = f"{told.runs} runs created, {told.values} metric values written" if told.changes else "nothing was missing"
-    say(terminal(), f"{study} -> {store.public(uri)}: {wrote}")
+    say(terminal(), f"{study} -> {store.public(uri)}: {told}")
     return 0
 
 
@@ -40,6 +37,7 @@ def ui(
 ) -> int:
     """Opens the MLflow UI on what was recorded."""
     console = terminal()
+    from raystudy.commands import processes
     from raystudy.design.study import study_dir
     from raystudy.tracking import cursor, links, store
 
@@ -57,27 +55,20 @@ def ui(
         what = f"study in MLflow at {store.public(uri)} (`raystudy sync` brings it there)"
         raise unknown(what, study, links.studies(uri))
 
-    def show() -> None:
-        for name, pages in found.items():
-            say(console, f"  {name}: {base}{pages['study']}")
-            for view, link in pages.items():
-                if view != "study" and (study or len(found) == 1):
-                    say(console, f"    {view}: {base}{link}")
-        if open_:
-            webbrowser.open(base + next(iter(found.values()), {"study": ""})["study"])
-
+    lines = []
+    for name, pages in found.items():
+        lines.append(f"  {name}: {base}{pages['study']}")
+        lines += [
+            f"    {view}: {base}{link}"
+            for view, link in pages.items()
+            if view != "study" and (study or len(found) == 1)
+        ]
+    page = base + next(iter(found.values()), {"study": ""})["study"] if open_ else None
     if server:
-        say(console, "MLflow is already there")
-        show()
+        processes.show([*lines, "MLflow is already there"], page)
         return 0
-    with links.server(uri, host, port) as process:
-        with console.status("MLflow's server is starting"):
-            links.answered(process, base)
-        say(console, f"MLflow on {store.public(uri)}: {base}   (Ctrl-C stops it)")
-        show()
-        sys.stdout.flush()
-        links.kept(process)
-    return 0
+    say(console, f"starting MLflow on {store.public(uri)}")
+    return links.serve(uri, host, port, [*lines, f"MLflow is on {base}   (Ctrl-C stops it)"], page)
 
 
 def check_free(host: str, port: int) -> None:

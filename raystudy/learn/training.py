@@ -183,9 +183,10 @@ class Run:
         """What records cannot carry, counted: for figures alone, since nothing is decided by it.
 
         ``edges`` [B + 1] of bins of the loss (cross-entropy with the given label, nats) of the training images, without augmentation;
-        ``clean`` and ``wrong`` [B] how many images of right and of wrong label lie in each; ``gmm`` [3, 2] means, variances and weights
+        ``clean`` and ``wrong`` [B] how many images of right and of wrong label lie in each, ``all`` [B] of any label where nobody knows
+        which are wrong; ``gmm`` [3, 2] means, variances and weights
         of the mixture DivideMix would fit to these losses (Li et al. 2020, section 3.1); ``confusion`` [K, K] test images by class and
-        predicted class; ``transition`` [K, K] training images by true and given class.
+        predicted class; ``transition`` [K, K] training images by true and given class, left out where the truth is not known.
         """
         data, truth, k = self.data, self.data.truth, self.data.n_classes
         self.method.eval()
@@ -206,13 +207,17 @@ class Run:
         def counted(rows: Tensor, columns: Tensor) -> Tensor:
             return torch.bincount(rows.cpu() * k + columns.cpu(), minlength=k * k).view(k, k)
 
+        def binned(some: Tensor) -> Any:
+            return torch.histogram(some.clamp_max(edges[-1]), edges).hist.long().numpy()
+
+        apart = {"clean": binned(losses[~wrong]), "wrong": binned(losses[wrong])}
+        transition = {"transition": counted(truth.clean[inside], data.y[inside]).numpy()}
         return {
             "edges": edges.numpy(),
-            "clean": torch.histogram(losses[~wrong].clamp_max(edges[-1]), edges).hist.long().numpy(),
-            "wrong": torch.histogram(losses[wrong].clamp_max(edges[-1]), edges).hist.long().numpy(),
+            **(apart if truth.known else {"all": binned(losses)}),
             "gmm": torch.stack([low + span * fit.means, span**2 * fit.variances, fit.weights]).numpy(),
             "confusion": counted(data.y_test, predicted).numpy(),
-            "transition": counted(truth.clean[inside], data.y[inside]).numpy(),
+            **(transition if truth.known else {}),
         }
 
     def save(self, path: Path) -> None:

@@ -20,13 +20,17 @@ def folder(study: Path, dataset: str, setting: Noise) -> Path:
 
 
 @contextlib.contextmanager
-def beside(study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val_fraction: float) -> Iterator[None]:
+def beside(
+    study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val_fraction: float
+) -> Iterator[list[str]]:
     """Draws the pictures of a study's conditions while it runs, those that are not there yet.
 
     The study's end waits for the one that is being drawn and for no other: a thread that was left alone at the end of the
     process would be stopped inside matplotlib's C++, which aborts. What is left undrawn is drawn when the study is run again.
-    A picture that cannot be drawn is no reason to stop a study; what went wrong is then in ``error.txt`` in place of the summary.
+    A picture that cannot be drawn is no reason to stop a study; what went wrong is then in ``error.txt`` in place of the summary, and in
+    the lines that are yielded, which are complete when the block has ended.
     """
+    undrawn: list[str] = []
     wanted = [(d, n) for d, n in dict.fromkeys(conditions) if not (folder(study, d, n) / "summary.json").exists()]
     over = threading.Event()
 
@@ -36,16 +40,20 @@ def beside(study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val
                 return
             out = folder(study, dataset, setting)
             try:
-                classes = datasets.load(dataset, root, setting).classes
-                pictures(condition(prepare(dataset, root, setting, val_fraction), setting, classes), out)
+                data = datasets.load(dataset, root, setting)
+                cell = prepare(dataset, root, setting, val_fraction)
+                pictures(condition(cell, setting, data.classes, notes=data.remarks), out)
             except Exception as e:  # whatever a font cache, a full disk or an odd image makes of itself
-                out.mkdir(parents=True, exist_ok=True)
-                (out / "error.txt").write_text(f"{type(e).__name__}: {e}\n", encoding="utf-8")
+                why = f"{type(e).__name__}: {e}"
+                undrawn.append(f"no pictures of {dataset} {setting.label}: {' '.join(why.split())[:300]}")
+                with contextlib.suppress(OSError):  # a full disk
+                    out.mkdir(parents=True, exist_ok=True)
+                    (out / "error.txt").write_text(f"{why}\n", encoding="utf-8")
 
     thread = threading.Thread(target=work, name="pictures")
     thread.start()
     try:
-        yield
+        yield undrawn
     finally:
         over.set()
         thread.join()

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from raystudy.running.search import CellSearch
 from raystudy.running.session import joined
 from raystudy.running.trial import TrialActor
 from raystudy.running.tune import CellScheduler, StudySearch
+from raystudy.terminal import printable
 
 RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
 
@@ -149,7 +151,18 @@ def _experiment(
                 ),  # trials keep their own, apart from Tune
             ),
         ).fit()
+    for line in noted(searcher.notes):
+        audience.line(line, style="yellow")
     return searcher.problem
+
+
+def noted(notes: Mapping[str, Collection[str]], most: int = 3) -> list[str]:
+    """What went wrong beside trainings that went on (a checkpoint or arrays that could not be written), a line each."""
+    lines = [
+        f"note: {printable(note)} ({len(keys)} trial{'s' * (len(keys) != 1)})"
+        for note, keys in list(notes.items())[:most]
+    ]
+    return lines + [f"note: and {len(notes) - most} more of the kind"] * (len(notes) > most)
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:

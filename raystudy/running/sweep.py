@@ -67,6 +67,8 @@ def run(
     builder.check(folder)
     if uri:
         store.check(uri)
+    for remark in builder.remarks:
+        audience.line(f"note: {remark}", style="yellow")
 
     ledger, mirror, following, behind = Ledger(folder, held=True), None, None, None
     searches: list[CellSearch] = []
@@ -93,8 +95,10 @@ def run(
                         style="yellow",
                     )
                 following = follower.start(folder, uri) if uri else None
-                with beside(folder, builder.data, resources.data_root, study.val_fraction):
+                with beside(folder, builder.data, resources.data_root, study.val_fraction) as undrawn:
                     execute(study.name, searches, resources, places, audience, budget)
+                for line in undrawn:
+                    audience.line(f"note: {printable(line)}", style="yellow")
     finally:
         ledger.close()  # so that the follower's last pass sees a study that is not running
         if following:

@@ -32,6 +32,7 @@ class StudySearch(Searcher):
         self.cells, self.config, self.limit = cells, config, limit
         self.live: dict[str, tuple[CellSearch, str]] = {}  # Ray's trial id -> cell, trial key
         self.problem: InputError | None = None  # why nothing can be recorded any more
+        self.notes: dict[str, set[str]] = {}  # what went wrong beside a training -> keys of the trials that say so
 
     def suggest(self, trial_id: str) -> Any:
         if len(self.live) < self.limit and not self.problem:
@@ -94,6 +95,8 @@ class CellScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         cell, key = self.searcher.live[trial.trial_id]
         told = (result[k] for k in ("start", "records", "diverged", "failure", "worker", "again"))
+        for note in result["notes"]:
+            self.searcher.notes.setdefault(note, set()).add(key)
         if result["records"]:
             self.heard[trial.trial_id] = time.monotonic()
         ended = True

@@ -4,6 +4,7 @@ Here belong asking a store what studies it holds and the way to their pages; wha
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,11 +12,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from raystudy.errors import InputError
 from raystudy.tracking import store, views
+from raystudy.tracking.sync import OURS, environment
+
+TOLD = "RAYSTUDY_UI"  # the variable by which ``serve`` tells the process in its place what to do
 
 
 def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
@@ -42,6 +46,16 @@ def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
     return found
 
 
+def serve(uri: str, host: str, port: int, lines: Sequence[str], page: str | None = None) -> NoReturn:
+    """Goes on as the process that keeps a server: prints the lines and opens the page when it answers.
+
+    A new process in this one's place: the command line of this one may name the store, with a password, and others can read it.
+    """
+    told = json.dumps({"host": host, "port": port, "lines": list(lines), "page": page})
+    sys.stdout.flush()
+    os.execve(sys.executable, [*OURS, "serve"], {**environment(uri), TOLD: told})
+
+
 def address(host: str, port: int) -> str:
     """Where a server that listens there is found."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -52,7 +66,7 @@ def server(uri: str, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """MLflow's server on a store, for as long as the block lasts. Ctrl-C, SIGTERM and SIGHUP end the block and the server with it."""
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     settings["MLFLOW_BACKEND_STORE_URI"] = uri  # others can read command lines, and it may hold a password
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -12,7 +12,8 @@ import pytest
 import recorded
 from browser import chromium, missing
 
-from analysis import figures, literature, load, report
+from analysis import literature, load, report
+from analysis.figures import look
 from analysis.grid import grouped
 from analysis.page import Picture, Section, document
 from analysis.select import Score
@@ -66,11 +67,11 @@ def test_latex_is_escaped_and_balanced() -> None:
 
 
 def test_every_method_has_one_look_of_its_own() -> None:
-    assert figures.names() == tuple(sorted(METHODS))
-    looks = {(s["color"], s["marker"]) for s in map(figures.style, METHODS)}
+    assert look.names() == tuple(sorted(METHODS))
+    looks = {(s["color"], s["marker"]) for s in map(look.style, METHODS)}
     assert len(looks) == len(METHODS)
-    assert figures.style("ce")["color"] == "black"
-    assert figures.style("not_yet_written")["color"]
+    assert look.style("ce")["color"] == "black"
+    assert look.style("not_yet_written")["color"]
 
 
 def test_published_numbers_are_whole_and_in_percent() -> None:

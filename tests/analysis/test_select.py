@@ -2,6 +2,7 @@
 
 import math
 from array import array
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from analysis.select import (
     select,
     value,
 )
-from raystudy.record.ledger import CellHistory, TrialHistory
+from raystudy.record.ledger import CellHistory, Ledger, TrialHistory, replay
 
 NAN = math.nan
 
@@ -41,8 +42,9 @@ def trial(
     columns = {names.get(k, k): array("d", v) for k, v in curves.items()}
     n = len(next(iter(columns.values()), ()))
     point = {"a": float(number)} if point is None else point
+    seed = number if origin == "replicate" else 0
     return TrialHistory(
-        f"key{number}", number, origin, point, 0, state=state, times=array("q", range(n)), curves=columns
+        f"key{number}", number, origin, point, seed, state=state, times=array("q", range(n)), curves=columns
     )
 
 
@@ -167,6 +169,33 @@ def test_replicates_are_of_the_same_point_and_finished() -> None:
     search.state = "pruned"
     assert replicates(cell(search, *others), search) == []
     assert replicates(cell(search, *same), None) == []
+
+
+def test_a_seed_is_counted_once_and_of_the_data_as_they_are_now(tmp_path: Path) -> None:
+    """A ledger of two trainings of one seed and point: the data had changed in between, so their keys differ."""
+    ledger = Ledger(tmp_path)
+    ledger.open("c", {"digests": {"data": "old", "noise": "n"}})
+
+    def train(key: str, origin: str, seed: int, accuracy: float, state: str = "complete") -> None:
+        told = {"number": len(ledger.histories["c"].trials), "origin": origin, "point": {"a": 1.0}, "seed": seed}
+        metrics = {"val/acc": accuracy, "test/acc": accuracy}
+        record = {"event": "record", "key": key, "epoch": 0, "metrics": metrics}
+        end = {"event": "end", "key": key, "state": state}
+        ledger.append("c", {"event": "trial", "key": key, **told}, record, end)
+
+    train("paper", "paper", 0, 0.1)
+    train("old1", "replicate", 1, 0.9)
+    train("old2", "replicate", 2, 0.8)
+    ledger.append("c", {"event": "cell", "digests": {"data": "new", "noise": "n"}})
+    train("new1", "replicate", 1, 0.5)
+    train("new3", "replicate", 3, 0.7)
+    ledger.close()
+    told = replay(tmp_path / "cells" / "c.jsonl")
+    assert told.header["digests"]["data"] == "new"
+    assert [t.key for t in replicates(told, paper(told))] == ["new1", "old2", "new3"]
+    assert score(replicates(told, paper(told)), "last") == pytest.approx(Score(2.0 / 3, math.sqrt(0.07 / 3), 3))
+    assert reselect(told, "noisy_val", "last").n == 3
+    assert cell_summary(told)["tuned/last"] == pytest.approx(2.0 / 3)
 
 
 def test_score() -> None:

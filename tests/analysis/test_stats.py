@@ -12,6 +12,7 @@ from analysis.stats import (
     friedman,
     holm,
     interval,
+    least_wilcoxon,
     paired_t,
     ranking,
     wilcoxon,
@@ -79,6 +80,20 @@ def test_wilcoxon() -> None:
     assert wilcoxon(a, a) == 1.0
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 8, 10])
+def test_no_wilcoxon_test_says_less_than_its_least(n: int) -> None:
+    rising = [0.01 * (i + 1) for i in range(n)]
+    reached = wilcoxon(rising, [0.0] * n) if n > 1 else 1.0
+    assert reached == pytest.approx(least_wilcoxon(n))
+
+
+def test_no_friedman_test_says_less_than_chance_allows() -> None:
+    """Two conditions order three methods alike one time in six, whatever the F of Iman and Davenport says."""
+    same = ranking({"x": [0.9, 0.8], "y": [0.8, 0.7], "z": [0.7, 0.6]})
+    assert same is not None
+    assert same.p == pytest.approx(1 / 6)
+
+
 def test_winner_is_clear_only_against_all() -> None:
     far = {"a": {1: 0.90, 2: 0.91, 3: 0.92}, "b": {1: 0.50, 2: 0.52, 3: 0.51}, "c": {1: 0.40, 2: 0.43, 3: 0.41}}
     found = winner(far)
@@ -112,7 +127,9 @@ def test_ranking() -> None:
 def test_groups_are_the_longest_runs_within_the_critical_difference() -> None:
     found = ranking({"a": [4, 4, 4], "b": [3, 3, 3], "c": [2, 2, 2], "d": [1, 1, 1]})
     assert found is not None
-    assert found.p == 0.0
+    assert found.p == pytest.approx(
+        1 / math.factorial(4) ** 2
+    )  # three orders of four are one and the same; no test can say less
     assert found._replace(cd=1.5).groups() == [(0, 1), (1, 2), (2, 3)]
     assert found._replace(cd=2.5).groups() == [(0, 2), (1, 3)]
     assert found._replace(cd=0.5).groups() == []

@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from analysis import leaderboard as board
+from analysis.leaderboard import gain
 from analysis.select import Score
 from analysis.tables import leaderboard, percent, point, status
 from raystudy.data.noise import Noise
@@ -31,7 +33,8 @@ def trial(
     curves = {"test/acc": test, "val/acc": [v / 2 for v in test], "cost/seconds": [2.0] * len(test)}
     columns = {k: array("d", v) for k, v in curves.items()}
     times = array("q", range(len(test)))
-    return TrialHistory(f"k{number}", number, origin, point, 0, oracle, state, times=times, curves=columns)
+    seed = number if origin == "replicate" else 0
+    return TrialHistory(f"k{number}", number, origin, point, seed, oracle, state, times=times, curves=columns)
 
 
 def history(cell: Cell, *trials: TrialHistory, rate: float = 0.18) -> CellHistory:
@@ -192,7 +195,7 @@ def test_paths_are_not_markup() -> None:
     for datasets in (paths[:1], paths):
         told = study(methods=("ce",), datasets=datasets, noises=(LOW,))
         assert paths[0] in " ".join(lines(leaderboard(told, h)))
-    assert f"{paths[0]} symmetric 0.2" in " ".join(lines(status(told, h)))
+    assert "npz:[bold]x.npz symmetric 0.2" in " ".join(lines(status(told, h)))
 
 
 @pytest.mark.parametrize(
@@ -226,3 +229,131 @@ def test_a_long_name_of_a_data_set_leaves_room_for_the_numbers(table: Any) -> No
     assert "dividemix" in text
     assert "…" not in text
     assert ("62.5" if table is leaderboard else "31.2") in text
+
+
+# -- what fits
+
+
+WIDE = ("npz:/a/long/way/down/to/images.npz", "digits")
+
+
+def printed(table: Table, width: int) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(table)
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize("table", [leaderboard, status])
+def test_noise_and_method_are_whole_at_any_width(table: Any, width: int) -> None:
+    methods = ("ce", "meta_learning", "mentornet_dd")
+    told = study(methods=methods, datasets=WIDE, noises=(LOW, HIGH), clean_val=50)
+    f = {"forget_rate": 0.2, "another": 1.23456, "one_more": 0.1}
+    cells = {
+        c: history(
+            c,
+            trial(0, "paper", [0.6, 0.625], f),
+            trial(1, "replicate", [0.612, 0.644], f),
+            trial(2, "replicate", [0.5, 0.5], f),
+        )
+        for c in told.cells()
+    }
+    text = printed(table(told, cells, width), width)
+    assert max(map(len, text)) <= width
+    rows = [line for line in text if re.search(r" (ce|meta_learning|mentornet_dd) ", line)]
+    assert len(rows) == len(cells)
+    for name in WIDE:
+        for rate in ("0.2", "0.8"):
+            assert [line for line in text if f"{name.replace('/a/long/way/down/to/', '')} symmetric {rate} " in line]
+    assert not [line for line in text if "…" in line]
+    if width == 160:  # what there is room for is shown
+        assert re.search(
+            "last.*last10.*ORACLE.*gap.*n.*gain" if table is leaderboard else "complete.*epochs.*chosen point",
+            " ".join(text),
+        )
+
+
+def test_what_is_left_out_is_named() -> None:
+    text = " ".join(printed(leaderboard(study(), histories(), 60), 60))
+    assert re.search(r"Left out for want of room: wrong, .*s/run", text)
+    assert "wrong: share" not in text  # no legend of a column that is not there
+    assert "Left out" not in " ".join(printed(leaderboard(study(), histories(), 160), 160))
+
+
+def test_full_paths_stand_once() -> None:
+    told = study(methods=("ce",), datasets=WIDE, noises=(LOW, HIGH))
+    cells = {c: history(c, trial(0, "paper", [0.6, 0.7], {})) for c in told.cells()}
+    text = "".join(
+        line.strip() for line in [*printed(status(told, cells), 160), *printed(leaderboard(told, cells), 160)]
+    )
+    assert text.count(WIDE[0]) == 1
+    assert "npz:images.npz is npz:/a/long/way/down/to/images.npz" in text
+
+
+# -- the short form
+
+
+def grid(methods: int, rates: int) -> tuple[Study, dict[Cell, CellHistory]]:
+    """A finished study of so many cells, in which a method is the better the later it comes; ce is the worst."""
+    names = ("ce", *(f"m{i:02}" for i in range(1, methods)))
+    told = study(methods=names, noises=tuple(Noise("symmetric", (r + 1) / 100) for r in range(rates)))
+    return told, {
+        c: history(c, trial(0, "paper", [0.3 + 0.01 * names.index(c.method) - c.noise.rate / 4] * 2, {}))
+        for c in told.cells()
+    }
+
+
+def test_many_cells_are_told_on_a_screen() -> None:
+    told, cells = grid(30, 20)
+    text = printed(leaderboard(told, cells, 120, 40), 120)
+    rows = [line for line in text if re.search(r" (ce|m\d\d)\*? ", line)]
+    assert len(rows) == 40
+    assert len(text) < 80
+    assert [re.search(r" (ce|m\d\d) ", line)[1] for line in rows] == ["m29", "ce"] * 20  # type: ignore[index]
+    assert "40 of 600 rows" in " ".join(text)
+    assert "raystudy status s --all" in " ".join(text)
+    assert "raystudy report s" in " ".join(text)
+    assert (
+        len([line for line in printed(leaderboard(told, cells, 120), 120) if re.search(r" (ce|m\d\d) ", line)]) == 600
+    )
+
+
+def test_very_many_conditions_are_told_by_their_means() -> None:
+    told, cells = grid(5, 60)
+    table = leaderboard(told, cells, 120, 40)
+    rows = [line for line in printed(table, 120) if re.search(r" (ce|m\d\d) ", line)]
+    assert [re.search(r" (ce|m\d\d) ", line)[1] for line in rows] == ["m04", "m03", "m02", "m01", "ce"]  # type: ignore[index]
+    assert all("60 conditions" in line for line in rows)
+    # 0.34 less a quarter of the mean rate, 0.305
+    assert row(table, "m04")[0] == "26.4"
+
+
+def test_status_of_many_cells_is_summed() -> None:
+    told, cells = grid(30, 20)
+    by_condition = [line for line in printed(status(told, cells, 120, 40), 120) if "30 methods" in line]
+    assert len(by_condition) == 20
+    assert re.split(" {2,}", by_condition[0].strip())[:3] == ["30 methods", "symmetric 0.01", "30"]
+    told, cells = grid(5, 60)
+    text = printed(status(told, cells, 120, 40), 120)
+    assert [line.split()[0] for line in text if "60 conditions" in line] == ["ce", "m01", "m02", "m03", "m04"]
+    assert "raystudy status s --all" in " ".join(text)
+
+
+def test_a_study_that_fits_is_shown_whole() -> None:
+    assert printed(leaderboard(study(), histories(), most=40), 160) == printed(leaderboard(study(), histories()), 160)
+    assert printed(status(study(), histories(), most=40), 160) == printed(status(study(), histories()), 160)
+
+
+# -- as data
+
+
+def test_gain_is_the_chosen_point_less_the_published_one() -> None:
+    cell = Cell("ce", "digits", LOW)
+    tuned, published = (
+        [trial(1, "replicate", [0.8, 0.9], {}), trial(2, "replicate", [0.8, 0.7], {})],
+        [trial(3, "replicate", [0.5, 0.7], {})],
+    )
+    assert gain(tuned, published) == pytest.approx(0.8 - 0.6)
+    assert math.isnan(gain([], published))
+    (line,) = board.lines(study(), {cell: history(cell, trial(0, "paper", [0.5, 0.7], {}))})[0]
+    assert (line.cell, line.wrong, line.n, line.gain, line.seconds) == (cell, 0.18, 1, 0.0, 4.0)

@@ -19,7 +19,7 @@ from browser import free_port
 from PIL import Image
 from rich.console import Console
 
-from analysis import report, tables
+from analysis import load, report, tables
 from raystudy import cli
 from raystudy.data.noise import Noise
 from raystudy.design.study import Study
@@ -71,7 +71,7 @@ def test_tables_show_markup_as_text(
     study = hostile(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["status", "nasty"]) == 0
-    told, histories = report.load.study(study)
+    told, histories = load.study(study)
     console = Console(width=2000, record=True)
     for table in (tables.status(told, histories), tables.leaderboard(told, histories)):
         console.print(table)

@@ -12,7 +12,7 @@ import torch
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.errors import InputError
-from raystudy.learn.celldata import CellData, prepare
+from raystudy.learn.celldata import CellData, _prepared, prepare
 from raystudy.learn.checkpoint import previous
 from raystudy.learn.methods import METHODS
 from raystudy.learn.recipe import Recipe
@@ -86,7 +86,7 @@ def test_digests_tell_labels_apart_and_nothing_else() -> None:
     ]
     assert {d.data_digest for d in others} == {base.data_digest}
     assert len({base.noise_digest, *(d.noise_digest for d in others)}) == 6
-    prepare.cache_clear()
+    _prepared.cache_clear()
     again = data_for()
     assert again.noise_digest == base.noise_digest
     assert torch.equal(again.y, base.y)
@@ -349,3 +349,15 @@ def test_arrays_count_every_image_once_and_change_nothing(method: str) -> None:
     assert means[0] <= means[1]
     assert (variances > 0).all()
     assert shares.sum() == pytest.approx(1)
+
+
+def test_arrays_hold_no_truth_that_nobody_knows() -> None:
+    """Right and wrong labels are not told apart, and no matrix says that every label is its own truth."""
+    run = run_for("ce")
+    run.epoch()
+    told = run.arrays()
+    run.data = replace(run.data, effective_rate=None, truth=replace(run.data.truth, known=False))
+    unknown = run.arrays()
+    assert set(unknown) == {"edges", "all", "gmm", "confusion"}
+    assert unknown["all"].tolist() == (told["clean"] + told["wrong"]).tolist()
+    assert unknown["confusion"].tolist() == told["confusion"].tolist()

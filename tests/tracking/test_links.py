@@ -18,12 +18,7 @@ ROOT = Path(__file__).parents[2]
 UI = """
 import sys
 from raystudy.tracking import links
-base = links.address("127.0.0.1", int(sys.argv[2]))
-with links.server(sys.argv[1], "127.0.0.1", int(sys.argv[2])) as process:
-    links.answered(process, base)
-    print("up", flush=True)
-    links.kept(process)
-print("stopped", flush=True)
+links.serve(sys.argv[1], "127.0.0.1", int(sys.argv[2]), ["up", "and here"])
 """
 
 
@@ -45,8 +40,9 @@ def test_a_server_answers_when_it_is_said_to_and_ends_with_its_command(tmp_path:
     assert process.stdout
     assert process.stdout.readline() == b"up\n"
     assert answers(port)
+    assert uri.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()  # it may hold a password
     process.send_signal(number)
-    assert process.stdout.read() == b"stopped\n"
+    assert process.stdout.read() == b"and here\n"
     assert process.wait(30) == 0
     assert not answers(port)
 
