@@ -121,7 +121,9 @@ def test_data_that_changed_since_a_study_that_grows(capsys: pytest.CaptureFixtur
     """The cells that are asked for now are new; those that the study has are checked none the less."""
     begin(*SWEEP, *DRAWN)
     write_images(1)
-    refused(capsys, (*SWEEP, "--noise", "pair:0.2"), "symmetric 30%", "was begun with", "choose another --name")
+    refused(
+        capsys, (*SWEEP, "--noise", "pair:0.2"), "symmetric:inclusive:0.3", "was begun with", "choose another --name"
+    )
 
 
 OPTIONS: list[Any] = [
