@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from raystudy.terminal import say, terminal
+from raystudy.tools.chaos import KINDS
 
 
 def chaos(
@@ -14,7 +15,9 @@ def chaos(
     seed: Annotated[int, Parameter(help="seed of what is done when (default: 0)")] = 0,
     kinds: Annotated[
         str | None,
-        Parameter(help="KIND,...: only these faults, each once if they take less time (default: all, again and again)"),
+        Parameter(
+            help=f"KIND,...: only these faults, each once if they take less time: {', '.join(KINDS)} (default: all, again and again)"
+        ),
     ] = None,
     kills: Annotated[int | None, Parameter(help="instead: one study, killed so many times in a row")] = None,
     folder: Annotated[Path | None, Parameter(help="work in DIR and leave it (default: a temporary folder)")] = None,

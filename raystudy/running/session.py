@@ -12,7 +12,7 @@ import ray
 from raystudy.errors import InputError
 from raystudy.running.audience import Audience
 from raystudy.running.resources import Resources, capacity, reach
-from raystudy.running.stopping import stopping
+from raystudy.running.signals import stopping
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",

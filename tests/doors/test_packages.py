@@ -24,6 +24,7 @@ def hidden(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["raystudy", "raystudy.sweep"])
 def test_a_command_beside_files_of_these_names(hidden: Path, door: str) -> None:
     words = ["sweep"] * (door == "raystudy") + ["ce", "--dry-run"]
@@ -38,6 +39,7 @@ def test_a_script_beside_files_of_these_names(hidden: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "ce-digits\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_a_module_of_this_name_that_is_imported_already_is_named(tmp_path: Path) -> None:
     (tmp_path / "analysis.py").write_text("mine = 1\n")
     (tmp_path / "mine.py").write_text(

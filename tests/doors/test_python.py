@@ -100,6 +100,7 @@ def test_labels_are_flipped_as_in_a_study() -> None:
         rs.corrupt(["a", "d"], "pair:0.2", classes=["a", "b"])
 
 
+@pytest.mark.slow
 def test_a_training_yields_the_records_of_the_command(tmp_path: Path) -> None:
     records = list(rs.train("ce", noise="symmetric:0.2", epochs=2, lr=0.02))
     assert [r["epoch"] for r in records] == [0, 1]

@@ -257,14 +257,8 @@ def test_a_probe_runs_with_the_threads_of_a_trial(monkeypatch: pytest.MonkeyPatc
 
     from raystudy.running.pace import Probe
 
-    seen = []
-    network = Probe._network
-
-    def watched(self: Probe, *told: Any) -> tuple[float, float]:
-        seen.append(torch.get_num_threads())
-        return network(self, *told)
-
-    monkeypatch.setattr(Probe, "_network", watched)
+    seen: list[int] = []
+    monkeypatch.setattr(Probe, "_pace", lambda self, cell: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     for threads in (1, 2):
         Probe(STUDY, Path("data"), 0, 60.0, threads).pace(CE)

@@ -42,3 +42,10 @@ def test_a_mistake_is_told_in_one_line(
     assert not out
     assert len(told.splitlines()) == 1
     assert words in told
+
+
+def test_help_names_every_kind_of_fault() -> None:
+    from raystudy.tools.chaos import KINDS
+    from raystudy.tools.chaos.faults import FAULTS
+
+    assert set(KINDS) == set(FAULTS)

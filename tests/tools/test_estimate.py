@@ -12,8 +12,9 @@ from raystudy.data.noise import Noise, pair_matrix, symmetric_matrix
 from raystudy.design import space
 from raystudy.learn.celldata import prepare
 from raystudy.learn.spec import TrialSpec
-from raystudy.tools import estimate
-from raystudy.tools.estimate import Predictions
+from raystudy.tools import estimate, transition
+from raystudy.tools import folds as folds_of_labels
+from raystudy.tools.folds import Predictions
 
 # Eight images of two classes: P(class 0) and the label given. The mean P of the images labelled 0 is (.9 + .8 + .3 + .2)/4 = .55,
 # that of P(class 1) of those labelled 1 is (.9 + .7 + .25 + .65)/4 = .625; each image reaches exactly one of the two.
@@ -27,15 +28,15 @@ T_COUNTED = np.array([[1, 0], [0.5, 0.5]])
 
 
 def test_by_hand():
-    assert estimate.confident(PROBS, GIVEN) == pytest.approx(T_CONFIDENT)
-    assert estimate.anchor_count(PROBS, GIVEN) == pytest.approx(T_COUNTED)
-    assert estimate.rate_of(T_CONFIDENT, GIVEN) == pytest.approx(3 / 8)  # prior 3/8, 5/8: right are 2 + 3 of 8
-    assert estimate.rate_of(T_COUNTED, GIVEN) == pytest.approx(0.5)  # all of class 1, of which half are labelled 0
-    assert estimate.rate_of(np.eye(2), GIVEN) == 0
-    bound, sure = estimate.at_most(Predictions(PROBS, GIVEN, np.zeros(8, dtype=np.int64)))
+    assert transition.confident(PROBS, GIVEN) == pytest.approx(T_CONFIDENT)
+    assert transition.anchor_count(PROBS, GIVEN) == pytest.approx(T_COUNTED)
+    assert transition.rate_of(T_CONFIDENT, GIVEN) == pytest.approx(3 / 8)  # prior 3/8, 5/8: right are 2 + 3 of 8
+    assert transition.rate_of(T_COUNTED, GIVEN) == pytest.approx(0.5)  # all of class 1, of which half are labelled 0
+    assert transition.rate_of(np.eye(2), GIVEN) == 0
+    bound, sure = transition.at_most(Predictions(PROBS, GIVEN, np.zeros(8, dtype=np.int64)))
     assert bound == pytest.approx(3 / 8)
     assert sure == pytest.approx(3 / 8 + 1.96 * (3 / 8 * 5 / 8 / 8) ** 0.5)
-    assert estimate.error(T_COUNTED, T_CONFIDENT) == pytest.approx((1 / 3 + 1 / 10) / 2)
+    assert transition.error(T_COUNTED, T_CONFIDENT) == pytest.approx((1 / 3 + 1 / 10) / 2)
 
 
 def simulated(matrix: np.ndarray, n: int = 6000, seed: int = 0) -> tuple[Predictions, np.ndarray]:
@@ -56,18 +57,18 @@ MATRICES = {
 
 
 @pytest.mark.parametrize("name", MATRICES)
-@pytest.mark.parametrize("estimator", estimate.ESTIMATORS)
+@pytest.mark.parametrize("estimator", transition.ESTIMATORS)
 def test_known_matrices_are_found_again(name, estimator):
     matrix = MATRICES[name]
     told, clean = simulated(matrix)
-    found = estimate.ESTIMATORS[estimator](told.probs, told.given)
+    found = transition.ESTIMATORS[estimator](told.probs, told.given)
     assert found.sum(1) == pytest.approx(np.ones(4))
     assert (found >= 0).all()
     few = estimator == "anchor-count"  # 64 images a class: a standard error of up to .06 an entry
-    assert estimate.error(found, matrix) < (0.12 if few else 0.03)
+    assert transition.error(found, matrix) < (0.12 if few else 0.03)
     rate = (clean != told.given).mean()
-    assert estimate.rate_of(found, told.given) == pytest.approx(rate, abs=0.08 if few else 0.02)
-    assert rate <= estimate.at_most(told)[1]
+    assert transition.rate_of(found, told.given) == pytest.approx(rate, abs=0.08 if few else 0.02)
+    assert rate <= transition.at_most(told)[1]
 
 
 def test_the_bound_holds_for_any_network():
@@ -80,7 +81,7 @@ def test_the_bound_holds_for_any_network():
         clean2 = np.array([rng.choice(4, p=p) for p in halves])
         given2 = np.array([rng.choice(4, p=matrix[c]) for c in clean2])
         for probs, given, truth in ((blind, told.given, clean), (halves @ matrix, given2, clean2)):
-            assert (given != truth).mean() <= estimate.at_most(Predictions(probs, given, told.fold))[1] + 0.005
+            assert (given != truth).mean() <= transition.at_most(Predictions(probs, given, told.fold))[1] + 0.005
 
 
 def test_intervals_hold_the_truth_and_shrink_with_more_images():
@@ -88,14 +89,14 @@ def test_intervals_hold_the_truth_and_shrink_with_more_images():
     widths = []
     for n in (500, 8000):
         told, _ = simulated(matrix, n)
-        found = estimate.bootstrap(told, estimate.confident, 60, seed=1)
+        found = transition.bootstrap(told, transition.confident, 60, seed=1)
         low, high = found.rate_interval
         assert low <= found.rate <= high
         assert low - 0.01 <= 1 - matrix.diagonal().mean() <= high + 0.01
         inside = (found.matrix_interval[0] - 0.02 <= matrix) & (matrix <= found.matrix_interval[1] + 0.02)
         assert inside.mean() > 0.85
         widths.append(high - low)
-        again = estimate.bootstrap(told, estimate.confident, 60, seed=1)
+        again = transition.bootstrap(told, transition.confident, 60, seed=1)
         assert again.rate_interval == found.rate_interval
     assert widths[1] < 0.5 * widths[0]
 
@@ -107,12 +108,12 @@ def test_a_poor_network_is_told_by_estimates_that_disagree():
     blurred = np.arange(4000) % 2 == 0
     probs[blurred] = 0.2 * probs[blurred] + 0.8 * np.roll(probs[blurred], 1, 1) * 0.9 + 0.02
     poor = Predictions(probs / probs.sum(1, keepdims=True), told.given, told.fold)
-    one, other = (estimate.bootstrap(poor, e, 30, 0) for e in (estimate.confident, estimate.anchor_count))
+    one, other = (transition.bootstrap(poor, e, 30, 0) for e in (transition.confident, transition.anchor_count))
     assert one.rate > 0.3
     assert other.rate < 0.05
-    assert not estimate._agree(one, other)
-    good = [estimate.bootstrap(told, e, 30, 0) for e in (estimate.confident, estimate.anchor_count)]
-    assert estimate._agree(*good)
+    assert not transition.agree(one, other)
+    good = [transition.bootstrap(told, e, 30, 0) for e in (transition.confident, transition.anchor_count)]
+    assert transition.agree(*good)
 
 
 def test_one_class_may_be_missing_from_a_resample():
@@ -121,32 +122,32 @@ def test_one_class_may_be_missing_from_a_resample():
     rare = told.given != 3
     rare[np.flatnonzero(told.given == 3)[:1]] = True
     few = Predictions(told.probs[rare], told.given[rare], told.fold[rare])
-    for estimator in estimate.ESTIMATORS.values():
-        assert np.isfinite(estimate.bootstrap(few, estimator, 20, 0).matrix_interval[1]).all()
+    for estimator in transition.ESTIMATORS.values():
+        assert np.isfinite(transition.bootstrap(few, estimator, 20, 0).matrix_interval[1]).all()
 
 
 def test_folds_share_every_label():
     given = np.random.default_rng(0).choice(5, 203, p=[0.5, 0.2, 0.2, 0.08, 0.02])
-    fold = estimate.folds_of(given, 4, seed=0)
+    fold = folds_of_labels.folds_of(given, 4, seed=0)
     assert set(fold) == set(range(4))
     for c in range(5):
         counts = np.bincount(fold[given == c], minlength=4)
         assert counts.max() - counts.min() <= 1
-    assert np.array_equal(fold, estimate.folds_of(given, 4, seed=0))
-    assert not np.array_equal(fold, estimate.folds_of(given, 4, seed=1))
+    assert np.array_equal(fold, folds_of_labels.folds_of(given, 4, seed=0))
+    assert not np.array_equal(fold, folds_of_labels.folds_of(given, 4, seed=1))
 
 
 def predicted(noise: Noise, folds: int, epochs: int, shuffled: bool = False) -> tuple[Predictions, np.ndarray]:
     """Out-of-fold predictions on digits, and the true classes."""
     cell = prepare("digits", Path("data"), noise, 0.1)
     clean = torch.cat([cell.truth.clean, cell.truth.val_clean])
-    cell = estimate.whole(cell)
+    cell = folds_of_labels.whole(cell)
     if shuffled:
         cell.y.copy_(torch.randint(10, (len(cell.y),), generator=torch.Generator().manual_seed(0)))
     recipe = space.recipe_for("shared", "ce", "digits", "mlp").to_dict()
     data = ("digits", cell.data_digest, noise.to_dict(), cell.noise_digest)
     spec = TrialSpec("ce", 1, {}, *data, "mlp", recipe, epochs, 0, 0.1, 0)
-    return estimate.predict(cell, spec, folds), clean.numpy()
+    return folds_of_labels.predict(cell, spec, folds), clean.numpy()
 
 
 def test_predictions_are_out_of_sample():
@@ -171,11 +172,11 @@ def test_predictions_are_out_of_sample():
 def test_known_noise_on_digits(kind, rate, within, rows):
     """The chosen estimate is off by no more than this; docs/noise-estimation.md has measured errors."""
     told, clean = predicted(Noise(kind, rate, "exclusive" if kind == "symmetric" else ""), folds=3, epochs=25)
-    found = estimate.ESTIMATORS[estimate.CHOSEN](told.probs, told.given)
+    found = transition.ESTIMATORS[transition.CHOSEN](told.probs, told.given)
     true = symmetric_matrix(10, rate, "exclusive") if kind == "symmetric" else pair_matrix(10, rate)
-    assert estimate.rate_of(found, told.given) == pytest.approx((clean != told.given).mean(), abs=within)
-    assert estimate.error(found, true) < rows
-    assert (clean != told.given).mean() <= estimate.at_most(told)[1]
+    assert transition.rate_of(found, told.given) == pytest.approx((clean != told.given).mean(), abs=within)
+    assert transition.error(found, true) < rows
+    assert (clean != told.given).mean() <= transition.at_most(told)[1]
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ def test_noise_estimate(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert {p.name for p in (tmp_path / "found").iterdir()} == {"noise.json", "noise.npy", "noise.csv"}
     told = json.loads(Path("found/noise.json").read_text())
-    assert set(told["estimates"]) == set(estimate.ESTIMATORS)
+    assert set(told["estimates"]) == set(transition.ESTIMATORS)
     matrix = np.load("found/noise.npy", allow_pickle=False)
     assert (matrix.shape, matrix.dtype) == ((10, 10), np.float64)
     assert np.loadtxt("found/noise.csv", delimiter=",") == pytest.approx(matrix, abs=1e-8)

@@ -13,3 +13,20 @@ second point is not asked; instead the trial must be told as failed for that rea
 Who looks for something here: ``bout`` is one study in a folder and the process that runs it, ``faults`` what is done to it, ``servers`` the
 MLflow and the proxy that faults need, ``holds`` what must hold afterwards, ``rounds`` one fault after the other, counted.
 """
+
+KINDS = (
+    "driver",
+    "everything",
+    "worker",
+    "raylet",
+    "node",
+    "mlflow",
+    "locked",
+    "disk",
+    "torn",
+    "checkpoint",
+    "hang",
+    "diverge",
+    "memory",
+    "stop",
+)  # of faults, so that help names them without loading them
