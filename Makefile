@@ -1,6 +1,7 @@
 # One command each, on a machine that has only Python 3.11 and make.
 #   make sweep   set-up, then the main job on real data     make check   the quick part of the tests, under two minutes
 #   make test    set-up, then the whole test suite          make bench   the benchmarks (see benchmarks/README.md)
+#   make fuzz    10,000 pictures, tables and paths, some of them damaged; a few hundred of them are in make check
 #   make audit   known vulnerabilities of what is installed; fails, too, where nobody could be asked
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup sweep test check audit bench pictures constraints
+.PHONY: setup sweep test check fuzz audit bench pictures constraints
 
 sweep: setup
 	$(BIN)/python -m raystudy.sweep dividemix
@@ -23,6 +24,9 @@ check: setup
 	$(BIN)/mypy benchmarks/*.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow"
+
+fuzz: setup
+	RAYSTUDY_FUZZ=10000 $(BIN)/python -m pytest tests/data/test_fuzz.py
 
 audit: setup
 	$(BIN)/python .ci/audit.py

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'raystudy' has no attribute {name!r}")
-    import_module("raystudy.packages").pin()
+    if name != "InputError":
+        import_module("raystudy.packages").pin()
     found = getattr(import_module("raystudy.errors" if name == "InputError" else "raystudy.interface"), name)
     globals()[name] = found
     return found

@@ -1,10 +1,11 @@
 """``raystudy chaos``: a small study under faults."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
+
+from raystudy.terminal import say, terminal
 
 
 def chaos(
@@ -19,7 +20,13 @@ def chaos(
     folder: Annotated[Path | None, Parameter(help="work in DIR and leave it (default: a temporary folder)")] = None,
 ) -> int:
     """Returns 0 if everything held, 1 if not."""
-    from raystudy.tools import chaos as tool
+    from raystudy.tools.chaos import rounds
 
-    told: Any = SimpleNamespace(minutes=minutes, seed=seed, kinds=kinds, kills=kills, folder=folder)
-    return tool.chaos(told)
+    told = rounds.options(kinds, minutes, seed, kills)
+    console = terminal()
+    outcome = rounds.run(told, folder, lambda line: say(console, line))
+    if outcome.begun:
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(outcome.verdicts.items()))
+        where = f"; see {folder.absolute()}" if folder and not outcome.good else ""
+        say(console, f"verdict: {counts}{where}")
+    return 0 if outcome.good else 1

@@ -10,17 +10,21 @@ from typing import Any
 
 from rich import box
 from rich import live as rich_live
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.tables import level
+from analysis.tables import fitting, level
 from raystudy.running.audience import Audience
 from raystudy.running.progress import Row, snapshot
 from raystudy.running.search import CellSearch
 from raystudy.terminal import duration, notebook, say, terminal
 
 SHOWN = 24  # cells at most in the table
+NEEDLESS = ("pruned", "run", "failed", "left", "of")  # columns that are left out first, where there is no room
+LEFT = ("method", "noise", "best point so far")
+LEGIBLE = 20  # characters of a point that say something
 WIDE = 120  # characters of the table in a notebook
 NOTEBOOK_SECONDS = 1.0
 NOTEBOOK = '<pre style="line-height:1.15;white-space:pre;overflow-x:auto">{code}</pre>'
@@ -116,26 +120,34 @@ class Live:
 
 def table(rows: list[Row], caption: str, width: int) -> Table:
     """Method and noise level are whole at any width; where there is room, the point of the best trial stands beside them."""
+    columns: dict[str, list[str]] = {
+        "method": [r.search.cell.method for r in rows],
+        "noise": [level(r.search.cell, r.search.study) for r in rows],
+        "done": [_count(r.done) for r in rows],
+        "run": [_count(r.running) for r in rows],
+        "pruned": [_count(r.pruned) for r in rows],
+        "failed": [_count(r.failed) for r in rows],
+        "of": [str(r.of) for r in rows],
+        "best val": [f"{100 * r.best:.1f}" if r.best else "–" for r in rows],
+        "left": ["done" if r.search.finished() and not r.left else duration(r.left) for r in rows],
+    }
+    kept = fitting(columns, width, NEEDLESS)
+    room = width - sum(max(map(cell_len, (name, *columns[name]))) + 2 for name in kept) - 2
+    if room >= LEGIBLE:
+        columns["best point so far"] = [cut(r.point, room) for r in rows]
+        kept.append("best point so far")
     found = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
-    for name in ("method", "noise"):
-        found.add_column(name, no_wrap=True, min_width=max((len(_names(r)[name == "noise"]) for r in rows), default=0))
-    for name in ("done", "run", "pruned", "failed", "of", "best val", "left"):
-        found.add_column(name, justify="right", no_wrap=True)
-    wide = width >= 120
-    if wide:
-        found.add_column("best point so far", overflow="ellipsis", no_wrap=True)
-    for row in rows:
-        counts = [str(n) if n else "·" for n in (row.done, row.running, row.pruned, row.failed)]
-        cells = [
-            *map(escape, _names(row)),
-            *counts,
-            str(row.of),
-            f"{100 * row.best:.1f}" if row.best else "–",
-            "done" if row.search.finished() and not row.left else duration(row.left),
-        ]
-        found.add_row(*cells, *([escape(row.point)] if wide else []), style="dim" if row.search.finished() else "")
+    for name in kept:
+        found.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
+    for row, texts in zip(rows, zip(*(columns[name] for name in kept), strict=True), strict=True):
+        found.add_row(*map(escape, texts), style="dim" if row.search.finished() else "")
     return found
 
 
-def _names(row: Row) -> tuple[str, str]:
-    return row.search.cell.method, level(row.search.cell, row.search.study)
+def _count(n: int) -> str:
+    return str(n) if n else "·"
+
+
+def cut(text: str, width: int) -> str:
+    """A text with its end left out where it has no room."""
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"

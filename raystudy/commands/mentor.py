@@ -33,7 +33,7 @@ def train_mentor(
     console = terminal()
     uri = None if no_tracking else tracking_uri or store.default_uri()
     if uri:
-        store.check(store.absolute(uri))
+        store.check_models(store.absolute(uri))
     made = mentor.train(
         out,
         located(dataset),

@@ -37,6 +37,7 @@ def ui(
 ) -> int:
     """Opens the MLflow UI on what was recorded."""
     console = terminal()
+    from raystudy.commands import processes
     from raystudy.design.study import study_dir
     from raystudy.tracking import cursor, links, store
 
@@ -64,7 +65,7 @@ def ui(
         ]
     page = base + next(iter(found.values()), {"study": ""})["study"] if open_ else None
     if server:
-        links.show([*lines, "MLflow is already there"], page)
+        processes.show([*lines, "MLflow is already there"], page)
         return 0
     say(console, f"starting MLflow on {store.public(uri)}")
     return links.serve(uri, host, port, [*lines, f"MLflow is on {base}   (Ctrl-C stops it)"], page)

@@ -11,15 +11,24 @@ from raystudy.commands.studies import held, running
 from raystudy.terminal import say, terminal
 
 
-def status(study: StudyName, /, *, storage: Storage = STUDIES) -> int:
+def status(
+    study: StudyName,
+    /,
+    *,
+    storage: Storage = STUDIES,
+    all_: Annotated[
+        bool, Parameter(name="--all", help="every row, where a large study's would not fit a screen")
+    ] = False,
+) -> int:
     """How far a study is, and its leaderboard so far."""
     console = terminal()
     from analysis import load, tables
 
     folder = held(storage, study)
     told, histories = load.study(folder, only=tables.READ)
-    console.print(tables.status(told, histories))
-    console.print(tables.leaderboard(told, histories))
+    most = None if all_ else tables.SCREEN
+    console.print(tables.status(told, histories, console.width, most))
+    console.print(tables.leaderboard(told, histories, console.width, most))
     say(console, "a sweep is running" if running(folder) else "no sweep is running")
     return 0
 

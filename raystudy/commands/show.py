@@ -25,10 +25,12 @@ def show(
     from raystudy.tools import show as tool
 
     shown, written = tool.show(files.located(dataset), noise, noise_seed, data_root, out, images)
-    effective = "unknown" if shown.effective is None else f"{shown.effective:.1%}"
+    wrong = "wrong labels unknown" if shown.effective is None else f"{shown.effective:.1%} of the labels wrong"
     nominal = "" if shown.nominal is None else f"nominal rate {shown.nominal:g}, "
     counts = f"{len(shown.given):,} images, {len(shown.classes)} classes"
-    say(console, f"{shown.title}: {counts}; {nominal}{effective} of the labels wrong")
+    say(console, f"{shown.title}: {counts}; {nominal}{wrong}")
+    for remark in shown.remarks:
+        say(console, f"note: {remark}", "yellow")
     for file in written:
         say(console, f"  {file}")
     return 0

@@ -88,6 +88,8 @@ def dry_run(builder: "Builder", console: Console) -> None:
     from raystudy.data.noise import told_wrong
 
     study = builder.study
+    for remark in builder.remarks:
+        say(console, f"note: {remark}", "yellow")
     search = f"{study.sampler} + {study.scheduler} on {study.objective}"
     say(console, f"study {study.name}: {study.network}, {study.epochs} epochs, recipe {study.recipe}, {search}")
     for cell in study.cells():
@@ -95,7 +97,7 @@ def dry_run(builder: "Builder", console: Console) -> None:
         paper, oracle, source = space.paper(cell.dataset, cell.noise)
         n = study.trials if space.dimensions else 1
         rate = builder.data[cell.dataset, cell.noise].effective_rate
-        star = f" (ORACLE: {', '.join(oracle)} read off the truth)" if oracle else ""
+        star = f" (ORACLE: {', '.join(oracle)} read off the truth)" if oracle and rate is not None else ""
         budget = f"{n} trial{'s' * (n > 1)}, {study.replicates} replicates"
         head = f"  {cell.method:12} {cell.condition} ({told_wrong(rate)}): {budget}"
         say(console, f"{head}; trial 0: {point(paper)}{star} [{source}]")
@@ -111,7 +113,7 @@ def finish(outcome: "Outcome", tracking_uri: str | None, console: Console) -> No
     from raystudy.tracking.store import public
 
     study, histories = load.study(outcome.folder)
-    console.print(tables.leaderboard(study, histories))
+    console.print(tables.leaderboard(study, histories, console.width, tables.SCREEN))
     wrong = [t for h in histories.values() for t in h.trials.values() if t.state in ("failed", "diverged")]
     for trial in wrong[:FAILURES]:
         told = f"{trial.state}: trial {trial.number} ({tables.point(trial.point)}): {trial.reason}"

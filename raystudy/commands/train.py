@@ -54,7 +54,7 @@ def train(
     ] = None,
 ) -> int:
     """One training without Ray."""
-    from analysis import tables
+    from analysis import tables, truth
     from raystudy.data.noise import told_wrong
     from raystudy.learn import checkpoint as checkpoints
     from raystudy.learn import point
@@ -85,6 +85,8 @@ def train(
         if found.exists():
             run.load(found)
     console = terminal()
+    for remark in made.remarks:
+        say(console, f"note: {remark}", "yellow")
     star = f" (ORACLE: {', '.join(made.oracle)} read off the truth)" if made.oracle else ""
     wrong = told_wrong(run.data.effective_rate)
     say(
@@ -104,7 +106,9 @@ def train(
         say(console, "the run diverged: its loss is not finite", "red")
         return 1
     last = [r["test/acc"] or 0.0 for r in run.records[-10:]]
-    say(console, f"test accuracy, mean of the last {len(last)} epochs: {sum(last) / len(last):.4f}")
+    header = {"effective_rate": run.data.effective_rate, "cell": {"dataset": spec.dataset}}
+    against = "" if truth.tested_clean(header) else " against given labels"
+    say(console, f"test accuracy{against}, mean of the last {len(last)} epochs: {sum(last) / len(last):.4f}")
     return 0
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raystudy.data import datasets, instance, masks, noise, smoke
-from raystudy.data.datasets import Dataset, Images
+from raystudy.data.dataset import Dataset, Images
 from raystudy.data.files import Files
 from raystudy.data.masks import Mask
 from raystudy.data.noise import CLASS_MAP_OF, NONE, Labels, Matrix, Noise, digest, generator
@@ -86,7 +86,9 @@ def _labelled(data: Dataset, setting: Noise, given: Labels, matrix: Matrix | Non
 def _came(data: Dataset, setting: Noise, _: Path) -> Corrupted:
     """Label sets that came with the data, as they are or diluted to a rate of wrong labels."""
     name = setting.variant or "given"
-    if name not in data.label_sets:
+    only = not (data.truth or data.label_sets or setting.kind == "human")  # one set of labels: they are as they came
+    sets = {"given": data.y_train} if only else data.label_sets
+    if name not in sets:
         if setting.kind == "human":
             where = "cifar100" if name == "noisy" else "cifar10"
             hint = f"{setting.label!r} is a label set of CIFAR-N, for {where}"
@@ -96,9 +98,13 @@ def _came(data: Dataset, setting: Noise, _: Path) -> Corrupted:
         raise InputError(
             f"data set {data.name!r} came with no noisy labels{f' {name!r}' if held else ''}{held}; {hint}"
         )
-    clean, came = data.y_train.numpy(), data.label_sets[name].numpy()
+    clean, came = data.y_train.numpy(), sets[name].numpy()
     if not setting.rate:
         return _labelled(data, setting, came.copy())
+    if not data.truth:
+        raise InputError(
+            f"noise {setting.label!r}: nobody knows which labels of {data.name!r} are wrong, so they cannot be diluted; write given"
+        )
     try:
         return _labelled(data, setting, noise.dilute(clean, came, setting.rate, setting.seed))
     except ValueError:

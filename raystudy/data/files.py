@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raystudy.data.decode import as_ever, decoded, profiled
 from raystudy.data.noise import digest
 from raystudy.errors import InputError
 
@@ -28,6 +29,7 @@ BUFFER_BYTES = 1 << 26  # of decoded images that wait to be used
 CONTENT_BYTES = (
     1 << 32
 )  # of decoded images up to which a set's digest covers the contents of its files, see ``Files.digest``
+READING = "as a viewer shows"  # how pictures are decoded, where that has changed: a word of digests and of what was found before
 STATS_IMAGES = 2048  # evenly spread training images from which mean and standard deviation are taken
 
 
@@ -50,6 +52,8 @@ class Listing:
     channels: int = 3
     flip: bool = True
     stats: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and std per channel; None: from the images
+    title: str = ""  # short, for pictures; empty: the name
+    notes: tuple[str, ...] = ()  # what a person should hear of the lists
 
 
 class Files:
@@ -81,16 +85,10 @@ class Files:
 
         Raises InputError, one line with the file, where it is absent, empty or cannot be decoded.
         """
-        from torchvision.io import ImageReadMode, decode_image  # not at the top: it is slow to import
-
         path = self.folder / self.paths[i]
         try:
-            data = np.fromfile(path, dtype=np.uint8)
-            mode = ImageReadMode.RGB if self.channels == 3 else ImageReadMode.GRAY
-            x = decode_image(torch.from_numpy(data), mode)
-            if x.ndim != 3:
-                raise ValueError("an animation")
-        except Exception as error:  # torch's errors differ from version to version
+            x = decoded(np.fromfile(path, dtype=np.uint8), self.channels)
+        except Exception as error:  # torch's and Pillow's errors differ from version to version
             why = "it is empty" if path.is_file() and path.stat().st_size == 0 else one_line(error)
             raise InputError(f"{path}: not an image that can be decoded ({why})") from None
         return fitted(x, self.size)
@@ -135,18 +133,39 @@ class Files:
                 done += len(chunk)
         return out
 
-    def digest(self) -> str:
+    def contents(self) -> list[str] | None:
+        """A digest of each file; None where they hold more than CONTENT_BYTES decoded."""
+        if self.numel() > CONTENT_BYTES:
+            return None
+        return [digest(np.fromfile(self.folder / p, dtype=np.uint8)) for p in self.paths]
+
+    def marks(self) -> tuple[bool, list[str]]:
+        """Whether all are read as ever (see ``decode.as_ever``), and the paths of those with a colour profile of their own."""
+        if self.numel() > CONTENT_BYTES:
+            return True, []
+
+        def mark(path: str) -> tuple[bool, bool]:
+            data = np.fromfile(self.folder / path, dtype=np.uint8)
+            return as_ever(data), profiled(data)
+
+        with decoders() as pool:
+            found = list(pool.map(mark, self.paths))
+        return all(e for e, _ in found), [p for p, (_, own) in zip(self.paths, found, strict=True) if own]
+
+    def digest(self, ever: bool = True) -> str:
         """Of the paths and what is in the files; where they hold more than CONTENT_BYTES decoded, of paths and file sizes.
 
-        Does not hang on where the images are kept once they are read, in memory or in their files.
+        Does not hang on where the images are kept once they are read, in memory or in their files. ``ever``: see ``marks``.
         """
         parts: list[Array] = [np.frombuffer("\n".join(self.paths).encode(), dtype=np.uint8)]
         parts.append(np.array([self.size, self.channels]))
-        if self.numel() > CONTENT_BYTES:
+        contents = self.contents()
+        if contents is None:
             parts.append(np.array([(self.folder / p).stat().st_size for p in self.paths], dtype=np.int64))
         else:
-            contents = (digest(np.fromfile(self.folder / p, dtype=np.uint8)) for p in self.paths)
             parts.append(np.frombuffer("".join(contents).encode(), dtype=np.uint8))
+        if not ever:
+            parts.append(np.frombuffer(READING.encode(), dtype=np.uint8))
         return digest(*parts)
 
 
@@ -173,8 +192,8 @@ def sound(files: Files, what: str, skip: bool) -> Array:
 
     Looks at every file once. Where the folder can be written the result is kept there, so that other processes need not look again.
     """
-    stats = [_stat(files.folder / p) for p in files.paths]
-    names = np.frombuffer("\n".join(files.paths).encode(), dtype=np.uint8)
+    stats = [size_and_time(files.folder / p) for p in files.paths]
+    names = np.frombuffer("\n".join((*files.paths, READING)).encode(), dtype=np.uint8)
     note = files.folder / f".raystudy-corrupt-{digest(names, np.array(stats, dtype=np.int64))}.json"
     try:
         bad: dict[str, str] = json.loads(note.read_text(encoding="utf-8"))
@@ -194,11 +213,11 @@ def sound(files: Files, what: str, skip: bool) -> Array:
     return np.flatnonzero(good)
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def size_and_time(path: Path) -> tuple[int, int]:
     """Size and time of writing; (-1, -1) where there is no file."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # or none can have the name
         return -1, -1
     return (stat.st_size, stat.st_mtime_ns) if S_ISREG(stat.st_mode) else (-1, -1)
 

@@ -30,6 +30,8 @@ def lines(path: Path) -> list[str]:
 
 def inside(path: str, where: str) -> str:
     """A path that stays below its folder, or InputError."""
+    if "\0" in path:
+        raise InputError(f"{where}: {path[:80]!r} has a zero byte in it, which no path can have")
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise InputError(f"{where}: {path!r} leads out of the folder; paths are relative to it")
     return path

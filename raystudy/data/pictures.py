@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raystudy.data import fonts
 from raystudy.data.noise import Matrix
 
 if TYPE_CHECKING:
@@ -41,6 +43,12 @@ class Condition:
     classes: tuple[str, ...]
     nominal: float | None  # the rate asked for; None where none was
     expected: Matrix | None  # [K, K] of the noise model; None where it has none
+    notes: tuple[str, ...] = ()  # what a person should hear of the data, a sentence each
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes, and which letters of the names cannot be drawn here."""
+        return self.notes + fonts.told((self.title, *self.classes))
 
     @property
     def realised(self) -> Matrix | None:
@@ -69,18 +77,21 @@ def pictures(shown: Condition, out: Path) -> list[Path]:
     from matplotlib import rc_context
 
     out.mkdir(parents=True, exist_ok=True)
-    with rc_context({"text.parse_math": False}):  # a dollar sign in a class name is a dollar sign
+    written = fonts.families("".join((shown.title, *shown.classes)))[0]
+    # A dollar sign in a class name is a dollar sign.
+    with rc_context({"text.parse_math": False, "font.family": list(written)}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # told once, in ``remarks``
         drawn = {"sheet": sheet(shown), "counts": counts(shown)}
         if shown.expected is not None or shown.realised is not None:
             drawn["matrix"] = matrices(shown)
         if shown.clean is not None:
             drawn["rates"] = rates(shown)
-    files = []
-    for name, figure in drawn.items():
-        files.append(out / f"{name}.png")
-        new = out / f".{name}.{os.getpid()}.png"
-        figure.savefig(new, dpi=130)
-        os.replace(new, files[-1])
+        files = []
+        for name, figure in drawn.items():
+            files.append(out / f"{name}.png")
+            new = out / f".{name}.{os.getpid()}.png"
+            figure.savefig(new, dpi=130)
+            os.replace(new, files[-1])
     rows = by_class(shown)
     told = {
         "condition": shown.title,
@@ -92,6 +103,7 @@ def pictures(shown: Condition, out: Path) -> list[Path]:
         "outside_all_classes": None if shown.clean is None else int((shown.clean < 0).sum()),
         "smallest_class_given": min(row["given"] for row in rows),
         "largest_class_given": max(row["given"] for row in rows),
+        "notes": list(shown.remarks),
     }
     for name, text in (("summary.json", json.dumps(told, indent=1) + "\n"), ("classes.csv", _csv(rows))):
         new = out / f".{name}.{os.getpid()}"

@@ -37,6 +37,8 @@ class CellData:
     pad: int
     flip: bool
     truth: Truth
+    title: str = ""  # short, for pictures; empty: the name
+    assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
 
     @property
     def clean_validation(self) -> int:
@@ -44,12 +46,19 @@ class CellData:
         return len(self.extra["val"][1]) if "val" in self.extra else len(self.y_val) * self.truth.known
 
 
-@lru_cache(maxsize=4)
 def prepare(dataset: str, root: Path, setting: Noise, val_fraction: float, device: str = "cpu") -> CellData:
     """Loads a data set, gives it noisy labels and holds out a validation split of the noisy training set.
 
-    The split is drawn with the noise seed, so that all methods of a cell share it. Cached: an actor keeps the data between trials.
+    The split is drawn with the noise seed, so that all methods of a cell share it. Cached: an actor keeps the data between trials,
+    until a file that they are read from is another.
     """
+    return _prepared(dataset, root, setting, val_fraction, device, datasets.stamp(dataset, root, setting))
+
+
+@lru_cache(maxsize=4)
+def _prepared(
+    dataset: str, root: Path, setting: Noise, val_fraction: float, device: str, stamp: datasets.Stamp
+) -> CellData:
     data = datasets.load(dataset, root, setting)
     noisy = corrupted(data, setting, root)
     given, clean = torch.from_numpy(noisy.given), torch.from_numpy(noisy.clean)
@@ -84,6 +93,8 @@ def prepare(dataset: str, root: Path, setting: Noise, val_fraction: float, devic
         pad=data.pad,
         flip=data.flip,
         truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device), known),
+        title=data.title,
+        assumed=known and not data.truth,
     )
 
 

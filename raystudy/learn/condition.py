@@ -13,23 +13,37 @@ from raystudy.errors import InputError
 from raystudy.learn.celldata import CellData, in_memory, joined
 
 STREAM_SHEET = 0x73686F77
+ASSUMED = "nobody knows which labels were wrong before: what is called true here is the labels as they came"
 
 
-def condition(cell: CellData, setting: Noise, classes: tuple[str, ...], images: int = IMAGES) -> Condition:
-    """Of prepared data, training and validation images alike; up to ``images`` for the contact sheet."""
+def assumption(cell: CellData, setting: Noise) -> tuple[str, ...]:
+    """What to say where noise was drawn on labels of which nobody knows whether they are right."""
+    return (ASSUMED,) if cell.assumed and setting.rate else ()
+
+
+def condition(
+    cell: CellData, setting: Noise, classes: tuple[str, ...], images: int = IMAGES, notes: tuple[str, ...] = ()
+) -> Condition:
+    """Of prepared data, training and validation images alike; up to ``images`` for the contact sheet.
+
+    ``notes``: those of the data set (``Dataset.remarks``). Where nobody knows the truth and no noise is drawn, there is no rate and no
+    matrix; where noise is drawn on such labels, they are taken to be right, which is a note.
+    """
     n, m = len(cell.y), len(cell.y_val)
     chosen = np.sort(noise.generator(STREAM_SHEET, setting.seed).permutation(n + m)[:images])
     places = torch.from_numpy(chosen)
-    known = cell.effective_rate is not None
+    drawn = not (cell.assumed and setting.rate == 0)
+    known = cell.effective_rate is not None and drawn
     return Condition(
-        title=shortened(f"{cell.name}, {setting.label}, noise seed {setting.seed}", 90),
+        title=shortened(f"{cell.title or cell.name}, {setting.label}, noise seed {setting.seed}", 90),
         chosen=chosen,
         x=in_memory(joined(cell.x[places[places < n]], cell.x_held[places[places >= n] - n])).cpu().numpy(),
         given=torch.cat([cell.y, cell.y_val]).cpu().numpy(),
         clean=torch.cat([cell.truth.clean, cell.truth.val_clean]).cpu().numpy() if known else None,
         classes=classes,
-        nominal=None if setting.rate == noise.NOISES[setting.kind].default else setting.rate,
-        expected=_expected(cell, setting),
+        nominal=None if not drawn or setting.rate == noise.NOISES[setting.kind].default else setting.rate,
+        expected=_expected(cell, setting) if drawn else None,
+        notes=notes + assumption(cell, setting),
     )
 
 

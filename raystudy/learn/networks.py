@@ -7,7 +7,9 @@ Networks are made for a given image size and refuse one they cannot take; they k
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -164,6 +166,35 @@ def build(name: str, in_channels: int, size: int, n_classes: int, dropout: float
     return _fitted(name, make, in_channels, size, n_classes, dropout)
 
 
+class OneValue:
+    """Lets a library's batch normalisation take one value per channel, as ``BatchNorm`` does: by the running statistics."""
+
+    training: bool
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.numel() > x.shape[1]:
+            return super().forward(x)  # type: ignore[misc]
+        self.training = False
+        try:
+            return super().forward(x)  # type: ignore[misc]
+        finally:
+            self.training = True
+
+
+@cache
+def _takes_one(kind: Any) -> Any:
+    return type(kind.__name__, (OneValue, kind), {"__module__": kind.__module__})
+
+
+def takes_one(net: nn.Module) -> nn.Module:
+    """The same network, whose batch normalisations (torch's, or a library's that build on them) take a batch of one."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, BatchNorm | OneValue):
+            kind: Any = type(module)
+            module.__class__ = _takes_one(kind)
+    return net
+
+
 class Rgb(nn.Module):
     """Gives one-channel images to a three-channel network."""
 
@@ -233,7 +264,7 @@ def _timm(name: str, trained: bool) -> Maker:
 
 def _fitted(name: str, make: Maker, in_channels: int, size: int, n_classes: int, dropout: float) -> nn.Module:
     """A network of a library's for these images, with dropout in front of its last linear layer."""
-    net = make(n_classes)
+    net = takes_one(make(n_classes))
     if dropout:
         linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
         if not linear:

@@ -112,7 +112,7 @@ def _two_means_boundary(ordered: Tensor) -> Tensor:
     """
     left = (ordered - ordered.mean()).cumsum(0)[:-1]  # the right sum is its negative
     n = len(ordered)
-    size = torch.arange(1, n, device=ordered.device)
+    size = torch.arange(1, n, dtype=ordered.dtype, device=ordered.device)
     between = left.square() * (1 / size + 1 / (n - size))
     return ordered[between.argmax()]
 

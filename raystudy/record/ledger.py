@@ -259,8 +259,14 @@ class Ledger:
             raise InputError(
                 f"study {study_dir.name} is being run by process {self._lock.read().strip()}; wait for it or stop it"
             ) from None
+        self._lock.seek(0)
+        self._before = self._lock.read()  # the process that held it last
+        self._sign(str(os.getpid()))
+
+    def _sign(self, who: str) -> None:
+        """Writes into the lock whose it is."""
         self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
+        self._lock.write(who)
         self._lock.flush()
 
     def open(self, key: str, header: Event) -> CellHistory:
@@ -332,6 +338,8 @@ class Ledger:
         if self._held is not None and not self._lock.closed:  # nothing was written: nothing is left
             if self._new:
                 (self.dir / "lock").unlink(missing_ok=True)
+            else:
+                self._sign(self._before)
             with contextlib.suppress(OSError):
                 for folder in self._made:
                     folder.rmdir()

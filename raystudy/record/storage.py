@@ -29,16 +29,19 @@ OBJECT_STORES = ("s3", "gcs", "abfs")  # what is written there appears when it i
 
 def folder(text: str) -> Path:
     """The folder in which commands find the studies of ``--storage``: the folder itself, or a URL's working copy."""
-    if "://" not in text:
-        return Path(text)
+    return _copies() / quote(text.rstrip("/"), safe="") if "://" in text else Path(text)
+
+
+def _copies() -> Path:
+    """The folder of all working copies."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
-    return cache / "raystudy" / quote(text.rstrip("/"), safe="")
+    return cache / "raystudy"
 
 
 def url(storage: Path) -> str | None:
-    """The URL of which ``storage`` is the working copy; None for a folder that is used as it is."""
+    """The URL of which ``storage`` is the working copy; None for a folder that is used as it is, whatever it is called."""
     found = unquote(storage.name)
-    return found if "://" in found else None
+    return found if "://" in found and storage.parent == _copies() else None
 
 
 def told(storage: Path) -> str:

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from raystudy.data import datasets
 from raystudy.data.noise import Noise, parse
 from raystudy.design import space
 from raystudy.design.ask import default_setting
 from raystudy.design.single import single
 from raystudy.errors import InputError
 from raystudy.learn import celldata
+from raystudy.learn.condition import assumption
 from raystudy.learn.training import Run, device_here
 
 
@@ -24,6 +26,7 @@ class Alone:
     noise: Noise
     oracle: tuple[str, ...]  # hyperparameters that were read off the truth
     source: str  # of the published point
+    remarks: tuple[str, ...]  # what a person should hear of the data, a sentence each
 
 
 def prepare(
@@ -74,4 +77,7 @@ def prepare(
         recipe=recipe,
         seed=seed,
     )
-    return Alone(Run(spec, data, where), noises[0], tuple(n for n in oracle if n not in values), source)
+    told = datasets.load(dataset, data_root, noises[0]).remarks
+    told += assumption(data, noises[0])
+    oracle = oracle if data.effective_rate is not None else ()  # nobody read off what nobody knows
+    return Alone(Run(spec, data, where), noises[0], tuple(n for n in oracle if n not in values), source, told)

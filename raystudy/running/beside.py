@@ -40,8 +40,9 @@ def beside(
                 return
             out = folder(study, dataset, setting)
             try:
-                classes = datasets.load(dataset, root, setting).classes
-                pictures(condition(prepare(dataset, root, setting, val_fraction), setting, classes), out)
+                data = datasets.load(dataset, root, setting)
+                cell = prepare(dataset, root, setting, val_fraction)
+                pictures(condition(cell, setting, data.classes, notes=data.remarks), out)
             except Exception as e:  # whatever a font cache, a full disk or an odd image makes of itself
                 why = f"{type(e).__name__}: {e}"
                 undrawn.append(f"no pictures of {dataset} {setting.label}: {' '.join(why.split())[:300]}")

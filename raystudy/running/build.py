@@ -15,6 +15,7 @@ from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
 from raystudy.learn import networks
 from raystudy.learn.celldata import prepare
+from raystudy.learn.condition import assumption
 from raystudy.learn.point import Point, method_class
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
@@ -41,6 +42,7 @@ class Builder:
         self.recipes: dict[Cell, Recipe] = {}
         self.data: dict[tuple[str, Noise], Data] = {}
         self.shapes: dict[str, tuple[int, int, int]] = {}  # channels, pixels, classes of a data set
+        remarks: dict[str, None] = {}
         recipe_for, built = lru_cache(maxsize=None)(space.recipe_for), set()
         for cell in study.cells():
             network = study.network_of(cell)
@@ -50,6 +52,8 @@ class Builder:
                 self.data[cell.dataset, cell.noise] = Data(
                     data.data_digest, data.noise_digest, data.effective_rate, len(data.y)
                 )
+                told = datasets.load(cell.dataset, data_root, cell.noise).remarks
+                remarks |= dict.fromkeys((*told, *assumption(data, cell.noise)))
                 if study.clean_val > (most := data.clean_validation):
                     held = f"{cell.dataset} holds out {most} validation images whose true labels are known"
                     raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {most}")
@@ -57,6 +61,9 @@ class Builder:
             if (cell.dataset, network) not in built:
                 networks.build(network, *self.shapes[cell.dataset])
                 built.add((cell.dataset, network))
+        self.remarks = tuple(
+            remarks
+        )  # what a person should hear of the data before trusting the study, a sentence each
         self.commit, self.versions = commit(), versions()
 
     def check(self, folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from analysis import truth
 from analysis.select import chosen, objective, paper, value
 from raystudy.design.space import Space
 from raystudy.design.study import Cell, Study
@@ -50,7 +51,8 @@ class CellSearch:
             history,
             spec,
         )
-        self.paper_point, self.oracle, self.source = space.paper(cell.dataset, cell.noise)
+        self.paper_point, published, self.source = space.paper(cell.dataset, cell.noise)
+        self.oracle = truth.read_off(published, history.header)
         self.target = study.trials if space.dimensions else 1
         self.batch = study.batch or 1
         self.epochs = study.epochs_of(cell)

@@ -67,6 +67,8 @@ def run(
     builder.check(folder)
     if uri:
         store.check(uri)
+    for remark in builder.remarks:
+        audience.line(f"note: {remark}", style="yellow")
 
     ledger, mirror, following, behind = Ledger(folder, held=True), None, None, None
     searches: list[CellSearch] = []

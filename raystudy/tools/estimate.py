@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from raystudy.data import datasets
-from raystudy.data.datasets import Images
+from raystudy.data.dataset import Images
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import Matrix, Noise, generator, parse
 from raystudy.design.ask import default_setting
@@ -270,12 +270,9 @@ def labels_as_given(dataset: str, root: Path, noise: str | None, seed: int, devi
         if len(found) != 1:
             raise InputError(f"noise estimate looks at one noise setting, not {len(found)}: {noise}")
         return found[0], True
-    given = Noise("given", 0.0, seed=seed)
-    try:
-        prepare(dataset, root, given, INNER, device)
-    except InputError:  # it came without
-        return Noise("symmetric", 0.0, seed=seed), False
-    return given, True
+    if "given" in datasets.load(dataset, root).label_sets:
+        return Noise("given", 0.0, seed=seed), True
+    return Noise("symmetric", 0.0, seed=seed), False
 
 
 @dataclass(frozen=True)
@@ -392,6 +389,8 @@ def examine(
         raise InputError(f"--folds is {folds}; data set {dataset!r} has {len(cell.y)} training images")
     networks.build(network, cell.size[0], cell.size[1], cell.n_classes)
     spec = single("ce", cell, dataset, setting, network, epochs, val_fraction=INNER, seed=seed)
+    for remark in datasets.load(dataset, data_root, setting).remarks:
+        tell(f"note: {remark}")
     came = setting.label if noise or setting.kind == "given" else "its labels as they are"
     labels = f"{len(cell.y):,} images, {cell.n_classes} classes"
     tell(f"{cell.name}, {came}: {labels}; {folds} x cross-entropy, {network}, up to {epochs} epochs")

@@ -131,7 +131,7 @@ def register(path: Path, uri: str, params: dict[str, str], told: dict[str, float
     from raystudy.tracking import store
 
     uri = store.absolute(uri)
-    store.check(uri)
+    store.check_models(uri)
     for name, value in store.SETTINGS.items():
         os.environ.setdefault(name, value)
     import mlflow

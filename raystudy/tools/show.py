@@ -24,5 +24,6 @@ def show(
     if len(settings) != 1:
         raise InputError(f"data show draws one noise level, not {len(settings)}: {noise}")
     cell = prepare(dataset, root, settings[0], VAL_FRACTION)
-    shown = condition(cell, settings[0], datasets.load(dataset, root, settings[0]).classes, images)
+    data = datasets.load(dataset, root, settings[0])
+    shown = condition(cell, settings[0], data.classes, images, data.remarks)
     return shown, pictures(shown, out)

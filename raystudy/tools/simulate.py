@@ -9,6 +9,9 @@ A trial that was stopped early is censored: its curve ends there, and so does th
 the winner and it costs less than it would have. Studies made with ``--scheduler none`` have no such trials.
 
 The winner is the best complete trial by the study's own objective, which is a ``val/`` metric. The test set is not looked at.
+
+A search is called sooner than another only where chance does not explain it: the comparison is made again on resampled cells and
+repeats, and must come out the same way nearly always. Where it does not, the searches are level, whatever the means say.
 """
 
 import csv
@@ -41,6 +44,9 @@ from raystudy.record.ledger import CellHistory, Event, TrialHistory
 from raystudy.running.search import CellSearch
 
 SMALLEST = 3  # recorded points below which there is nothing to find
+FEW = 5  # repeats below which nothing can be told from chance
+RESAMPLES = 4000
+TAIL = 0.025  # of the resamples on either side of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,17 @@ class Replay:
     epochs: int
     best: float  # the objective of the best complete trial; NaN without one
     winner: float  # of the best recorded one
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A search against the soonest: epochs until the winner is found over those of the soonest, as a geometric mean over the cells."""
+
+    search: str
+    ratio: float  # infinite where it never found the winner of some cell; NaN where nothing can be compared
+    low: float  # of the 95 % interval; NaN where there are too few repeats for one
+    high: float
+    level: bool  # chance may be all that lies between it and the soonest
 
 
 class Memory:
@@ -247,6 +264,7 @@ def table(rows: Sequence[Replay], told: Options) -> Table:
         title=f"How soon a search has a complete trial within {told.epsilon:g} of the winner (mean ± standard deviation "
         f"over {told.repeats} repeats)",
         caption="trials, epochs: of the searches that found it. expected: epochs spent per success, which orders the searches. "
+        "All cells: epochs over those of the soonest search (geometric mean, 95 % interval over cells and repeats). "
         "Recorded trials are replayed: proposals become the nearest untried recorded point, and a trial that was stopped early "
         "ends where it was stopped.",
         title_justify="left",
@@ -256,16 +274,12 @@ def table(rows: Sequence[Replay], told: Options) -> Table:
         out.add_column(name, no_wrap=True)
     for name in ("found", "trials", "epochs", "expected"):
         out.add_column(name, justify="right", no_wrap=True)
-    relative: dict[str, list[float]] = {}
     cells = {r.cell: [s for s in rows if s.cell == r.cell] for r in rows}
     for cell in cells.values():
-        searches = {f"{r.sampler} + {r.scheduler}": [s for s in cell if _same(s, r)] for r in cell}
+        searches = {_search(r): [s for s in cell if _search(s) == _search(r)] for r in cell}
         ordered = sorted(searches.items(), key=lambda item: expected_epochs(item[1]))
-        soonest = expected_epochs(ordered[0][1])
         for i, (name, own) in enumerate(ordered):
             expected, hits = expected_epochs(own), [r for r in own if r.found]
-            if math.isfinite(soonest):
-                relative.setdefault(name, []).append(expected / soonest)
             shown = [_spread([r.trials for r in hits]), _spread([r.epochs for r in hits])]
             place = (own[0].method, own[0].level) if i == 0 else ("", "")
             told_expected = f"{expected:.0f}" if math.isfinite(expected) else "–"
@@ -277,33 +291,90 @@ def table(rows: Sequence[Replay], told: Options) -> Table:
                 told_expected,
                 end_section=i == len(ordered) - 1,
             )
-    if len(cells) > 1:
-        means = {name: float(np.mean(values)) for name, values in relative.items()}
-        for i, (name, mean) in enumerate(sorted(means.items(), key=lambda item: item[1])):
-            out.add_row(
-                "all cells" if i == 0 else "", "", name, "", "", "", f"{mean:.2f} x" if math.isfinite(mean) else "–"
-            )
+    for i, s in enumerate(standings(rows)):
+        out.add_row("all cells" if i == 0 else "", "", s.search, "", "", "", _ratio(s) if i else "1 x")
     return out
 
 
+def standings(rows: Sequence[Replay]) -> list[Standing]:
+    """All searches, the soonest first; none where no search found a winner.
+
+    Level is what is as soon as the soonest, or sooner, in more than ``TAIL`` of the resamples. Of two searches that are the same, the one
+    that comes first by chance is so named the only soonest one time in twenty; of more than two, less often. A resample draws cells, then
+    repeats (the same of every search: a repeat is a seed), one fewer of each than there are, which keeps the variance right.
+    """
+    names = list(dict.fromkeys(map(_search, rows)))
+    found = list(dict.fromkeys(r.cell for r in rows if r.found))  # where no search finds the winner, none is sooner
+    if not found:
+        return []
+    at = {(r.cell, _search(r), r.repeat): r for r in rows}
+    repeats = sorted({r.repeat for r in rows})
+    grid = [[[at[c, s, i] for i in repeats] for c in found] for s in names]
+    epochs = np.array([[[r.epochs for r in own] for own in cells] for cells in grid], dtype=float)
+    hits = np.array([[[r.found for r in own] for own in cells] for cells in grid], dtype=float)
+    whole = [_cost(e, h) for e, h in zip(epochs, hits, strict=True)]
+    first = int(np.argmin(whole))
+    draw = np.random.default_rng(0)
+    cells = draw.integers(len(found), size=(RESAMPLES, max(1, len(found) - 1), 1))
+    taken = draw.integers(len(repeats), size=(*cells.shape[:2], max(1, len(repeats) - 1)))
+    costs = [_cost(e[cells, taken], h[cells, taken]) for e, h in zip(epochs, hits, strict=True)]
+    told = []
+    for i, name in enumerate(names):
+        with np.errstate(invalid="ignore"):  # infinite against infinite, which is level
+            ratio, ratios = np.exp(whole[i] - whole[first]), np.exp(costs[i] - costs[first])
+        low = high = math.nan
+        level = True
+        if i == first:
+            ratio = low = high = 1.0
+        elif len(repeats) >= FEW:
+            level = bool(np.mean(~(ratios > 1)) > TAIL)
+            ends = np.sort(np.where(np.isnan(ratios), 1, ratios))  # by rank: infinite ones cannot be interpolated
+            low, high = float(ends[int(TAIL * RESAMPLES)]), float(ends[-1 - int(TAIL * RESAMPLES)])
+        told.append((i != first, whole[i], Standing(name, float(ratio), low, high, level)))
+    return [s for *_, s in sorted(told, key=lambda item: item[:2])]
+
+
+def _cost(epochs: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Logarithm of the expected epochs of one search, repeats last and cells before them, averaged over the cells."""
+    with np.errstate(divide="ignore"):
+        return np.log(epochs.sum(-1) / hits.sum(-1)).mean(-1)
+
+
 def verdict(rows: Sequence[Replay]) -> str:
-    """Which search found the winners soonest, in one line."""
-    searches = list(dict.fromkeys((r.sampler, r.scheduler) for r in rows))
-    cells = list(dict.fromkeys(r.cell for r in rows))
-    firsts = {s: 0 for s in searches}
-    for cell in cells:
-        expected = {
-            s: expected_epochs([r for r in rows if (r.cell, r.sampler, r.scheduler) == (cell, *s)]) for s in searches
-        }
-        for s in searches:
-            firsts[s] += math.isfinite(expected[s]) and expected[s] == min(expected.values())
-    most = max(firsts.values())
-    names = " and ".join(f"{a} + {b}" for (a, b), n in firsts.items() if n == most)
-    return f"soonest: {names}, first or level in {most} of {len(cells)} cells" if most else "no search found a winner"
+    """Which search found the winners soonest, in one line; more than one, with the numbers, where chance may be all that parts them."""
+    found = standings(rows)
+    if not found:
+        return "no search found a winner"
+    first, *others = found
+    if not others:
+        return f"soonest: {first.search}, the only search"
+    repeats, ahead = len({r.repeat for r in rows}), f"{first.search} is ahead"
+    level = ", ".join(_took(s) for s in others if s.level)
+    if repeats < FEW:
+        return (
+            f"no winner is named: {repeats} repeats are too few to tell from chance (at least {FEW}); {ahead}, {level}"
+        )
+    if level:
+        return f"no single winner: {ahead}, but not beyond chance: {level}"
+    return f"soonest: {first.search}; the next, {_took(others[0])}"
 
 
-def _same(a: Replay, b: Replay) -> bool:
-    return (a.sampler, a.scheduler) == (b.sampler, b.scheduler)
+def _took(s: Standing) -> str:
+    return (
+        f"{s.search} took {_ratio(s)} its epochs"
+        if math.isfinite(s.ratio)
+        else f"{s.search} never found the winner of some cell"
+    )
+
+
+def _search(r: Replay) -> str:
+    return f"{r.sampler} + {r.scheduler}"
+
+
+def _ratio(s: Standing) -> str:
+    """``1.03 x (0.81 to 1.30)``, a dash for what is infinite or unknown."""
+    ratio, low, high = (f"{v:.2f}" if math.isfinite(v) else "–" for v in (s.ratio, s.low, s.high))
+    return f"{ratio} x" if math.isnan(s.low) else f"{ratio} x ({low} to {high})"
 
 
 def _spread(values: Sequence[float]) -> str:

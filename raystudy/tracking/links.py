@@ -12,16 +12,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import webbrowser
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from raystudy.errors import InputError
-from raystudy.terminal import lenient, printable
 from raystudy.tracking import store, views
-from raystudy.tracking.sync import environment
+from raystudy.tracking.sync import OURS, environment
 
-TOLD = "RAYSTUDY_UI"  # the variable by which ``serve`` tells ``main`` what to do
+TOLD = "RAYSTUDY_UI"  # the variable by which ``serve`` tells the process in its place what to do
 
 
 def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
@@ -48,23 +46,14 @@ def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
     return found
 
 
-def show(lines: Sequence[str], page: str | None = None) -> None:
-    """Prints links, and opens the browser on a page."""
-    for line in lines:
-        print(printable(line), flush=True)
-    if page:
-        webbrowser.open(page)
-
-
 def serve(uri: str, host: str, port: int, lines: Sequence[str], page: str | None = None) -> NoReturn:
-    """Goes on as the process that keeps a server: prints the lines and opens the page when it answers (``main``).
+    """Goes on as the process that keeps a server: prints the lines and opens the page when it answers.
 
     A new process in this one's place: the command line of this one may name the store, with a password, and others can read it.
     """
     told = json.dumps({"host": host, "port": port, "lines": list(lines), "page": page})
     sys.stdout.flush()
-    command = [sys.executable, "-m", "raystudy.tracking.links"]
-    os.execve(sys.executable, command, {**environment(uri), TOLD: told})
+    os.execve(sys.executable, [*OURS, "serve"], {**environment(uri), TOLD: told})
 
 
 def address(host: str, port: int) -> str:
@@ -77,7 +66,7 @@ def server(uri: str, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """MLflow's server on a store, for as long as the block lasts. Ctrl-C, SIGTERM and SIGHUP end the block and the server with it."""
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     settings["MLFLOW_BACKEND_STORE_URI"] = uri  # others can read command lines, and it may hold a password
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -130,22 +119,3 @@ def answered(process: subprocess.Popen[bytes], base: str, seconds: float = 180) 
 def kept(process: subprocess.Popen[bytes]) -> None:
     """Waits for as long as a server runs. Raises InputError, one line, when it ends by itself."""
     raise InputError(f"MLflow's server ended by itself with code {process.wait()}; above is what it said")
-
-
-def main() -> int:
-    """Keeps a server for ``raystudy ui`` until it is stopped."""
-    lenient()
-    told, uri = json.loads(os.environ.pop(TOLD)), os.environ["MLFLOW_TRACKING_URI"]
-    try:
-        with server(uri, told["host"], told["port"]) as process:
-            answered(process, address(told["host"], told["port"]))
-            show(told["lines"], told["page"])
-            kept(process)
-    except InputError as e:
-        print(f"raystudy: {e}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -27,6 +27,7 @@ CHOICES = "sqlite:///FILE.db, http(s)://HOST:PORT, or postgresql|mysql|mssql://.
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would for each run that ends on a server
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
@@ -88,6 +89,16 @@ def check(uri: str) -> None:
         raise InputError(f"MLflow store of kind {scheme!r} is not known; choose from: {CHOICES}")
     elif uri.lower().startswith("postgresql://") and importlib.util.find_spec("psycopg") is None:
         raise InputError("MLflow on PostgreSQL needs the package psycopg: pip install 'raystudy[postgres]'")
+
+
+def check_models(uri: str) -> None:
+    """The same, for a store that is to hold a model. From a folder whose name reads as quoted MLflow would not find it again."""
+    check(uri)
+    file = sqlite_file(uri)
+    if file and unquote(str(file)) != str(file):
+        raise InputError(
+            f"MLflow finds no model below {file.parent}, for the % in its name; choose another store: {CHOICES}"
+        )
 
 
 def _check_sqlite(file: Path) -> None:

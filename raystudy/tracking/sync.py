@@ -15,13 +15,15 @@ from raystudy.record import storage
 from raystudy.tracking import cursor, store
 from raystudy.tracking.projection import Projection, Synced
 
+# How a process of ours is started (commands/processes.py): -P, so that no file of the folder a person works in hides a package.
+OURS = (sys.executable, "-P", "-m", "raystudy.commands.processes")
+
 
 def sync(study_dir: Path, uri: str, running: bool = False) -> Synced:
     """Brings MLflow up to the ledger, once. Raises InputError, one line, if it cannot."""
     uri = store.absolute(uri)
     if store.replaced(uri):  # only a new process gets a new store
-        command = [sys.executable, "-m", "raystudy.tracking.follower", str(study_dir.absolute()), "--once"]
-        command += ["--running"] if running else []
+        command = [*OURS, "once", str(study_dir.absolute()), *(["--running"] if running else [])]
         told = subprocess.run(
             command, env=environment(uri), stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8"
         )

@@ -13,12 +13,12 @@ from scipy.stats import truncnorm
 
 from raystudy.data import datasets, instance, masks
 from raystudy.data.corruption import BUILDERS, corrupted, fitted, mask, read_matrix
-from raystudy.data.datasets import Dataset, build
+from raystudy.data.dataset import Dataset, build
 from raystudy.data.noise import NOISES, SUPERCLASSES, Noise, corrupt, digest, generator, parse, transition_matrix
 from raystudy.design import space
 from raystudy.design.study import Study
 from raystudy.errors import InputError
-from raystudy.learn.celldata import prepare
+from raystudy.learn.celldata import _prepared, prepare
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run
 from raystudy.running.build import Builder
@@ -552,9 +552,9 @@ def test_a_study_keeps_its_masks_and_will_not_go_on_with_other_labels(tmp_path):
     again = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.iterdir()}
     assert {path for path in first if again[path] != first[path]} == {pair}
     np.save(tmp_path / "t.npy", transition_matrix(Noise("symmetric", 1.0), 10))
-    prepare.cache_clear()
+    _prepared.cache_clear()
     with pytest.raises(InputError, match="is not what study 's' was begun with") as caught:
-        Builder(study, tmp_path).store_masks(tmp_path)
+        Builder(study, tmp_path).check(tmp_path)
     assert "\n" not in str(caught.value)
 
 

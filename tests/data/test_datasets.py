@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from raystudy.data.corruption import corrupted
-from raystudy.data.datasets import DATASETS, channel_stats, load, present
+from raystudy.data.dataset import channel_stats
+from raystudy.data.datasets import DATASETS, load, present
 from raystudy.data.noise import Noise, effective_rate
 from raystudy.errors import InputError
 
@@ -199,8 +200,16 @@ def test_noisy_labels_that_came_with_the_data(arrays, save):
     assert (given == noisy).all()
     assert effective_rate(with_labels.y_train, given) == 0.25
     assert with_labels.digest == without.digest  # the images and the clean labels
+    assert (
+        corrupted(without, Noise("given", 0)).given.tolist() == arrays["y_train"].tolist()
+    )  # the only labels, as they came
+    assert (with_labels.truth, without.truth) == (True, False)
+    with pytest.raises(InputError, match="nobody knows which labels"):
+        corrupted(without, Noise("given", 0.1))
     with pytest.raises(InputError, match="came with no noisy labels"):
-        corrupted(without, Noise("given", 0))
+        corrupted(load("digits"), Noise("given", 0))
+    with pytest.raises(InputError, match="came with no noisy labels 'other'"):
+        corrupted(with_labels, Noise("given", 0, "other"))
     named = load(save(arrays | {"y_noisy": noisy, "y_noisy_worse": np.roll(noisy, 1)}, "named.npz"))
     assert {name: set_.tolist() for name, set_ in named.label_sets.items()} == {
         "given": noisy.tolist(),

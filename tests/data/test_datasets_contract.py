@@ -18,7 +18,7 @@ from raystudy import cli
 from raystudy.data import datasets, human
 from raystudy.data.datasets import DATASETS
 from raystudy.data.noise import Noise
-from raystudy.learn.celldata import prepare
+from raystudy.learn.celldata import _prepared, prepare
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 N, M = 500, 100  # training and test images of a CIFAR made here
@@ -172,7 +172,7 @@ def test_the_command_trains_on_human_labels(
     name: str, label_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     MAKE[name](tmp_path, monkeypatch)
-    prepare.cache_clear()
+    _prepared.cache_clear()
     command = ["train", "ce", "--dataset", name, "--data-root", str(tmp_path), "--noise", f"human:{label_set}"]
     assert cli.main([*command, "--network", "mlp", "--epochs", "1"]) == 0
     data = datasets.load(name, tmp_path)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from raystudy.data import datasets, human
-from raystudy.data.datasets import build, with_human
+from raystudy.data.dataset import build
+from raystudy.data.published import with_human
 from raystudy.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -15,7 +15,7 @@ from raystudy.data import datasets
 from raystudy.data.files import Files
 from raystudy.data.noise import Noise
 from raystudy.errors import InputError
-from raystudy.learn.celldata import prepare
+from raystudy.learn.celldata import _prepared, prepare
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "format_samples"
 LEVELS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
@@ -114,7 +114,7 @@ def test_the_rate_is_that_of_the_annotations(tmp_path):
     assert drawn.effective_rate == 0.5  # on the noise-free images
     (tmp_path / "cnwl" / "mini-imagenet-annotations.json").unlink()
     datasets._cached.cache_clear()
-    prepare.cache_clear()
+    _prepared.cache_clear()
     cell = prepare("cnwl_mini_imagenet?size=16", tmp_path, Noise("web", 0.4, "red"), 0.1)
     assert cell.effective_rate == pytest.approx(12 / 30)  # nobody says that a web image is of its class
     run = run_for("ce", "cnwl_mini_imagenet?size=16", cell)

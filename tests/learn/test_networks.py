@@ -1,5 +1,7 @@
 """Networks: shapes, parameter counts of the published ones, the places of dropout, batches of one, refusals."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from torch import nn
 from torchvision import models
 
 from raystudy.errors import InputError
-from raystudy.learn.networks import NETWORKS, BatchNorm, PreActBlock, build
+from raystudy.learn.networks import NETWORKS, BatchNorm, PreActBlock, build, takes_one
 
 FITS = [
     ("mlp", 1, 8),
@@ -196,3 +198,25 @@ def test_pretrained_weights_are_used_but_for_the_last_layer(tmp_path, monkeypatc
 @pytest.mark.parametrize("name", ["smoke:resnet50:pretrained", "smoke:timm:x", "smoke:cnn9"])
 def test_stand_ins(name):
     assert count(build(name, 1, 8, 10, dropout=0.5)) == count(build("mlp", 1, 8, 10))
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d])
+def test_a_library_s_batch_norm_takes_one_value_and_is_else_unchanged(kind: type[nn.BatchNorm2d]) -> None:
+    """One value per channel is normalised by the running statistics, and changes nothing; more than one, exactly as before."""
+    shape = {nn.BatchNorm1d: (), nn.BatchNorm2d: (1, 1), nn.BatchNorm3d: (1, 1, 1)}[kind]
+    torch.manual_seed(0)
+    plain, ours = kind(3), takes_one(nn.Sequential(kind(3)))
+    x = torch.randn(5, 3, *shape)
+    for _ in range(2):
+        assert torch.equal(plain(x), ours(x))
+    before = {k: v.clone() for k, v in ours.state_dict().items()}
+    assert list(before) == [f"0.{k}" for k in plain.state_dict()]
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        plain.train()(x[:1])
+    one = ours.train()(x[:1])
+    assert torch.equal(one, plain.eval()(x[:1]))
+    assert all(torch.equal(v, before[k]) for k, v in ours.state_dict().items())
+    assert ours[0].training
+    assert isinstance(ours[0], kind)
+    twin = copy.deepcopy(ours)
+    assert torch.equal(twin.train()(x[:1]), one)

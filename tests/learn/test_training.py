@@ -12,7 +12,7 @@ import torch
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.errors import InputError
-from raystudy.learn.celldata import CellData, prepare
+from raystudy.learn.celldata import CellData, _prepared, prepare
 from raystudy.learn.checkpoint import previous
 from raystudy.learn.methods import METHODS
 from raystudy.learn.recipe import Recipe
@@ -86,7 +86,7 @@ def test_digests_tell_labels_apart_and_nothing_else() -> None:
     ]
     assert {d.data_digest for d in others} == {base.data_digest}
     assert len({base.noise_digest, *(d.noise_digest for d in others)}) == 6
-    prepare.cache_clear()
+    _prepared.cache_clear()
     again = data_for()
     assert again.noise_digest == base.noise_digest
     assert torch.equal(again.y, base.y)

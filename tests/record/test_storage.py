@@ -95,6 +95,14 @@ def test_names() -> None:
         assert folder.parent.name == "raystudy"  # one folder, whatever the URL says
         assert storage.told(folder) == name
     assert storage.told(Path("studies")) == "studies"
+    assert storage.url(Path("/data/s3%3A%2F%2Fbucket")) is None  # a folder of that name, and no working copy
+
+
+@pytest.mark.parametrize("name", ["b%20c", "what?", "a#b +&=", "größe"])
+def test_a_url_reaches_the_folder_that_it_quotes(tmp_path: Path, name: str) -> None:
+    (storage.place((tmp_path / name).as_uri()) / "file").write(b"here")
+    assert (tmp_path / name / "file").read_bytes() == b"here"
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
 @pytest.mark.parametrize("name", ["s4://bucket/x", "nowhere://x"])

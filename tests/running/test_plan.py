@@ -249,3 +249,24 @@ def test_it_goes_on_below_the_limit() -> None:
 def test_ranges() -> None:
     assert Range(1, 2, 3).plus(Range(1, 1, 1)) == Range(2, 3, 4)
     assert Range(1, 2, 3).times(Range(2, 2, 4)) == Range(2, 4, 12)
+
+
+def test_a_probe_runs_with_the_threads_of_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever torch's default is here: with more threads than cores to spare a small network is many times slower."""
+    import torch
+
+    from raystudy.running.pace import Probe
+
+    seen = []
+    network = Probe._network
+
+    def watched(self: Probe, *told: Any) -> tuple[float, float]:
+        seen.append(torch.get_num_threads())
+        return network(self, *told)
+
+    monkeypatch.setattr(Probe, "_network", watched)
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        Probe(STUDY, Path("data"), 0, 60.0, threads).pace(CE)
+    assert seen == [1, 2]
+    assert torch.get_num_threads() == before

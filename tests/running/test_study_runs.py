@@ -11,7 +11,7 @@ from kept import RULES, TOLERANCE, differences, kept, rows
 
 from analysis import load, report
 from raystudy.design.study import Study
-from raystudy.tools.chaos import outcome
+from raystudy.tools.chaos.holds import outcome
 
 pytestmark = pytest.mark.slow
 

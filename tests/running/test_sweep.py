@@ -16,7 +16,9 @@ import pytest
 from raystudy.data import masks
 from raystudy.learn.methods import METHODS
 from raystudy.record.ledger import cells, replay
-from raystudy.tools.chaos import Bout, descendants, outcome, send, violations
+from raystudy.tools.chaos.bout import Bout
+from raystudy.tools.chaos.holds import outcome, violations
+from raystudy.tools.chaos.processes import descendants, send
 from raystudy.tracking.store import connect
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raystudy.cli import main
-from raystudy.tools.chaos import FAULTS
+from raystudy.tools.chaos.faults import FAULTS
 
 KINDS = ("torn", "disk", "hang")
 

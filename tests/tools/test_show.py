@@ -4,6 +4,8 @@ import csv
 import json
 import threading
 import time
+import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from raystudy import cli
-from raystudy.data import datasets, pictures
+from raystudy.data import datasets, fonts, pictures
 from raystudy.data.noise import Noise, pair_matrix, parse, transition_matrix
 from raystudy.data.pictures import Condition
 from raystudy.learn.celldata import prepare
@@ -114,6 +116,45 @@ def test_data_show(tmp_path, monkeypatch, capsys):
     assert sum(int(r["given"]) for r in rows) == sum(int(r["true"]) for r in rows) == 1347
     assert sum(int(r["wrong"]) for r in rows) == round(told["effective_rate"] * 1347)
     assert "45." in capsys.readouterr().out
+
+
+def test_a_truth_that_nobody_knows_is_not_drawn(tmp_path):
+    """Labels as they came: no rate, no matrix, whatever is said to have been drawn on them; and noise on top says what it rests on."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (60, 8, 8), dtype=np.uint8), np.arange(60) % 3
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
+    spec = f"npz:{tmp_path / 'mine.npz'}"
+    for text in ("given", "symmetric:0", "pair:0"):
+        setting = parse(text)[0]
+        shown = condition(prepare(spec, Path("data"), setting, 0.1), setting, ("a", "b", "c"))
+        files = pictures.pictures(shown, tmp_path / text)
+        assert {f.name for f in files} == {"sheet.png", "counts.png", "summary.json", "classes.csv"}
+        told = json.loads((tmp_path / text / "summary.json").read_text())
+        assert (told["nominal_rate"], told["expected_rate"], told["effective_rate"]) == (None, None, None)
+    setting = parse("pair:0.5")[0]
+    shown = condition(prepare(spec, Path("data"), setting, 0.1), setting, ("a", "b", "c"))
+    assert (shown.nominal, shown.effective) == (0.5, 0.5)
+    assert any("nobody knows which labels were wrong before" in note for note in shown.remarks)
+    assert shown.title.startswith("mine, pair:0.5")
+
+
+def test_names_in_other_scripts_find_a_font_or_are_told(tmp_path):
+    from matplotlib import font_manager
+
+    base = {chr(c) for c in font_manager.get_font(font_manager.findfont(fonts.BASE)).get_charmap()}
+    other = {chr(c) for c in font_manager.get_font(font_manager.findfont("STIXGeneral")).get_charmap()}
+    letter = next(c for c in sorted(other - base) if c.isprintable() and unicodedata.category(c) != "Co")
+    found, missing = fonts.families(f"cat {letter}")
+    assert (found[0], len(found), missing) == (fonts.BASE, 2, "")
+    nobody = next(chr(c) for c in range(0x1F000, 0x3FFFF) if chr(c).isprintable() and fonts.families(chr(c))[1])
+    shown = made(classes=("ant", letter, nobody))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pictures.pictures(shown, tmp_path)
+    (note,) = json.loads((tmp_path / "summary.json").read_text())["notes"]
+    assert nobody in note
+    assert "drawn as boxes" in note
+    assert made(classes=("ant", letter, "bee")).remarks == ()
 
 
 def test_a_condition_is_what_a_study_trains_on():

@@ -23,7 +23,7 @@ from raystudy.cli import main
 from raystudy.errors import InputError
 from raystudy.record.ledger import Ledger
 from raystudy.tracking import cursor, follower, links, projection, store
-from raystudy.tracking.sync import sync
+from raystudy.tracking.sync import OURS, environment, sync
 
 ROOT = Path(__file__).parents[2]
 NOISE = {"kind": "symmetric", "rate": 0.5, "variant": "inclusive", "seed": 0, "count": "exact_global"}
@@ -384,14 +384,14 @@ def test_a_deleted_store_is_built_again(study: Path, uri: str) -> None:
 def test_a_store_set_back_to_an_older_state_is_brought_up(study: Path, uri: str) -> None:
     """The cursor tells of more than the store holds: it must not be believed."""
     file = store.sqlite_file(uri)
-    command = [sys.executable, "-m", "raystudy.tracking.follower", str(study), "--uri", uri, "--once"]
-    subprocess.run(command, check=True, cwd=ROOT)
+    command = [*OURS, "once", str(study)]
+    subprocess.run(command, check=True, env=environment(uri))
     old = file.read_bytes()
     with written(study) as ledger:
         ledger.append(ELR, record(3, 2, 0.9), end(3, "complete"))
-    subprocess.run(command, check=True, cwd=ROOT)
+    subprocess.run(command, check=True, env=environment(uri))
     file.write_bytes(old)
-    subprocess.run(command, check=True, cwd=ROOT)
+    subprocess.run(command, check=True, env=environment(uri))
     run, curves = runs(uri)["elr/#3 search"]
     assert run.info.status == "FINISHED"
     assert [value for _, value, _ in curves["val/acc"]] == [0.5, 0.6, 0.9]
@@ -610,8 +610,8 @@ def test_a_broken_cell_file_is_told_and_the_others_are_synced(study: Path, uri: 
 
 @pytest.mark.slow
 def test_two_processes_at_once_make_nothing_twice(study: Path, uri: str) -> None:
-    command = [sys.executable, "-m", "raystudy.tracking.follower", str(study), "--uri", uri, "--once"]
-    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    command = [*OURS, "once", str(study)]
+    both = [subprocess.Popen(command, env=environment(uri), stdout=subprocess.PIPE, text=True) for _ in range(2)]
     told = [json.loads(p.communicate()[0]) for p in both]
     assert sorted(t["runs"] for t in told) == [0, 9]
     assert len(runs(uri)) == 9
@@ -624,9 +624,9 @@ def test_killed_in_the_middle_it_makes_nothing_twice(tmp_path: Path, uri: str) -
         for number in range(40):
             ledger.append(ELR, trial(number), *(record(number, e, 0.01 * e) for e in range(50)))
             ledger.append(ELR, *([end(number, "complete")] if number % 2 else []))
-    command = [sys.executable, "-m", "raystudy.tracking.follower", str(study), "--uri", uri, "--once"]
+    command = [*OURS, "once", str(study)]
     for target in (5, 20):
-        process = subprocess.Popen(command, cwd=ROOT)
+        process = subprocess.Popen(command, env=environment(uri))
         wait_for(lambda target=target: len(runs(uri)) >= target)
         process.kill()
         process.wait()
@@ -793,6 +793,13 @@ def test_a_file_has_one_uri(tmp_path: Path, name: str) -> None:
     assert make_url(uri).database == str(file)
     assert not make_url(uri).query
     assert store.absolute(uri) == uri
+
+
+def test_a_folder_from_which_mlflow_reads_no_models(tmp_path: Path) -> None:
+    for name in ("what?", "100%", "a b#c"):
+        store.check_models(store.sqlite_uri(tmp_path / name / "mlflow.db"))
+    with pytest.raises(InputError, match="finds no model"):
+        store.check_models(store.sqlite_uri(tmp_path / "b%20c" / "mlflow.db"))
 
 
 def test_a_store_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""What a data set is: images and labels as they were published, checked, with what the loader needs to know of them.
+
+Here belongs what holds for every data set, wherever it comes from; how each is read is in a module of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raystudy.data import repeats
+from raystudy.data.files import Files
+from raystudy.data.noise import digest
+from raystudy.data.spec import Options
+from raystudy.errors import InputError
+
+Array = NDArray[Any]
+Images = Tensor | Files  # [N, C, H, H] uint8
+NAMED = 3  # classes that a sentence names
+Stats = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation per channel, pixels in [0, 1]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels as they were published, on the CPU or in files, with what the loader needs to know of them."""
+
+    name: str
+    x_train: Images  # [N, C, H, H]
+    y_train: Tensor  # [N] int64, clean (-1: none of the classes) where ``truth``, else the labels that there are
+    x_test: Images  # [M, C, H, H]
+    y_test: Tensor  # [M] int64, clean
+    label_sets: Mapping[str, Tensor]  # name -> [N] int64: noisy labels that came with the data
+    n_classes: int
+    classes: tuple[str, ...]
+    pad: int  # zero padding of the random crop, in pixels
+    flip: bool  # whether mirrored images are images of the same class
+    mean: tuple[float, ...]  # per channel, pixels in [0, 1]
+    std: tuple[float, ...]
+    digest: str  # of the images and the clean labels
+    truth: bool = True  # whether ``y_train`` is known to be clean
+    extra: Mapping[str, tuple[Images, Tensor]] = field(
+        default_factory=dict
+    )  # further clean sets: "val", or a test set's name
+
+    title: str = ""  # short, for pictures; empty: the name
+    notes: tuple[str, ...] = ()  # what its reader found that a person should hear, a sentence each
+    paths: Mapping[str, Sequence[str]] = field(
+        default_factory=dict
+    )  # "training", "test": of each image, where they are files
+
+    @cached_property
+    def leaks(self) -> tuple[str, ...]:
+        """A sentence for every two splits that have images in common. Looks at all images, the first time it is asked."""
+        parts = {"training": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
+        if "val" in self.extra:
+            parts["validation"] = self.extra["val"]
+        return repeats.told(parts, self.paths)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """All that a person should hear before trusting the data."""
+        return self.notes + self.leaks
+
+    @property
+    def channels(self) -> int:
+        return self.x_train.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Height = width in pixels."""
+        return self.x_train.shape[2]
+
+
+def channel_stats(x: Array | Tensor) -> Stats:
+    """Mean and standard deviation per channel of uint8 images [N, C, H, W], in units of [0, 1].
+
+    From counts of the 256 values, so exact and the same everywhere. A constant channel gets standard deviation 1.
+    """
+    values, moments = np.arange(256) / 255, []
+    for channel in np.asarray(x).transpose(1, 0, 2, 3):
+        share = np.bincount(channel.ravel(), minlength=256) / channel.size
+        mean = float(share @ values)
+        moments.append((round(mean, 6), round(float(np.sqrt(share @ (values - mean) ** 2)), 6) or 1.0))
+    mean_std = tuple(zip(*moments, strict=True))
+    return mean_std[0], mean_std[1]
+
+
+def build(
+    name: str,
+    train: tuple[Array, Array],
+    test: tuple[Array, Array],
+    classes: tuple[str, ...],
+    *,
+    pad: int,
+    flip: bool,
+    stats: Stats | None = None,
+    label_sets: Mapping[str, Array] | None = None,
+) -> Dataset:
+    """A Dataset from checked arrays: images uint8 [N, C, H, W], labels whole numbers [N], noisy label sets by name [N]."""
+    x_train, x_test = (torch.from_numpy(np.ascontiguousarray(x)) for x in (train[0], test[0]))
+    y_train, y_test = (torch.from_numpy(np.asarray(y, dtype=np.int64)) for y in (train[1], test[1]))
+    sets = {label: torch.from_numpy(np.asarray(y, dtype=np.int64)) for label, y in (label_sets or {}).items()}
+    mean, std = stats or channel_stats(train[0])
+    key = digest(*(t.numpy() for t in (x_train, y_train, x_test, y_test)))
+    return Dataset(name, x_train, y_train, x_test, y_test, sets, len(classes), classes, pad, flip, mean, std, key)
+
+
+def changed(data: Dataset, options: Options) -> Dataset:
+    """A data set as the options have it; what changes training changes the digest."""
+    told = {k: v for k, v in options.given().items() if k in ("pad", "flip", "mean", "std")}
+    if len(told.get("mean", data.mean)) != data.channels:
+        raise InputError(f"data set {data.name!r} has {data.channels} channels; mean and std take as many numbers")
+    if not told:
+        return data
+    key = digest(np.frombuffer(f"{data.digest} {sorted(told.items())}".encode(), dtype=np.uint8))
+    return replace(data, **told, digest=key)
+
+
+def without_test(names: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on classes that are trained on and never tested."""
+    if not names:
+        return ()
+    more = ", ..." if len(names) > NAMED else ""
+    return (f"classes without a test image: {len(names):,} ({', '.join(names[:NAMED])}{more})",)
