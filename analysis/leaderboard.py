@@ -23,6 +23,7 @@ class Line(NamedTuple):
     seconds: float  # a training
     oracle: bool  # whether the chosen point was read off the truth
     against_oracle: bool  # whether the published one was, that the gain is over
+    checked: bool  # whether the test labels are known to be right; else accuracies are against given labels
 
 
 def rules(study: Study) -> list[str]:
@@ -55,6 +56,7 @@ def line(cell: Cell, history: CellHistory, study: Study) -> Line:
         seconds=math.fsum(seconds) / len(seconds) if seconds else math.nan,
         oracle=truth.oracle(best, history.header),
         against_oracle=truth.oracle(first, history.header),
+        checked=truth.tested_clean(history.header),
     )
 
 
@@ -95,6 +97,7 @@ def _mean(lines: list[Line]) -> Line:
         seconds=spread(told.seconds for told in lines).mean,
         oracle=any(told.oracle for told in lines),
         against_oracle=any(told.against_oracle for told in lines),
+        checked=all(told.checked for told in lines),
     )
 
 
@@ -108,9 +111,10 @@ def frame(study: Study, histories: Mapping[Cell, CellHistory]) -> list[dict[str,
     out = []
     for told in (told for condition in lines(study, histories) for told in condition):
         n = told.cell.noise
-        row: dict[str, Any] = {"dataset": told.cell.dataset, "noise": n.kind, "variant": n.variant, "rate": n.rate}
+        row: dict[str, Any] = {"dataset": told.cell.dataset, "noise": n.kind, "variant": n.variant}
+        row |= {"rate": math.nan if truth.came(n) else n.rate}
         row |= {"setting": told.cell.suffix.strip(), "wrong": math.nan if told.wrong is None else told.wrong}
-        row["method"] = told.cell.method
+        row |= {"test_labels": "clean" if told.checked else "given", "method": told.cell.method}
         for rule, found in told.scores.items():
             name = "ORACLE" if rule == "oracle_test" else rule
             row |= {name: found.mean, f"{name}_std": found.std}

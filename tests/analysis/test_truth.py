@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import recorded
 from analysis import report, truth
 from analysis.figures import training as figures
 from analysis.grid import grouped
+from analysis.leaderboard import frame
 from analysis.load import study as load
 from analysis.material import Plot, gathered
 from analysis.sections import results, selection, statistics, training
@@ -143,6 +145,12 @@ def test_the_leaderboard_says_what_is_measured(tmp_path: Path) -> None:
     checked = leaderboard(*load(given(tmp_path / "checked", "clothing1m")))
     assert "clean test accuracy in %" in str(checked.title)
     assert "read off" not in str(checked.caption)
+
+
+def test_the_leaderboard_as_records_knows_no_more(tmp_path: Path) -> None:
+    rows = frame(*load(given(tmp_path / "s")))
+    assert {(row["noise"], row["test_labels"], row["point_from_truth"]) for row in rows} == {("given", "given", False)}
+    assert all(math.isnan(row["rate"]) and math.isnan(row["wrong"]) for row in rows)
 
 
 def test_of_known_labels_right_and_wrong_ones_are_drawn_apart(tmp_path: Path) -> None:
