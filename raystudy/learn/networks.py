@@ -34,6 +34,33 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         pass
 
 
+class TakesOne(nn.Module):
+    """Mixed into a library's layer that keeps running statistics: it takes one value per channel as ``BatchNorm`` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.numel() > x.shape[1]:
+            return super().forward(x)
+        self.training = False  # of this layer alone: eval() would reach what lies in it, such as a dropout
+        try:
+            return super().forward(x)
+        finally:
+            self.training = True
+
+
+def take_one(net: nn.Module) -> nn.Module:
+    """``net`` itself, all of whose layers with running statistics now take one value per channel; nothing else about it changes.
+
+    It is their class that changes, and not a layer around them that would be in every name of the state: so checkpoints,
+    weights and what a library asks of its own layers (``isinstance``) stay as they are.
+    """
+    for module in net.modules():
+        kind = type(module)
+        # By what it keeps and not by its class: timm has batch norms of its own that are not torch's.
+        if isinstance(getattr(module, "running_var", None), Tensor) and not issubclass(kind, BatchNorm | TakesOne):
+            module.__class__ = type(kind.__name__, (TakesOne, kind), {})
+    return net
+
+
 def mlp(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
     """Two hidden layers of 256 with batch norm and ReLU, then a linear layer; dropout after each ReLU."""
     layers: list[nn.Module] = [nn.Flatten()]
@@ -232,8 +259,8 @@ def _timm(name: str, trained: bool) -> Maker:
 
 
 def _fitted(name: str, make: Maker, in_channels: int, size: int, n_classes: int, dropout: float) -> nn.Module:
-    """A network of a library's for these images, with dropout in front of its last linear layer."""
-    net = make(n_classes)
+    """A network of a library's for these images and any size of batch, with dropout in front of its last linear layer."""
+    net = take_one(make(n_classes))
     if dropout:
         linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
         if not linear:

@@ -1,5 +1,7 @@
 """Networks: shapes, parameter counts of the published ones, the places of dropout, batches of one, refusals."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from torch import nn
 from torchvision import models
 
 from raystudy.errors import InputError
-from raystudy.learn.networks import NETWORKS, BatchNorm, PreActBlock, build
+from raystudy.learn.networks import NETWORKS, BatchNorm, PreActBlock, build, take_one
 
 FITS = [
     ("mlp", 1, 8),
@@ -48,6 +50,67 @@ def test_a_batch_of_one_trains(name):
     net = build(name, 1, size, 5)
     for _ in range(2):
         assert net(torch.randn(1, 1, size, size)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_batch_of_one_trains_a_network_of_torchvisions(name, channels):
+    """At 32x32 pixels, as at 8x8, their last layers have one value per channel and image."""
+    net = build(name, channels, 32, 5)
+    logits = net(torch.randn(1, channels, 32, 32))
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert all(module.training for module in net.modules())
+    assert all(buffer.isfinite().all() for buffer in net.buffers())
+
+
+def test_a_network_of_torchvisions_is_what_it_was_for_larger_batches():
+    torch.manual_seed(0)
+    ours = build("resnet18", 3, 32, 5)
+    torch.manual_seed(0)
+    theirs = models.resnet18(num_classes=5)
+    assert repr(ours) == repr(theirs)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for n in (2, 3, 1):  # of one image as well, where it leaves several values to average over
+        size = 32 if n > 1 else 64
+        x = torch.randn(n, 3, size, size)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
+    assert all(torch.equal(a, b) for a, b in zip(ours.buffers(), theirs.buffers(), strict=True))
+    ours.eval(), theirs.eval()
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
+    copied = deepcopy(ours.train())  # as methods do with averaged networks
+    assert copied(torch.randn(1, 3, 32, 32)).isfinite().all()
+
+
+def test_layers_that_keep_statistics_take_one_whatever_their_class():
+    """timm's batch norms are not all torch's, and hold layers of their own that stay in training."""
+
+    class Own(nn.BatchNorm2d):
+        def __init__(self, width: int) -> None:
+            super().__init__(width)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert self.drop.training
+            return self.drop(super().forward(x)).relu()
+
+    class Variance(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("running_var", torch.full((3,), 4.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            var = x.var((0, 2, 3), unbiased=len(x) > 0) if self.training else self.running_var
+            return x / var.sqrt().view(1, -1, 1, 1)
+
+    one = torch.randn(1, 3, 1, 1)
+    for layer in (Own(3), Variance()):
+        kind = type(layer)
+        assert take_one(take_one(layer)) is layer
+        assert isinstance(layer, kind)
+        assert layer(one).isfinite().all()
+        assert layer.training
+    torch.testing.assert_close(layer(one), one / 2)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))

@@ -25,7 +25,9 @@ def data_for(dataset: str, rate: float = 0.3) -> Any:
     return prepare(dataset, Path("data"), Noise("symmetric", rate), 0.1)
 
 
-def run_for(method: str, dataset: str = "digits", epochs: int = EPOCHS, rate: float = 0.3, **point: Any) -> Run:
+def run_for(
+    method: str, dataset: str = "digits", epochs: int = EPOCHS, rate: float = 0.3, network: str = "mlp", **point: Any
+) -> Run:
     data = data_for(dataset, rate)
     recipe = Recipe(lr=0.05, batch_size=64).to_dict()
     published = space.load(method).paper("digits", Noise("symmetric", rate))[0]
@@ -37,7 +39,7 @@ def run_for(method: str, dataset: str = "digits", epochs: int = EPOCHS, rate: fl
         published | point,
         dataset,
         noise=noise,
-        network="mlp",
+        network=network,
         recipe=recipe,
         epochs=epochs,
         seed=3,
@@ -148,10 +150,12 @@ def test_odd_batches_survive(method: str, n: int, blobs: Any) -> None:
 
 
 @every_method
-def test_last_batch_of_one_survives(method: str, blobs: Any) -> None:
-    run = run_for(method, blobs(72), epochs=6)
+@pytest.mark.parametrize("network", ["mlp", "shufflenet_v2_x0_5"])  # of our own, and one of a library
+def test_last_batch_of_one_survives(method: str, network: str, blobs: Any) -> None:
+    epochs = 6 if network == "mlp" else 4
+    run = run_for(method, blobs(72), epochs=epochs, network=network)
     assert len(run.data.y) == 65
-    for _ in range(6):
+    for _ in range(epochs):
         assert run.epoch()["train/loss"] is not None
     assert not run.diverged
 
