@@ -35,28 +35,39 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class TakesOne(nn.Module):
-    """Mixed into a library's layer that keeps running statistics: it takes one value per channel as ``BatchNorm`` does."""
+    """Mixed into a library's batch normalisation, so that it also takes one value per channel: centred on itself that is 0.
+
+    Not the running statistics of ``BatchNorm``: libraries' networks are deep, and where many layers in a row do without the
+    statistics of the batch, one step on one image undoes an epoch. Measured with resnet18 at the default rate: on 832 digits, 13
+    batches of 64, it learns; on 833 it then diverges, and does not like this.
+    """
+
+    running_mean: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or x.numel() > x.shape[1]:
             return super().forward(x)
-        self.training = False  # of this layer alone: eval() would reach what lies in it, such as a dropout
+        mean = self.running_mean.view(1, -1, *[1] * (x.dim() - 2))
+        self.training = (
+            False  # of this layer alone: eval() would reach what a library puts into its own, such as a dropout
+        )
         try:
-            return super().forward(x)
+            return (
+                super().forward(x - x + mean).to(x.dtype)
+            )  # x - x: still a function of x, for those who ask for its gradient
         finally:
             self.training = True
 
 
 def take_one(net: nn.Module) -> nn.Module:
-    """``net`` itself, all of whose layers with running statistics now take one value per channel; nothing else about it changes.
+    """``net`` itself, all of whose batch normalisations now take one value per channel; nothing else about it changes.
 
     It is their class that changes, and not a layer around them that would be in every name of the state: so checkpoints,
     weights and what a library asks of its own layers (``isinstance``) stay as they are.
     """
     for module in net.modules():
         kind = type(module)
-        # By what it keeps and not by its class: timm has batch norms of its own that are not torch's.
-        if isinstance(getattr(module, "running_var", None), Tensor) and not issubclass(kind, BatchNorm | TakesOne):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
             module.__class__ = type(kind.__name__, (TakesOne, kind), {})
     return net
 

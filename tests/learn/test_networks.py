@@ -82,35 +82,49 @@ def test_a_network_of_torchvisions_is_what_it_was_for_larger_batches():
     assert copied(torch.randn(1, 3, 32, 32)).isfinite().all()
 
 
-def test_layers_that_keep_statistics_take_one_whatever_their_class():
-    """timm's batch norms are not all torch's, and hold layers of their own that stay in training."""
+def test_a_library_may_have_batch_norms_of_its_own():
+    """As timm has, with layers of their own in them that stay in training."""
 
     class Own(nn.BatchNorm2d):
         def __init__(self, width: int) -> None:
             super().__init__(width)
-            self.drop = nn.Dropout(0.5)
+            self.drop = nn.Dropout(0.0)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             assert self.drop.training
             return self.drop(super().forward(x)).relu()
 
-    class Variance(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("running_var", torch.full((3,), 4.0))
+    layer = Own(3)
+    nn.init.normal_(layer.bias)
+    layer(torch.randn(4, 3, 1, 1))
+    before = [buffer.clone() for buffer in layer.buffers()]
+    assert take_one(layer) is layer
+    assert isinstance(layer, Own)
+    one = torch.randn(1, 3, 1, 1, requires_grad=True)
+    out = layer(one)
+    torch.testing.assert_close(out, layer.bias.view(1, 3, 1, 1).relu())
+    (gradient,) = torch.autograd.grad(out.sum(), one)
+    assert not gradient.any()
+    assert layer(one[:0]).shape == (0, 3, 1, 1)
+    assert layer.training
+    assert all(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            var = x.var((0, 2, 3), unbiased=len(x) > 0) if self.training else self.running_var
-            return x / var.sqrt().view(1, -1, 1, 1)
 
-    one = torch.randn(1, 3, 1, 1)
-    for layer in (Own(3), Variance()):
-        kind = type(layer)
-        assert take_one(take_one(layer)) is layer
-        assert isinstance(layer, kind)
-        assert layer(one).isfinite().all()
-        assert layer.training
-    torch.testing.assert_close(layer(one), one / 2)
+def test_a_last_batch_of_one_does_not_undo_an_epoch():
+    """With running statistics in its place, losses here rise to 75."""
+    torch.manual_seed(0)
+    net, x, y = build("resnet18", 1, 8, 10), torch.randn(321, 1, 8, 8), torch.arange(321) % 10
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    losses = []
+    for _ in range(3):
+        for xs, ys in zip(x.split(64), y.split(64), strict=True):
+            loss = F.cross_entropy(net(xs), ys)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert len(xs) == 1
+    assert max(losses) < 10
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
