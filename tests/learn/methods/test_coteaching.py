@@ -39,7 +39,7 @@ def check_losses(z, k: int) -> None:
         for logits, grad in ((logits1, z[f"grad1_official_{k}"]), (logits2, z[f"grad2_official_{k}"])):
             torch.testing.assert_close(logits.grad, grad * scale, rtol=0, atol=1e-9 * scale * float(grad.abs().max()))
     for kept, name in ((out.kept1, "1"), (out.kept2, "2")):
-        assert kept.tolist() == z[f"idx{name}_{k}"].tolist()
+        assert set(kept.tolist()) == set(z[f"idx{name}_{k}"].tolist())
         purity = z["clean_flag"][z["index"]][kept].double().mean()
         torch.testing.assert_close(purity, z[f"pure_ratio{name}_{k}"])
 

@@ -54,7 +54,7 @@ def test_published_step_parity(z) -> None:
     assert z["logits1"].shape[1] == int(z["num_class"])
     assert int(z["step"]) >= 0  # with disagreement the gate, and so the step, has no say
     for kept, name in ((out.kept1, "1"), (out.kept2, "2")):
-        assert kept.tolist() == z[f"idx{name}"].tolist()
+        assert set(kept.tolist()) == set(z[f"idx{name}"].tolist())
         torch.testing.assert_close(z["clean_flag"][z["index"]][kept].double().mean(), z[f"pure_ratio{name}"])
         of_probs = F.cross_entropy(z[f"logits{name}"].softmax(1), z["labels"], reduction="none")[z["disagree"]]
         close(of_probs, z[f"prob_losses{name}"])
@@ -62,7 +62,8 @@ def test_published_step_parity(z) -> None:
 
 def test_plain_step_parity(z) -> None:
     out, grad1, grad2 = step(z)
-    assert (out.kept1.tolist(), out.kept2.tolist()) == (z["plain_idx1"].tolist(), z["plain_idx2"].tolist())
+    for kept, name in ((out.kept1, "1"), (out.kept2, "2")):
+        assert set(kept.tolist()) == set(z[f"plain_idx{name}"].tolist())
     close(out.loss1.detach(), z["plain_loss1"])
     close(out.loss2.detach(), z["plain_loss2"])
     close(grad1, z["plain_grad1"])

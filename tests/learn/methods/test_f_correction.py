@@ -43,7 +43,7 @@ def test_estimate_parity(z, kind: str, in_place: bool) -> None:
     close(rows, z[f"T_raw_{kind}"])
     if f"anchors_{kind}" in z:
         assert anchors.tolist() == z[f"anchors_{kind}"].tolist()
-    close(alpha * torch.eye(len(rows), dtype=rows.dtype) + (1 - alpha) * row_normalise(rows), z[f"T_hat_{kind}"])
+    close(alpha * torch.eye(len(rows), dtype=eta.dtype) + (1 - alpha) * row_normalise(rows), z[f"T_hat_{kind}"])
     assert torch.equal(eta, z["eta"])  # never touched
 
 

@@ -154,7 +154,7 @@ def test_symmetric_losses_sum_to_a_constant_over_all_labels(z, name: str, of_oth
 def test_cross_entropy_is_not_symmetric(z) -> None:  # negative control of the test above
     logits, n_classes = z["logits"], int(z["num_class"])
     total = sum(F.cross_entropy(logits, torch.full((len(logits),), k), reduction="none") for k in range(n_classes))
-    assert total.std() > 1
+    assert total.std() / total.mean() > 0.01  # those above are constant to 1e-7, whatever the size of the logits
 
 
 def test_gradients_are_those_of_cross_entropy_times_a_weight(z) -> None:
