@@ -1,4 +1,7 @@
-"""A figure as PNG and PDF, and how figures look. Other processes draw, so nothing is imported here that drawing does not need."""
+"""A figure as PNG and PDF, in the sizes of type that pages need; colours and shapes are in ``figures/look.py``.
+
+Other processes draw, so nothing is imported here that drawing does not need.
+"""
 
 import io
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tables as data, and their four renderings: CSV, Markdown, LaTeX and HTML. What is in them is decided in ``report``."""
+"""Tables as data, and their four renderings: CSV, Markdown, LaTeX and HTML. What is in them is decided in ``sections``."""
 
 import csv
 import html

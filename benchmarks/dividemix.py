@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from raystudy.design import ask
+from raystudy.design import compose
 from raystudy.learn import networks
 from raystudy.learn.celldata import CellData, prepare
 from raystudy.learn.point import split
@@ -226,7 +226,7 @@ def main() -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)
 
     root = Path("data")
-    study = ask.of_methods(["dividemix"], epochs=15 if args.quick else None, root=root)
+    study = compose.of_methods(["dividemix"], epochs=15 if args.quick else None, root=root)
     builder = Builder(study, root)
     seeds = range(1 if args.quick else args.seeds)
 

@@ -36,7 +36,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from raystudy.data.noise import Noise
-from raystudy.design import ask, space
+from raystudy.design import compose, space
 from raystudy.errors import InputError
 from raystudy.learn.celldata import prepare
 from raystudy.learn.methods import METHODS
@@ -89,7 +89,7 @@ def jobs(args: argparse.Namespace, images: Path | None) -> list[Job]:
     """All trainings, in the order in which a part of them tells most: a whole seed of digits first, CIFAR-10 last."""
     methods = args.only or list(METHODS)
     noises = {"clean": Noise("symmetric", 0.0)} | {f"{r:g}": Noise("symmetric", r) for r in (0.2, 0.5, 0.8)}
-    network, epochs = ask.default_setting("digits", ROOT)
+    network, epochs = compose.default_setting("digits", ROOT)
     found = [
         job("digits", "digits", network, args.digits_epochs or epochs, condition, noise, method, seed)
         for seed, (condition, noise), method in itertools.product(range(args.seeds), noises.items(), methods)

@@ -3,7 +3,6 @@ functions below; here belong names and defaults that a person types, and pandas 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from raystudy.data import noise as noises
 from raystudy.data.spec import located
-from raystudy.design import ask, studyfile
+from raystudy.design import compose, request
 from raystudy.design import study as design
 from raystudy.errors import InputError, unknown
 
@@ -33,17 +32,18 @@ class Study:
     """What is to be run: a grid of methods over noise levels and a search budget, or a study file. Nothing runs before ``run``.
 
     ``methods``: names of ``methods()``; plain cross-entropy is run beside them unless ``baseline`` is False. ``dataset``: a name of
-    ``datasets()``, ``npz:PATH`` or ``folder:PATH``. ``noise``: one or several of ``KIND[:VARIANT]:RATE,...``. ``file``: a shipped study or
-    a .toml, instead of methods, data and noise. What is None is the study file's, or chosen by data set. ``trials``, ``replicates``,
-    ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction`` and ``clean_val`` are the options of ``raystudy sweep``.
+    ``datasets()``, ``npz:PATH`` or ``folder:PATH``, None for digits. ``noise``: one or several of ``KIND[:VARIANT]:RATE,...``. ``file``: a
+    shipped study or a .toml, instead of methods, data, noise, network and recipe. What is None is the study file's, or chosen by data set.
+    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction`` and ``clean_val`` are the options of
+    ``raystudy sweep``.
     Raises InputError for anything that cannot be.
     """
 
     def __init__(
         self,
         methods: Names = (),
-        dataset: str = "digits",
-        noise: Names = ask.LEVELS,
+        dataset: str | None = None,
+        noise: Names | None = None,
         *,
         file: str | PathLike[str] | None = None,
         name: str | None = None,
@@ -56,40 +56,33 @@ class Study:
         data_root: str | PathLike[str] = "data",
         labels: str | PathLike[str] | None = None,
         size: int | None = None,
+        skip_corrupt: bool = False,
+        stream: str | None = None,
         **budget: Any,
     ) -> None:
         for key in budget:
-            if key not in ask.BUDGET:
-                raise unknown("argument of Study", key, ask.BUDGET)
-        if scale not in ask.SCALES:
-            raise unknown("scale", scale, ask.SCALES)
-        budget = {key: value for key, value in budget.items() if value is not None}
-        self.data_root = Path(data_root)
-        self.named = name is not None
-        if file is not None:
-            if methods:
-                raise InputError(f"methods or a study file, not both: {', '.join(_several(methods))}")
-            told = studyfile.load(str(file), self.data_root, noise_seed)
-        elif not methods:
-            raise InputError(f"name methods, or a file: {', '.join(studyfile.shipped())}")
-        else:
-            told = ask.of_methods(
-                _several(methods),
-                dataset=located(dataset, labels=labels and str(labels), size=size),
-                noise=_several(noise),
-                noise_seed=noise_seed or 0,
-                network=network,
-                epochs=epochs,
-                recipe=recipe,
-                baseline=baseline,
-                root=self.data_root,
-                budget=budget,
-            )
-        if scale == "smoke":
-            told = ask.miniature(told)
-        if file is not None and epochs is not None:
-            told = ask.longer(told, epochs)
-        self.design = replace(told, **budget, name=told.name if name is None else name)
+            if key not in compose.BUDGET:
+                raise unknown("argument of Study", key, compose.BUDGET)
+        self.data_root, self.named = Path(data_root), name is not None
+        self.design = request.requested(
+            _several(methods),
+            file=None if file is None else str(file),
+            scale=scale,
+            dataset=dataset,
+            labels=None if labels is None else str(labels),
+            size=size,
+            skip_corrupt=skip_corrupt,
+            stream=stream,
+            noise=None if noise is None else _several(noise),
+            noise_seed=noise_seed,
+            network=network,
+            epochs=epochs,
+            recipe=recipe,
+            baseline=baseline,
+            name=name,
+            root=self.data_root,
+            budget={key: value for key, value in budget.items() if value is not None},
+        )
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from raystudy.commands import app, asked
+from raystudy.commands import app, reading
 from raystudy.commands.options import GRID, LIMITS, PRICES, SEARCH, WHERE
 from raystudy.design.study import Study
 from raystudy.running.resources import Resources
@@ -17,9 +17,9 @@ def options(*argv: str) -> dict[str, Any]:
 
 def requested(*argv: str) -> Study:
     told = options(*argv)
-    return asked.requested(told["methods"], told["grid"], told["search"])
+    return reading.requested(told["methods"], told["grid"], told["search"])
 
 
 def request(*argv: str) -> tuple[Study, Resources]:
     told = options(*argv)
-    return asked.asked(told["methods"], told["grid"], told["search"], told["where"])
+    return reading.asked(told["methods"], told["grid"], told["search"], told["where"])

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raystudy.commands.asked import asked, charge
 from raystudy.commands.options import GRID, PRICES, SEARCH, WHERE, Grid, Prices, Search, Where
+from raystudy.commands.reading import asked, charge
 from raystudy.errors import InputError
 from raystudy.terminal import duration, say, terminal
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from raystudy.commands.asked import asked, charge
 from raystudy.commands.options import GRID, LIMITS, PRICES, SEARCH, WHERE, Grid, Limits, Prices, Search, Where
+from raystudy.commands.reading import asked, charge
 from raystudy.errors import InputError
 from raystudy.terminal import printable, say, terminal
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import search_spaces
 from raystudy.data.noise import parse
-from raystudy.design.ask import BUDGET, blocks_of, of_blocks
+from raystudy.design.compose import BUDGET, blocks_of, of_blocks
 from raystudy.design.study import Block, Study
 from raystudy.errors import InputError, unknown
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raystudy.data import corruption, noise
+from raystudy.data import corruption, noise, smoke
 from raystudy.data.noise import Matrix, Noise
 from raystudy.data.pictures import IMAGES, Condition, shortened
 from raystudy.errors import InputError
@@ -53,7 +53,7 @@ def _expected(cell: CellData, setting: Noise) -> Matrix | None:
         full = corruption.read_matrix(Path(setting.variant), cell.n_classes)
         return (1 - setting.rate) * np.eye(cell.n_classes) + setting.rate * full
     if setting.kind == "asymmetric" and not setting.variant:
-        setting = replace(setting, variant=noise.CLASS_MAP_OF[cell.name])
+        setting = replace(setting, variant=noise.CLASS_MAP_OF[cell.name.removeprefix(smoke.PREFIX)])
     try:
         return noise.transition_matrix(setting, cell.n_classes)
     except InputError:

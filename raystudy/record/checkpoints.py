@@ -1,4 +1,7 @@
-"""What workers write: a trial's checkpoints and what a finished one leaves; where that lies, and how it travels to a storage."""
+"""Where a trial's checkpoints, and what a finished one leaves, lie, and how they travel to a storage.
+
+What is in a checkpoint, and when one is refused, is in ``learn/checkpoint.py``.
+"""
 
 import contextlib
 import os

@@ -1,8 +1,7 @@
 """Where a study is kept when that is no folder of this machine: any file system that pyarrow or fsspec opens.
 
-Here belong names of storages, pulling and mirroring a ledger, and moving checkpoints; nothing that reads an event's meaning, bar that a
-trial has ended. The driver stays the only writer of the ledger: it appends to a working copy on its own disk, and a thread mirrors the
-copy. So a slow or absent storage never holds up a study, and ``flock``, append and ``fsync`` are never asked of an object store.
+Here belong names of storages and a folder in one (``Place``); pulling and mirroring a ledger is in ``mirror``, moving checkpoints in
+``checkpoints``.
 
     s3://bucket/studies     working copy ~/.cache/raystudy/s3%3A%2F%2Fbucket%2Fstudies, the same for every command
     /nfs/studies            no URL: a folder that is used as it is
@@ -147,9 +146,6 @@ def line_of(e: BaseException) -> str:
     return " ".join(str(e).split())[:300] or type(e).__name__
 
 
-# -- pulling ---------------------------------------------------------------------------------------------------------------------
-
-
 def studies(storage: Path) -> list[str]:
     """Names of the studies that a storage holds."""
     here = [p.parent.name for p in storage.glob("*/study.toml")]
@@ -159,12 +155,6 @@ def studies(storage: Path) -> list[str]:
         with reached(address):
             here += [name for name in root.folders() if (root / name / "study.toml").size() is not None]
     return sorted(set(here))
-
-
-# -- mirroring -------------------------------------------------------------------------------------------------------------------
-
-
-# -- what workers write ----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -1,12 +1,17 @@
-"""Early stopping: at which epochs trials of a cell are compared, and which of them stop there. Decides from numbers it is given."""
+"""Early stopping: at which epochs trials of a cell are compared, and which of them stop there. Decides from numbers it is given.
+
+With which trials one is compared (those of earlier batches that are past their warm-up) is seen to in ``search.CellSearch``.
+"""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from raystudy.design.names import SCHEDULERS
 from raystudy.design.space import Space
 from raystudy.design.study import Cell, Study
+from raystudy.errors import unknown
 from raystudy.learn.point import Point
 
 REDUCTION = 3  # ASHA: the best third of a rung goes on
@@ -16,8 +21,10 @@ PEERS = 2  # ... once so many earlier trials have come that far
 
 def rungs(study: Study, cell: Cell, space: Space, paper_point: Point) -> list[int]:
     """The epochs at which trials of a cell may be stopped: from its warm-up or a ninth of the budget on, each three times the last."""
-    if study.scheduler != "asha":
+    if study.scheduler == "none":
         return []
+    if study.scheduler != "asha":
+        raise unknown("scheduler", study.scheduler, SCHEDULERS)
     first = math.ceil(max(space.settled(paper_point), 1 / REDUCTION**2) * study.epochs_of(cell))
     return [r for k in range(20) if (r := first * REDUCTION**k) < study.epochs_of(cell)]
 

@@ -7,6 +7,9 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from raystudy.design.names import SAMPLERS
+from raystudy.errors import unknown
+
 STATES = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -42,6 +45,8 @@ def sampler(name: str, cell_seed: int, number: int, attempt: int) -> optuna.samp
             return _QMC(cell_seed, number + attempt * 2**12)
         if name == "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP, deterministic_objective=False)
+        if name != "tpe":
+            raise unknown("sampler", name, SAMPLERS)
         return optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=STARTUP, multivariate=True, group=True, warn_independent_sampling=False
         )

@@ -10,11 +10,11 @@ from raystudy.errors import InputError
 from raystudy.record import mirror as mirrors
 from raystudy.record.ledger import Ledger
 from raystudy.running.audience import Audience
-from raystudy.running.beside import beside
 from raystudy.running.budget import Budget
 from raystudy.running.build import Builder
 from raystudy.running.execute import execute
 from raystudy.running.nodes import Watch
+from raystudy.running.pictures import beside
 from raystudy.running.resources import Resources
 from raystudy.running.search import CellSearch
 from raystudy.running.session import session

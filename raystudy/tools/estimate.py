@@ -16,7 +16,7 @@ import torch
 
 from raystudy.data import datasets
 from raystudy.data.noise import Matrix, Noise, parse
-from raystudy.design.ask import default_setting
+from raystudy.design.compose import default_setting
 from raystudy.design.single import single
 from raystudy.errors import InputError
 from raystudy.learn import networks, ops

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raystudy.data.noise import Noise, parse
 from raystudy.design import space
-from raystudy.design.ask import default_setting
+from raystudy.design.compose import default_setting
 from raystudy.design.single import single
 from raystudy.errors import InputError
 from raystudy.learn.celldata import prepare

@@ -1,4 +1,5 @@
 """MLflow: a projection of the ledger that can be deleted and rebuilt.
 
-Only this room talks to MLflow about studies. It reads records and decides nothing; a study goes on without it.
+Only this room talks to MLflow about studies. It reads records and decides nothing. A server that does not answer
+when a study begins refuses it; one that goes away later does not hold it up, and `raystudy sync` brings what is lacking.
 """

@@ -1,6 +1,6 @@
 """How a study is looked at in MLflow's UI: saved views of its experiment, each one click away.
 
-Here belongs what the UI of MLflow 3.17 keeps of a view, and nothing else; ``tracking`` writes it, ``raystudy ui`` prints the links.
+Here belongs what the UI of MLflow 3.17 keeps of a view, and nothing else; ``projection`` writes it, ``raystudy ui`` prints the links.
 
 A saved view is an experiment tag ``mlflow.sharedViewState.<id>``: an envelope (name, createdAt, updatedAt, state) around the state of the
 runs page as the UI itself writes it (search, columns, sections, charts). The page's list of saved views offers it, and the parameter

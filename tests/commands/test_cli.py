@@ -16,7 +16,7 @@ import torch
 from raystudy import cli, sweep
 from raystudy.data.noise import Noise
 from raystudy.design import space
-from raystudy.design.ask import default_name
+from raystudy.design.compose import default_name
 from raystudy.design.study import Study
 from raystudy.learn import training
 from raystudy.learn.celldata import prepare

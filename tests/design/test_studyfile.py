@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from raystudy.data import datasets
 from raystudy.data.noise import NOISES, Noise
 from raystudy.design import studyfile
-from raystudy.design.ask import miniature
+from raystudy.design.compose import miniature
 from raystudy.design.names import RECIPES
 from raystudy.design.study import Block, Cell, Study
 from raystudy.design.studyfile import load, read, shipped

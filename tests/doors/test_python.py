@@ -50,8 +50,12 @@ def test_names_are_not_hidden_by_modules() -> None:
 def test_a_study_says_what_is_wrong_at_once() -> None:
     for wrong, words in (
         (lambda: rs.Study("dividmix"), "did you mean 'dividemix'"),
-        (lambda: rs.Study(), "name methods, or a file: .*dividemix-table1"),
-        (lambda: rs.Study("ce", file="dividemix-table1"), "methods or a study file, not both"),
+        (lambda: rs.Study(), "name a METHOD .*dividemix-table1"),
+        (lambda: rs.Study("ce", file="dividemix-table1"), "in the study, not both"),
+        (
+            lambda: rs.Study(file="quick", noise="pair:0.45", network="mlp"),
+            "--noise, --network cannot be given with --study",
+        ),
         (lambda: rs.Study("ce", trails=3), "unknown argument of Study 'trails'; did you mean 'trials'"),
         (lambda: rs.Study("ce", objective="test/acc"), "training never selects"),
         (lambda: rs.Study("ce", scale="tiny"), "unknown scale 'tiny'"),

@@ -16,8 +16,8 @@ from asking import options, request
 from rich.console import Console
 
 from raystudy import cli
-from raystudy.commands.asked import charge
 from raystudy.commands.plan import confirmed
+from raystudy.commands.reading import charge
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.design.study import Cell, Study

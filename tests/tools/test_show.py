@@ -19,7 +19,7 @@ from raystudy.data.noise import Noise, pair_matrix, parse, transition_matrix
 from raystudy.data.pictures import Condition
 from raystudy.learn.celldata import prepare
 from raystudy.learn.condition import condition
-from raystudy.running import beside
+from raystudy.running import pictures as beside
 
 PNGS = ("sheet.png", "counts.png", "matrix.png", "rates.png")
 
@@ -257,3 +257,12 @@ def test_a_picture_that_cannot_be_drawn_stops_nothing(tmp_path):
     assert "unknown data set" in error.read_text()
     (line,) = undrawn
     assert line.startswith("no pictures of nothing pair:0.2: InputError: unknown data set")
+
+
+def test_the_stand_in_of_a_data_set_has_its_class_map(tmp_path):
+    """A study in miniature: smoke:cifar10 under CIFAR-10's own asymmetric noise."""
+    setting = parse("asymmetric:0.4")[0]
+    cell = prepare("smoke:cifar10", tmp_path, setting, 0.1)
+    shown = condition(cell, setting, tuple("0123456789"), 5)
+    assert shown.expected is not None
+    assert shown.expected[9, 1] == pytest.approx(0.4)  # truck -> automobile

@@ -1,4 +1,4 @@
-"""A study from what somebody asks for: named methods over noise levels, or a study file; what they leave open is chosen by data set.
+"""Composing studies: of named methods over noise levels, or of the blocks of a study file; what is left open is chosen by data set.
 
 Nothing here runs anything; images are opened only to tell their size.
 """
