@@ -108,7 +108,7 @@ def test_out_of_memory_is_tried_once_more_with_a_whole_device(tmp_path: Path) ->
     """A method that runs out of memory on a part of a device and not on a whole one; another that always does; and one that never does."""
     code = copied(tmp_path / "code")
     for name, when in (("mae", "True"), ("gce", "not config['whole']")):
-        trial = code / "raystudy" / "trial.py"
+        trial = code / "raystudy" / "running" / "trial.py"
         here = "            self.run = Run(spec, data, device)\n"
         text = trial.read_text()
         assert text.count(here) == 1
@@ -134,7 +134,9 @@ def test_out_of_memory_is_tried_once_more_with_a_whole_device(tmp_path: Path) ->
 
 def test_a_node_with_other_code_or_a_disk_of_its_own_is_one_clear_line(cluster: Any, tmp_path: Path) -> None:
     code = copied(tmp_path / "code")
-    (code / "raystudy" / "losses.py").write_text((ROOT / "raystudy" / "losses.py").read_text() + "\n# newer\n")
+    (code / "raystudy" / "learn" / "losses.py").write_text(
+        (ROOT / "raystudy" / "learn" / "losses.py").read_text() + "\n# newer\n"
+    )
     other = cluster.add_node(num_cpus=2, env_vars={"PYTHONPATH": str(code)})
     options = ("ce", "--noise", "symmetric:0.2", "--epochs", "2", "--trials", "1")
     out = ended(process := sweep(cluster, tmp_path, *options))
