@@ -157,7 +157,7 @@ def scores(votes: Tensor, y: Tensor, kind: str = "ce") -> Tensor:
     """
     against = -(votes.clamp_min(0) + 1e-8).log()
     share = torch.bincount(y, minlength=votes.shape[1]).to(votes) / len(y)
-    return SCORES[kind](against.gather(1, y[:, None]).squeeze(1), against.mean(1), against @ share)
+    return SCORES[kind](against.gather(1, y[:, None]).squeeze(1), against.mean(1), (against * share).sum(1))
 
 
 def wrong_shares(right: Tensor, offset: float = 1.0) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from raystudy.errors import InputError
 
-CHUNK = 1 << 24  # numbers that stand in memory at once beside features and result: 64 MB of float32; changes no result
+CHUNK = 1 << 22  # distances that stand in memory at once, a few times over: 16 MB of float32 each; changes no result
 Metric = Literal["euclidean", "cosine"]
 
 
@@ -45,30 +45,27 @@ def nearest(
 ) -> Neighbours:
     """The ``k`` nearest rows of ``x`` [N, D] to each of its ``rows`` [Q] (positions; None: to all), [Q, min(k, those there are)].
 
-    ``itself``: each row comes first in its own list, else it is left out. "cosine" does not look at lengths; a row of zeros is as
-    far from any other as a right angle. Exact, and the same bits whatever the chunks and threads: a matrix product says who can be
-    near, and only those distances are computed, by differences and not by a^2 + b^2 - 2ab, which loses the digits of near ones.
-    Time N Q D at the speed of matrix products; about 64 MB beside ``x``. Computed in float64 if ``x`` is, else in float32.
+    ``itself``: each row comes first in its own list, else it is left out. "cosine" does not look at lengths; a row of zeros is as far
+    from any other as a right angle. Exact, and on the CPU the same bits whatever the chunks and threads: a matrix product says
+    who can be near, and only those distances are computed, by differences and not by a^2 + b^2 - 2ab, which loses the digits of
+    near ones. Memory beside ``x`` and the result: some 64 MB. In float64 if ``x`` is, else in float32; without gradient.
 
     InputError where a feature is not finite or too large for its square to be; ValueError for k < 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}; a point has at least one neighbour to ask")
-    x = _directions(x.to(_float(x))) if metric == "cosine" else x.to(_float(x))
+    x = x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    x = _directions(x) if metric == "cosine" else x
     squares = x.square().sum(1)
     if odd := int((~squares.isfinite()).sum()):
         raise InputError(f"{odd} of {len(x)} rows of features are not finite (or beyond 1e18): no distance can be told")
     rows = torch.arange(len(x), device=x.device) if rows is None else rows
     k = min(k, len(x) - (not itself))
-    pool = min(2 * k + 8, len(x))
-    size = max(1, CHUNK // max(len(x), pool * x.shape[1]))
+    pool = min(k + k // 4 + 16, len(x))
+    size = max(1, CHUNK // max(len(x), pool * x.shape[1], 1))
     parts = [_nearest_chunk(x, squares, chunk, k, pool, itself) for chunk in rows.split(size)]
     distance = torch.cat([d for _, d in parts])
     return Neighbours(torch.cat([i for i, _ in parts]), distance.square() / 2 if metric == "cosine" else distance)
-
-
-def _float(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _directions(x: Tensor) -> Tensor:
@@ -85,15 +82,19 @@ def _nearest_chunk(x: Tensor, squares: Tensor, rows: Tensor, k: int, pool: int, 
     """
     slack = 2 * (x.shape[1] + 4) * torch.finfo(x.dtype).eps
     own = rows[:, None]
-    bound = (1 - 2 * slack) * (squares[rows, None] + squares) - 2 * (x[rows] @ x.t())
+    squares = (1 - 2 * slack) * squares
+    with torch.autocast(x.device.type, enabled=False):  # a method may call from where products are in bfloat16
+        bound = torch.addmm(squares, x[rows], x.t(), alpha=-2)  # but for a^2, the same for a whole row
     bound.scatter_(1, own, -torch.inf if itself else torch.inf)
     lowest, candidates = bound.topk(pool, largest=False)
     candidates = candidates.sort(1).values  # so that a stable sort by distance leaves equal ones in order of position
     index, distance = _ordered(_distances(x[own], x[candidates]).squeeze(1), candidates, own, k, itself)
-    missed = distance[:, -1:].square() * (1 + slack) >= lowest[:, -1:]
-    again = missed.any(1).nonzero().squeeze(1) if pool < len(x) else rows[:0]
+    missed = distance[:, -1:].square() * (1 + slack) >= lowest[:, -1:] + squares[own]
+    again = missed.any(1).nonzero().squeeze(1)
+    if pool == len(x) or not len(again):
+        return index, distance
     everyone = torch.arange(len(x), device=x.device)
-    for part in again.split(max(1, CHUNK // (4 * len(x)))):
+    for part in again.split(max(1, CHUNK // (4 * len(x)))):  # positions are 64 bit, too
         full = _distances(x[rows[part]], x)
         index[part], distance[part] = _ordered(full, everyone.expand_as(full), own[part], k, itself)
     return index, distance
