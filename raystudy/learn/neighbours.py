@@ -145,7 +145,7 @@ def similarity_votes(
 def plurality(votes: Tensor, y: Tensor) -> Tensor:
     """The label with most of ``votes`` [Q, K], [Q]: of several, the given ``y`` [Q] if it is one of them, else the smallest.
 
-    A label is taken for wrong where it is not this one (Bahri et al., algorithm 1, and SimiFeat-V). One class, k = 1 with
+    A label is taken for wrong where it is not this one (Bahri et al., SimiFeat-V). One class, k = 1 with
     the point itself, or k >= N where all labels are equal: no label is.
     """
     return torch.where(votes.gather(1, y[:, None]).squeeze(1) == votes.amax(1), y, votes.argmax(1))
