@@ -100,6 +100,13 @@ def feature_scores(x: Pixels, labels: Labels, n_classes: int, seed: int) -> Iter
 SCORES: dict[str, Scores] = {"pdn": pdn_scores, "features": feature_scores}
 
 
+def wrong_weights(scores: Array, clean: Labels) -> Array:
+    """What each class weighs when the wrong class of an image is drawn, [m, K], 0 for its own of ``clean`` [m]: softmax but for the sum."""
+    others = np.where(np.arange(scores.shape[1]) == clean[:, None], -np.inf, scores)
+    weights: Array = np.exp(others - others.max(1, keepdims=True))
+    return weights
+
+
 def flip(x: Pixels, labels: NDArray[np.integer], variant: str, rate: float, n_classes: int, seed: int) -> Labels:
     """Given labels [N] from images uint8 [N, C, H, W] and clean labels [N]; variant is a key of SCORES.
 
@@ -112,9 +119,7 @@ def flip(x: Pixels, labels: NDArray[np.integer], variant: str, rate: float, n_cl
     draw = generator(STREAM, seed, 0, 2).random(len(clean))
     given = clean.copy()
     for mine, scores in SCORES[variant](x, clean, n_classes, seed):
-        scores[np.arange(len(mine)), clean[mine]] = -np.inf
-        p = np.exp(scores - scores.max(1, keepdims=True))
-        cdf = p.cumsum(1)
+        cdf = wrong_weights(scores, clean[mine]).cumsum(1)
         cdf /= cdf[:, -1:]
         wrong = (draw[mine, None] >= cdf).sum(1)
         given[mine] = np.where(flipped[mine], wrong, clean[mine])

@@ -304,6 +304,29 @@ def test_part_dependent_noise_is_that_of_its_definition():
     assert (again[given != y] == given[given != y]).all()  # which class is not a matter of the rate
 
 
+def test_the_class_an_image_is_taken_for_is_drawn_as_in_simifeat(parity):
+    v = parity("simifeat")
+    x, y, q = v["idn_x"], v["idn_labels"], v["idn_flip"]
+    weights = instance.wrong_weights(np.einsum("nd,ndk->nk", x, v["idn_w"][y]), y)
+    probs = q[:, None] * weights / weights.sum(1, keepdims=True)
+    probs[np.arange(len(y)), y] = 1 - q
+    np.testing.assert_allclose(probs, v["idn_probs"], rtol=0, atol=1e-9 * v["idn_probs"].max())
+    assert abs(q.mean() - v["idn_rate"]) < 0.1  # of eight draws
+
+
+def test_the_three_kinds_of_deep_knn_are_ours(parity, tmp_path):
+    v = parity("knn_relabel")
+    k, rate = int(v["num_classes"]), float(v["noise_rate"])
+    np.save(tmp_path / "hard.npy", np.eye(k)[v["noise_hard_perm"]])
+    for text, key in {
+        "symmetric:inclusive": "noise_uniform",
+        "symmetric:exclusive": "noise_flip",
+        f"matrix:{tmp_path / 'hard.npy'}": "noise_hard_flip",
+    }.items():
+        matrix = corrupted(toy(k), parse(f"{text}:{rate}")[0]).matrix
+        np.testing.assert_allclose(matrix, v[key], rtol=0, atol=1e-12)
+
+
 def test_part_dependent_noise_gives_an_image_one_wrong_class_and_features_spread_it():
     x, y = np.repeat(toy().x_train.numpy()[:1], 3000, axis=0), np.zeros(3000, int)
     x[0] = 255 - x[0]  # a second image, so that features have a scale
