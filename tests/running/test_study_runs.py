@@ -99,7 +99,7 @@ def test_money_that_is_used_up_stops_it_and_the_same_command_goes_on(undisturbed
     argv = ("--study", "s.toml", "--prices", "prices.toml", "--checkpoint-every", "0.2")
     code, printed = sweep(tmp_path, *argv, "--time-budget", "1s")  # over before Ray is up
     assert code == 130, printed
-    assert "the time budget of 1 s is used up; stopped with" in printed
+    assert "the time budget of 1 s is used up; stopped: " in printed
     assert "the same command goes on from here" in printed
     code, printed = sweep(tmp_path, *argv, "--max-cost", "4")
     assert code == 130, printed
