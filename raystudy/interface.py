@@ -24,8 +24,48 @@ if TYPE_CHECKING:
 Names = str | Sequence[str]
 
 
-def _several(given: Names) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _several(name: str, given: Names) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
+        raise InputError(f"{name} is {given!r}; it must be a text, or a list of texts")
+    return tuple(given)
+
+
+Kind = tuple[type, ...]
+TEXT: Kind = (str,)
+PATH: Kind = (str, PathLike)
+WHOLE: Kind = (int, np.integer)
+NUMBER: Kind = (int, float, np.integer, np.floating)
+TOLD: dict[Kind, str] = {
+    TEXT: "a text",
+    PATH: "a path",
+    WHOLE: "a whole number",
+    NUMBER: "a number",
+    (bool,): "True or False",
+}
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(
+        ("dataset", "name", "network", "recipe", "stream", "scale", "sampler", "scheduler", "objective"), TEXT
+    ),
+    **dict.fromkeys(("method", "noise", "address", "time_budget", "tracking_uri", "device"), TEXT),
+    **dict.fromkeys(("file", "data_root", "labels", "storage"), PATH),
+    **dict.fromkeys(
+        ("epochs", "noise_seed", "size", "trials", "replicates", "seed", "clean_val", "threads", "max_concurrent"),
+        WHOLE,
+    ),
+    **dict.fromkeys(("val_fraction", "cpus_per_trial", "checkpoint_every", "trial_timeout", "probe_seconds"), NUMBER),
+    **dict.fromkeys(("baseline", "skip_corrupt", "progress"), (bool,)),
+}
+
+
+def _checked(**told: Any) -> None:
+    """Raises InputError for an argument that is not of its kind; None says nothing of it."""
+    for name, value in told.items():
+        kind = KINDS[name]
+        if value is None or (isinstance(value, kind) and not (isinstance(value, bool) and kind != (bool,))):
+            continue
+        raise InputError(f"{name} is {value!r}; it must be {TOLD[kind]}")
 
 
 class Study:
@@ -63,9 +103,16 @@ class Study:
         for key in budget:
             if key not in compose.BUDGET:
                 raise unknown("argument of Study", key, compose.BUDGET)
+        _checked(
+            file=file, name=name, dataset=dataset, network=network, epochs=epochs, recipe=recipe, baseline=baseline
+        )
+        _checked(noise_seed=noise_seed, scale=scale, data_root=data_root, labels=labels, size=size, stream=stream)
+        _checked(skip_corrupt=skip_corrupt, **budget)
+        if noise is not None and not len(_several("noise", noise)):
+            raise InputError("noise is empty; name a kind and a rate, such as symmetric:0.2")
         self.data_root, self.named = Path(data_root), name is not None
         self.design = request.requested(
-            _several(methods),
+            _several("methods", methods),
             file=None if file is None else str(file),
             scale=scale,
             dataset=dataset,
@@ -73,7 +120,7 @@ class Study:
             size=size,
             skip_corrupt=skip_corrupt,
             stream=stream,
-            noise=None if noise is None else _several(noise),
+            noise=None if noise is None else _several("noise", noise),
             noise_seed=noise_seed,
             network=network,
             epochs=epochs,
@@ -173,6 +220,7 @@ def run(
     from raystudy.running.sweep import run as whole
     from raystudy.tracking import store
 
+    _checked(storage=storage, tracking_uri=tracking_uri, time_budget=time_budget, progress=progress)
     asked = study if isinstance(study, Study) else Study(file=study)
     held = storages.folder(str(storage))
     uri = None if tracking_uri == "none" else store.absolute(tracking_uri or store.default_uri())
@@ -194,6 +242,7 @@ def load(name: str, storage: str | PathLike[str] = "studies", data_root: str | P
     from raystudy.commands.studies import held
     from raystudy.record import storage as storages
 
+    _checked(name=name, storage=storage, data_root=data_root)
     return Results(held(storages.folder(str(storage)), name, arrays=True), Path(data_root))
 
 
@@ -221,6 +270,16 @@ def train(
     from raystudy.learn import point
     from raystudy.running import alone
 
+    _checked(
+        method=method,
+        dataset=dataset,
+        noise=noise,
+        noise_seed=noise_seed,
+        network=network,
+        recipe=recipe,
+        epochs=epochs,
+    )
+    _checked(val_fraction=val_fraction, seed=seed, device=device, threads=threads, data_root=data_root)
     made = alone.prepare(
         method,
         located(dataset),
@@ -302,7 +361,10 @@ def corrupt(labels: ArrayLike, noise: str, seed: int = 0, classes: Sequence[Any]
     ``noise``: a kind with a transition matrix, such as ``symmetric:0.4`` or ``pair:0.45``. ``classes``: all there are, in their order,
     where the labels do not show them all. The same seed flips the same labels as in a study. Raises InputError for kinds that need images.
     """
+    _checked(noise=noise, seed=seed)
     given = np.asarray(labels)
+    if given.dtype == object:
+        raise InputError("labels are of several kinds, or have gaps; they are all numbers or all texts")
     if given.ndim != 1:
         raise InputError(f"labels have the shape {given.shape}; they are one label a sample, [n]")
     known = np.unique(given) if classes is None else np.asarray(classes)
@@ -317,6 +379,7 @@ def corrupt(labels: ArrayLike, noise: str, seed: int = 0, classes: Sequence[Any]
 
 
 def _one(text: str, seed: int) -> noises.Noise:
+    _checked(noise=text, seed=seed)
     found = noises.parse(text, seed=seed)
     if len(found) != 1:
         raise InputError(f"one noise level is asked for, not {len(found)}: {text}")
@@ -339,6 +402,10 @@ def _resources(data_root: Path, asked: dict[str, Any], remote: bool = False) -> 
     for key in asked:
         if key not in _RESOURCES:
             raise unknown("argument", key, _RESOURCES)
+    _checked(**{key: value for key, value in asked.items() if key != "gpus_per_trial"})
+    gpus = asked.get("gpus_per_trial")
+    if gpus not in (None, "auto") and (isinstance(gpus, bool) or not isinstance(gpus, NUMBER)):
+        raise InputError(f"gpus_per_trial is {gpus!r}; it must be a number or 'auto'")
     return resources(data_root, remote=remote, **{_RESOURCES[key]: value for key, value in asked.items()})
 
 
@@ -353,6 +420,7 @@ def _plan(
     from raystudy.running import plan
     from raystudy.running.budget import PRICES, price
 
+    _checked(storage=storage, probe_seconds=probe_seconds)
     found = _resources(data_root, asked)
     charge = price(PRICES, None, found.cpus, found.gpus)
     return plan.made(study, storages.folder(str(storage)).expanduser().absolute(), found, charge, probe_seconds)

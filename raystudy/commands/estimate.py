@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from raystudy.commands.options import DATA, FILES, DataRoot, DatasetArgument, Device, Files, Network, Threads
+from raystudy.commands.options import DATA, FILES, DataRoot, DatasetArgument, Device, Files, Network, Threads, whole
 from raystudy.terminal import say, terminal
 
 if TYPE_CHECKING:
@@ -30,13 +30,15 @@ def estimate(
             "the data, else its labels as they are)"
         ),
     ] = None,
-    noise_seed: Annotated[int, Parameter(help="seed of drawn noise (default: 0)")] = 0,
+    noise_seed: Annotated[int, Parameter(converter=whole, help="seed of drawn noise (default: 0)")] = 0,
     data_root: DataRoot = DATA,
     network: Network = None,
-    epochs: Annotated[int | None, Parameter(help="most epochs of a fold (default: by data set)")] = None,
-    folds: Annotated[int, Parameter(help="folds of the cross-validation (default: 5)")] = 5,
-    bootstrap: Annotated[int, Parameter(help="resamples of the intervals (default: 200)")] = 200,
-    seed: Annotated[int, Parameter(help="seed of folds and trainings (default: 0)")] = 0,
+    epochs: Annotated[
+        int | None, Parameter(converter=whole, help="most epochs of a fold (default: by data set)")
+    ] = None,
+    folds: Annotated[int, Parameter(converter=whole, help="folds of the cross-validation (default: 5)")] = 5,
+    bootstrap: Annotated[int, Parameter(converter=whole, help="resamples of the intervals (default: 200)")] = 200,
+    seed: Annotated[int, Parameter(converter=whole, help="seed of folds and trainings (default: 0)")] = 0,
     device: Device = None,
     threads: Threads = 1,
     out: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from raystudy.commands.options import DATA, DataRoot, Dataset, Network, Noise, Threads, TrackingUri
+from raystudy.commands.options import DATA, DataRoot, Dataset, Network, Noise, Threads, TrackingUri, whole
 from raystudy.terminal import say, terminal
 
 
@@ -14,11 +14,13 @@ def train_mentor(
     out: Annotated[Path, Parameter(help="where it goes (default: mentor.npz)")] = Path("mentor.npz"),
     dataset: Dataset = "digits",
     noise: Noise = "symmetric:0.2",
-    students: Annotated[int, Parameter(help="students whose losses are recorded (default: 4)")] = 4,
-    seed: Annotated[int, Parameter(help="seed of the first student and its flips (default: 0)")] = 0,
-    epochs: Annotated[int | None, Parameter(help="epochs that 18 % are trained of (default: by data set)")] = None,
+    students: Annotated[int, Parameter(converter=whole, help="students whose losses are recorded (default: 4)")] = 4,
+    seed: Annotated[int, Parameter(converter=whole, help="seed of the first student and its flips (default: 0)")] = 0,
+    epochs: Annotated[
+        int | None, Parameter(converter=whole, help="epochs that 18 % are trained of (default: by data set)")
+    ] = None,
     network: Network = None,
-    steps: Annotated[int, Parameter(help="updates of the MentorNet (default: 30000)")] = 30_000,
+    steps: Annotated[int, Parameter(converter=whole, help="updates of the MentorNet (default: 30000)")] = 30_000,
     percentile: Annotated[float, Parameter(help="of a student's losses that diff starts from (default: 0.9)")] = 0.9,
     data_root: DataRoot = DATA,
     threads: Threads = 1,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from raystudy.commands.options import STUDIES, Storage, StudyName, TrackingUri
+from raystudy.commands.options import STUDIES, Storage, StudyName, TrackingUri, whole
 from raystudy.commands.studies import held, running
 from raystudy.errors import InputError, unknown
 from raystudy.terminal import say, terminal
@@ -32,7 +32,7 @@ def ui(
     storage: Storage = STUDIES,
     tracking_uri: TrackingUri = None,
     host: Annotated[str, Parameter(help="address to listen on (default: 127.0.0.1)")] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="port (default: 5000)")] = 5000,
+    port: Annotated[int, Parameter(converter=whole, help="port (default: 5000)")] = 5000,
     open_: Annotated[bool, Parameter(name="--open", help="open the browser, on the study if one is named")] = False,
 ) -> int:
     """Opens the MLflow UI on what was recorded."""

@@ -1,5 +1,6 @@
 """Options that several commands share, each written once: its type, its help and how a word of the command line becomes its value."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,14 @@ def _share(type_: object, tokens: Sequence[Token]) -> float | str:
         raise InputError(f"{tokens[0].keyword} is {tokens[0].value!r}; it must be a number or auto") from None
 
 
+def whole(type_: object, tokens: Sequence[Token]) -> int:
+    """A whole number, written as one: 2.9 is none."""
+    word = tokens[0]
+    if not re.fullmatch(r"[+-]?[0-9]+", word.value):
+        raise InputError(f"{word.keyword or 'value'} is {word.value!r}; it must be a whole number")
+    return int(word.value)
+
+
 def choice(*choices: str) -> Any:
     """A converter that takes one of these words, and names them and the nearest one for any other."""
 
@@ -47,7 +56,8 @@ Labels = Annotated[
     Path | None, Parameter(help="labels of folder:PATH, a .csv or .parquet with the columns path, label")
 ]
 Size = Annotated[
-    int | None, Parameter(help="height and width of images from files, in pixels (default: the data set's own)")
+    int | None,
+    Parameter(converter=whole, help="height and width of images from files, in pixels (default: the data set's own)"),
 ]
 SkipCorrupt = Annotated[
     bool, Parameter(help="leave out image files that are missing or cannot be decoded, and count them")
@@ -60,7 +70,7 @@ Stream = Annotated[
     ),
 ]
 Noise = Annotated[str, Parameter(help="label noise, KIND[:VARIANT]:RATE (docs/noise.md) (default: symmetric:0.5)")]
-NoiseSeed = Annotated[int, Parameter(help="seed of the flips (default: 0)")]
+NoiseSeed = Annotated[int, Parameter(converter=whole, help="seed of the flips (default: 0)")]
 DataRoot = Annotated[Path, Parameter(help="where data sets lie or are downloaded to (default: data)")]
 Network = Annotated[
     str | None,
@@ -74,7 +84,7 @@ Recipe = Annotated[
     ),
 ]
 Device = Annotated[str | None, Parameter(help="cpu or cuda (default: cuda where there is one)")]
-Threads = Annotated[int, Parameter(help="torch threads (default: 1)")]
+Threads = Annotated[int, Parameter(converter=whole, help="torch threads (default: 1)")]
 Storage = Annotated[
     Path,
     Parameter(
@@ -144,14 +154,17 @@ class Grid:
         ),
     ] = None
     noise_seed: Annotated[
-        int | None, Parameter(help="seed of the flips and of the validation split, the same for every method")
+        int | None,
+        Parameter(converter=whole, help="seed of the flips and of the validation split, the same for every method"),
     ] = None
     data_root: DataRoot = DATA
     network: Network = None
     recipe: Recipe = None
     epochs: Annotated[
         int | None,
-        Parameter(help="epochs of every trial; warm-ups and ramps are fractions of it (default: by data set)"),
+        Parameter(
+            converter=whole, help="epochs of every trial; warm-ups and ramps are fractions of it (default: by data set)"
+        ),
     ] = None
     no_baseline: Annotated[bool, Parameter(help="do not run plain cross-entropy (ce) beside the named methods")] = False
     name: Annotated[
@@ -166,11 +179,15 @@ class Search:
     """The budget of the search, and how it is spent; None: the study file's, or the default."""
 
     trials: Annotated[
-        int | None, Parameter(help="hyperparameter points per cell, the published one included (default: 5)")
+        int | None,
+        Parameter(converter=whole, help="hyperparameter points per cell, the published one included (default: 5)"),
     ] = None
     replicates: Annotated[
         int | None,
-        Parameter(help="fresh seeds on which the chosen and the published point are trained again (default: 2)"),
+        Parameter(
+            converter=whole,
+            help="fresh seeds on which the chosen and the published point are trained again (default: 2)",
+        ),
     ] = None
     sampler: Annotated[str | None, Parameter(help=f"how Optuna proposes: {', '.join(SAMPLERS)} (default: tpe)")] = None
     scheduler: Annotated[
@@ -179,14 +196,17 @@ class Search:
     objective: Annotated[
         str | None, Parameter(help=f"what the search looks at: {', '.join(OBJECTIVES)} (default: val/acc)")
     ] = None
-    seed: Annotated[int | None, Parameter(help="seed of trainings and proposals (default: 0)")] = None
+    seed: Annotated[int | None, Parameter(converter=whole, help="seed of trainings and proposals (default: 0)")] = None
     val_fraction: Annotated[
         float | None,
         Parameter(help="share of the noisy training set held out for validation (default: 0.1)"),
     ] = None
     clean_val: Annotated[
         int | None,
-        Parameter(help="also score N validation images against clean labels; shown as a rule of its own (default: 0)"),
+        Parameter(
+            converter=whole,
+            help="also score N validation images against clean labels; shown as a rule of its own (default: 0)",
+        ),
     ] = None
 
 
@@ -214,7 +234,7 @@ class Where:
         ),
     ] = None
     max_concurrent: Annotated[
-        int | None, Parameter(help="at most so many trials at once (default: what the machine holds)")
+        int | None, Parameter(converter=whole, help="at most so many trials at once (default: what the machine holds)")
     ] = None
     checkpoint_every: Annotated[
         float | None,

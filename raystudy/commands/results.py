@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from raystudy.commands.options import STUDIES, Storage, StudyName, choice
+from raystudy.commands.options import STUDIES, Storage, StudyName, choice, whole
 from raystudy.commands.studies import held, running
 from raystudy.terminal import say, terminal
 
@@ -81,7 +81,7 @@ def simulate(
     storage: Storage = STUDIES,
     samplers: Annotated[str, Parameter(help="default: tpe,random,qmc,gp")] = "tpe,random,qmc,gp",
     schedulers: Annotated[str, Parameter(help="default: asha,none")] = "asha,none",
-    repeats: Annotated[int, Parameter(help="searches with fresh seeds each (default: 10)")] = 10,
+    repeats: Annotated[int, Parameter(converter=whole, help="searches with fresh seeds each (default: 10)")] = 10,
     epsilon: Annotated[
         float,
         Parameter(

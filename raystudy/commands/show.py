@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from raystudy.commands.options import DATA, FILES, DataRoot, DatasetArgument, Files, Noise, NoiseSeed
+from raystudy.commands.options import DATA, FILES, DataRoot, DatasetArgument, Files, Noise, NoiseSeed, whole
 from raystudy.terminal import say, terminal
 
 
@@ -18,7 +18,7 @@ def show(
     noise_seed: NoiseSeed = 0,
     data_root: DataRoot = DATA,
     out: Annotated[Path, Parameter(help="folder to write to (default: show)")] = Path("show"),
-    images: Annotated[int, Parameter(help="images on the contact sheet (default: 60)")] = 60,
+    images: Annotated[int, Parameter(converter=whole, help="images on the contact sheet (default: 60)")] = 60,
 ) -> int:
     """Draws a condition into a folder, and says what is in it."""
     console = terminal()

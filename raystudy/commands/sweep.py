@@ -67,8 +67,7 @@ def sweep(
         done = f"{outcome.ended} of {outcome.trials} trials begun have ended, {outcome.unfinished} of {len(study.cells())} cells go on"
         say(console, f"{why}stopped: {done}; the same command goes on from here", "yellow")
         return 130
-    finish(outcome, where.tracking_uri, console)
-    return 0
+    return finish(outcome, where.tracking_uri, console)
 
 
 def abandoned(console: Console) -> Callable[[], None]:
@@ -106,8 +105,8 @@ def dry_run(builder: "Builder", console: Console) -> None:
         say(console, f"space of {method}: {ranges or 'nothing to search'}")
 
 
-def finish(outcome: "Outcome", tracking_uri: str | None, console: Console) -> None:
-    """The leaderboard, and what to do next."""
+def finish(outcome: "Outcome", tracking_uri: str | None, console: Console) -> int:
+    """The leaderboard, and what to do next. Returns the exit code: 1 where not one trial came to its end."""
     from analysis import load, tables
     from raystudy.record import storage as storages
     from raystudy.tracking.store import public
@@ -124,3 +123,4 @@ def finish(outcome: "Outcome", tracking_uri: str | None, console: Console) -> No
     steps = [f"raystudy status {study.name}{where}", f"raystudy report {study.name}{where} --open"]
     steps += [] if tracking_uri == "none" else [f"raystudy ui {study.name}{where}{store}"]
     say(console, "next:  " + "   ".join(steps))
+    return int(not any(t.state == "complete" for h in histories.values() for t in h.trials.values()))

@@ -19,6 +19,7 @@ from raystudy.commands.options import (
     NoiseSeed,
     Recipe,
     Threads,
+    whole,
 )
 from raystudy.errors import InputError
 from raystudy.terminal import say, terminal
@@ -44,9 +45,9 @@ def train(
     data_root: DataRoot = DATA,
     network: Network = None,
     recipe: Recipe = "shared",
-    epochs: Annotated[int | None, Parameter(help="epochs (default: by data set)")] = None,
+    epochs: Annotated[int | None, Parameter(converter=whole, help="epochs (default: by data set)")] = None,
     val_fraction: Annotated[float, Parameter(help="share held out for validation (default: 0.1)")] = 0.1,
-    seed: Annotated[int, Parameter(help="training seed (default: 0)")] = 0,
+    seed: Annotated[int, Parameter(converter=whole, help="training seed (default: 0)")] = 0,
     device: Device = None,
     threads: Threads = 1,
     checkpoint: Annotated[

@@ -28,6 +28,8 @@ OBJECT_STORES = ("s3", "gcs", "abfs")  # what is written there appears when it i
 
 def folder(text: str) -> Path:
     """The folder in which commands find the studies of ``--storage``: the folder itself, or a URL's working copy."""
+    if not text:
+        raise InputError("--storage names no folder: ''")
     return _copies() / quote(text.rstrip("/"), safe="") if "://" in text else Path(text)
 
 

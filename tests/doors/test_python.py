@@ -68,6 +68,38 @@ def test_a_study_says_what_is_wrong_at_once() -> None:
             wrong()
 
 
+def test_what_is_of_another_kind_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = ["a", "b", "c"]
+    for wrong, words in (
+        (lambda: rs.Study(5), "methods is 5; it must be a text, or a list of texts"),
+        (lambda: rs.Study("ce", noise=0.5), "noise is 0.5; it must be a text, or a list of texts"),
+        (lambda: rs.Study("ce", noise=[0.2]), r"noise is \[0.2\]"),
+        (lambda: rs.Study("ce", noise=[]), "noise is empty"),
+        (lambda: rs.Study("ce", trials="2"), "trials is '2'; it must be a whole number"),
+        (lambda: rs.Study("ce", trials=2.5), "trials is 2.5; it must be a whole number"),
+        (lambda: rs.Study("ce", trials=True), "trials is True"),
+        (lambda: rs.Study("ce", epochs=1.5), "epochs is 1.5"),
+        (lambda: rs.Study("ce", val_fraction="x"), "val_fraction is 'x'; it must be a number"),
+        (lambda: rs.Study("ce", baseline="no"), "baseline is 'no'; it must be True or False"),
+        (lambda: rs.Study("ce", dataset=3), "dataset is 3; it must be a text"),
+        (lambda: rs.run(rs.Study("ce"), cpus_per_trial="a"), "cpus_per_trial is 'a'"),
+        (lambda: rs.run(rs.Study("ce"), max_concurrent=1.5), "max_concurrent is 1.5"),
+        (lambda: rs.run(rs.Study("ce"), time_budget=30), "time_budget is 30; it must be a text"),
+        (lambda: rs.run(rs.Study("ce"), storage=3), "storage is 3; it must be a path"),
+        (lambda: rs.load(3), "name is 3"),
+        (lambda: rs.train("ce", threads="a"), "threads is 'a'"),
+        (lambda: rs.train("ce", noise=3), "noise is 3; it must be a text"),
+        (lambda: rs.corrupt(["a", 1, None], "pair:0.2"), "labels are of several kinds"),
+        (lambda: rs.corrupt(labels, "pair:0.2", seed=1.5), "seed is 1.5"),
+        (lambda: rs.noise(3), "noise is 3"),
+        (lambda: rs.Study("ce").plan(probe_seconds="x"), "probe_seconds is 'x'"),
+    ):
+        with pytest.raises(rs.InputError, match=words):
+            wrong()
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_same_study_as_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from asking import requested
 
