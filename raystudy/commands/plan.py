@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 Planned = Annotated[str, Parameter(help="methods, or one study: its name in the storage, a shipped one or FILE.toml")]
 
+LEFT = ("method", "data set", "network", "measured by")
+NEEDLESS = (
+    "measured by",
+    "cells",
+    "s an epoch",
+    "network",
+    "epochs to go",
+)  # columns left out first, where there is no room
+
 
 def plan(
     *methods: Planned,
@@ -73,18 +82,17 @@ def _told(r: "Range", whole: bool = False) -> str:
 
 def show(plan: "Plan", console: Console) -> None:
     """Prints a plan."""
+    from analysis import names
+    from analysis.tables import fitting
     from raystudy.running.pace import Range
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("method", "data set", "network"):
-        table.add_column(name, overflow="fold")
-    for name in ("cells", "trials to go", "epochs to go", "s an epoch", f"{plan.device}-hours"):
-        table.add_column(name, justify="right")
-    table.add_column("measured by", overflow="fold")
+    spent = f"{plan.device}-hours"
+    columns: dict[str, list[str]] = {"method": [], "data set": [], "network": [], "cells": [], "trials to go": []}
+    columns |= {"epochs to go": [], "s an epoch": [], spent: [], "measured by": []}
     for row in plan.rows:
         pace = Range(*(s / e if e else 0.0 for s, e in zip(row.seconds, row.work.epochs, strict=True)))
-        table.add_row(
-            *map(escape, (row.method, row.dataset, row.network)),
+        told = (
+            *(row.method, names.told(row.dataset, plan.study), row.network),
             str(row.cells),
             _told(row.work.trials, whole=True),
             _told(row.work.epochs, whole=True),
@@ -92,7 +100,19 @@ def show(plan: "Plan", console: Console) -> None:
             _told(row.seconds.scaled(plan.per_trial / 3600)) if row.work.epochs.high else "done",
             "; ".join(p.source for p in row.paces),
         )
+        for column, text in zip(columns.values(), told, strict=True):
+            column.append(text)
+    kept = fitting(columns, console.width, NEEDLESS)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in kept:
+        table.add_column(
+            name, justify="left" if name in LEFT else "right", no_wrap=name != "measured by", overflow="fold"
+        )
+    for texts in zip(*(columns[name] for name in kept), strict=True):
+        table.add_row(*map(escape, texts))
     console.print(table)
+    if left_out := [name for name in columns if name not in kept]:
+        say(console, f"left out for want of room: {', '.join(left_out)}")
 
     ended, begun, epochs, seconds = plan.done
     study = plan.study

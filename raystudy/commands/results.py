@@ -99,7 +99,7 @@ def simulate(
     rows = tool.simulate(folder, told, lambda line: say(console, line))
     file = out or folder / "simulate.csv"
     tool.write(rows, file)
-    console.print(tool.table(rows, told))
+    console.print(tool.table(rows, told, console.width))
     say(console, tool.verdict(rows))
     say(console, f"{len(rows)} searches in {file}")
     return 0

@@ -257,10 +257,11 @@ def write(rows: Sequence[Replay], file: Path) -> None:
         raise InputError(f"cannot write {file}: {e.strerror}") from None
 
 
-def table(rows: Sequence[Replay], told: Options) -> Table:
+def table(rows: Sequence[Replay], told: Options, width: int = 160) -> Table:
     """Per cell its searches, soonest first; after the cells, each search's expected epochs relative to the best of the cell."""
     out = Table(
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         title=f"How soon a search has a complete trial within {told.epsilon:g} of the winner (mean ± standard deviation "
         f"over {told.repeats} repeats)",
         caption="trials, epochs: of the searches that found it. expected: epochs spent per success, which orders the searches. "
@@ -270,10 +271,10 @@ def table(rows: Sequence[Replay], told: Options) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    for name in ("method", "noise", "search"):
-        out.add_column(name, no_wrap=True)
-    for name in ("found", "trials", "epochs", "expected"):
-        out.add_column(name, justify="right", no_wrap=True)
+    columns: dict[str, list[str]] = {
+        n: [] for n in ("method", "noise", "search", "found", "trials", "epochs", "expected")
+    }
+    ends = []
     cells = {r.cell: [s for s in rows if s.cell == r.cell] for r in rows}
     for cell in cells.values():
         searches = {_search(r): [s for s in cell if _search(s) == _search(r)] for r in cell}
@@ -283,16 +284,19 @@ def table(rows: Sequence[Replay], told: Options) -> Table:
             shown = [_spread([r.trials for r in hits]), _spread([r.epochs for r in hits])]
             place = (own[0].method, own[0].level) if i == 0 else ("", "")
             told_expected = f"{expected:.0f}" if math.isfinite(expected) else "–"
-            out.add_row(
-                *map(escape, place),
-                name,
-                f"{len(hits)} of {len(own)}",
-                *shown,
-                told_expected,
-                end_section=i == len(ordered) - 1,
-            )
+            texts = (*place, name, f"{len(hits)} of {len(own)}", *shown, told_expected)
+            for column, text in zip(columns.values(), texts, strict=True):
+                column.append(text)
+            ends += [len(columns["method"]) - 1] * (i == len(ordered) - 1)
     for i, s in enumerate(standings(rows)):
-        out.add_row("all cells" if i == 0 else "", "", s.search, "", "", "", _ratio(s) if i else "1 x")
+        texts = ("all cells" if i == 0 else "", "", s.search, "", "", "", _ratio(s) if i else "1 x")
+        for column, text in zip(columns.values(), texts, strict=True):
+            column.append(text)
+    kept = tables.fitting(columns, width, ("trials", "epochs", "found"))
+    for name in kept:
+        out.add_column(name, justify="left" if name in ("method", "noise", "search") else "right", no_wrap=True)
+    for i, texts in enumerate(zip(*(columns[name] for name in kept), strict=True)):
+        out.add_row(*map(escape, texts), end_section=i in ends)
     return out
 
 
