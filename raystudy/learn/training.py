@@ -20,7 +20,7 @@ from raystudy.learn.checkpoint import previous
 from raystudy.learn.method import Log, Task
 from raystudy.learn.metrics import labels, scalars, selection
 from raystudy.learn.ops import gmm_1d, normalise_losses
-from raystudy.learn.point import method_class, split
+from raystudy.learn.point import code, method_class, split
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 
@@ -61,6 +61,11 @@ class Run:
             raise InputError(
                 f"data set {spec.dataset!r} here is not the one the study was begun with "
                 f"(digests {data.data_digest}, {data.noise_digest}, expected {spec.data_digest}, {spec.noise_digest})"
+            )
+        if spec.code != (here := code(spec.method, spec.network)):
+            raise InputError(
+                f"{spec.method} with {spec.network} is not here what the study was begun with (its code: {here or 'none'}, "
+                f"expected {spec.code or 'none'})"
             )
         self.spec, self.data, self.device = spec, data, torch.device(device)
         self.on_gpu = self.device.type == "cuda"
