@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from raystudy.learn.method import Batch, Log, Method, Task
+from raystudy import Batch, Method, Task
 
 
 class SmallLoss(Method):
@@ -23,7 +23,7 @@ class SmallLoss(Method):
     def settled(self) -> float:
         return self.warmup
 
-    def step(self, batch: Batch, t: int) -> Log:
+    def step(self, batch: Batch, t: int) -> dict[str, torch.Tensor]:
         losses = F.cross_entropy(self.nets[0](batch.x), batch.y, reduction="none")
         kept = torch.ones_like(losses)
         if t >= self.warmup * self.task.epochs:

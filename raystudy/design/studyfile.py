@@ -99,8 +99,8 @@ def load(study: str, root: Path, noise_seed: int | None = None, trust: bool = Fa
         seed = told.get("noise_seed", 0) if noise_seed is None else noise_seed
         top = {key: told[key] for key in GRID if key in told}
         blocks: list[Block] = []
-        for own in told.get("grid", [{}]):
-            block = top | own
+        for part in told.get("grid", [{}]):
+            block = top | part
             noises = tuple(n for text in block["noise"] for n in parse(text, seed=seed))
             blocks += blocks_of(block["methods"], block["datasets"], noises, block, root)
         return of_blocks(told.get("name", path.stem), blocks, BUDGET | {k: told[k] for k in BUDGET if k in told})

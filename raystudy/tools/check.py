@@ -7,7 +7,7 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,16 @@ class Broken(Exception):  # noqa: N818 - it is no error of ours
     """What a check says when it does not hold."""
 
 
-def check(method: str, network: str = "mlp", root: Path = Path("data")) -> Iterator[Checked]:
-    """Asks all checks of a method, one after another; each yields as it ends. Raises InputError for a name that is none."""
+def check(
+    method: str, network: str = "mlp", root: Path = Path("data"), names: Collection[str] = ()
+) -> Iterator[Checked]:
+    """Asks all checks of a method (or those of these names), one after another; each yields as it ends. Raises InputError for a name
+    that is none."""
     point.method_class(method)
     asked = _Asked(method, network, root)
     for name, function in CHECKS.items():
+        if names and name not in names:
+            continue
         try:
             yield Checked(name, True, function(asked))
         except InputError as e:
@@ -198,13 +203,18 @@ def _predicts(a: _Asked) -> str:
 
 
 def _scales(a: _Asked) -> str:
-    shares = []
+    shares, settled = [], []
     for epochs in (10, 30):
         run = a.run(epochs=epochs)
         if not 0 <= run.method.settled() <= 1:
             raise Broken(f"settled() is {run.method.settled():g}; it is a fraction of the epochs")
+        settled.append(run.method.settled())
         first = next((t for t in range(epochs) if run.epoch().get("select/recall") is not None), epochs)
         shares.append(first / epochs)
+    if abs(settled[0] - settled[1]) > 0.11:
+        raise Broken(
+            f"settled() is {settled[0]:g} of 10 epochs and {settled[1]:g} of 30: durations are fractions of task.epochs"
+        )
     if abs(shares[0] - shares[1]) > 0.11:
         raise Broken(
             f"weights begin after {shares[0]:.0%} of 10 epochs and after {shares[1]:.0%} of 30: durations are fractions of task.epochs"
@@ -247,7 +257,7 @@ def _vectors(a: _Asked) -> str:
     train = _Vectors(x, y)
     for t in range(4):
         for log in method.epoch(t, train):
-            if "loss" in log and not math.isfinite(float(log["loss"])):
+            if "loss" in log and not math.isfinite(float(log["loss"].detach())):
                 raise Broken("the loss is not finite on vectors [B, d]")
     return "trains on vectors [B, d], too"
 
