@@ -50,8 +50,12 @@ def choice(*choices: str) -> Any:
     return convert
 
 
-DatasetArgument = Annotated[str, Parameter(help="a data set of `raystudy datasets`, npz:PATH or folder:PATH")]
-Dataset = Annotated[str, Parameter(help="a data set of `raystudy datasets`, npz:PATH or folder:PATH (default: digits)")]
+DatasetArgument = Annotated[
+    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH")
+]
+Dataset = Annotated[
+    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH (default: digits)")
+]
 Labels = Annotated[
     Path | None, Parameter(help="labels of folder:PATH, a .csv or .parquet with the columns path, label")
 ]
@@ -142,7 +146,8 @@ class Grid:
         ),
     ] = "full"
     dataset: Annotated[
-        str | None, Parameter(help="a data set of `raystudy datasets`, npz:PATH or folder:PATH (default: digits)")
+        str | None,
+        Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH (default: digits)"),
     ] = None
     labels: Labels = None
     size: Size = None
