@@ -5,6 +5,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raystudy.learn.recipe import CHANGED
+
 
 @dataclass(frozen=True)
 class TrialSpec:
@@ -29,4 +31,6 @@ class TrialSpec:
         """16 hex digits. Data and noise enter by their digests, not by where they lie."""
         told = asdict(self)
         del told["dataset"], told["noise"]
+        if changed := CHANGED.get(self.point.get("schedule", self.recipe.get("schedule", ""))):
+            told["schedule"] = changed
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
