@@ -13,11 +13,13 @@ from raystudy.terminal import say, terminal
 def methods(method: Annotated[str | None, Parameter(help="show this one's card")] = None, /) -> int:
     """The methods, each with its hyperparameters."""
     console = terminal()
+    from raystudy import own
     from raystudy.design import space
     from raystudy.learn import point
     from raystudy.learn.methods import METHODS
 
     if method:
+        method = own.located(method)
         loaded, known = space.load(method), point.hyperparameters(method)
         print(point.card(method))
         table = Table(box=box.SIMPLE_HEAD, title="hyperparameters", title_justify="left")
@@ -31,7 +33,7 @@ def methods(method: Annotated[str | None, Parameter(help="show this one's card")
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("method", "what it is", "searched"):
         table.add_column(name)
-    for name in sorted(METHODS):
+    for name in [*sorted(METHODS), *sorted(own.installed("methods"))]:
         searched = ", ".join(d.name for d in space.load(name).dimensions) or "nothing"
         table.add_row(name, point.card(name).partition("\n")[0], searched)
     console.print(table)

@@ -18,12 +18,14 @@ import torch
 from torch import nn
 
 import search_spaces
+from raystudy import own
 from raystudy.data.datasets import DATASETS
 from raystudy.data.noise import NOISES, Noise
 from raystudy.data.smoke import PREFIX
 from raystudy.data.spec import PATHS, family
 from raystudy.errors import InputError, unknown
 from raystudy.learn.method import Task
+from raystudy.learn.methods import METHODS
 from raystudy.learn.point import RECIPE_FIELDS, Point, checked, checked_recipe, hyperparameters, method_class, split
 from raystudy.learn.recipe import Recipe
 
@@ -137,7 +139,14 @@ class Space:
         """The fraction of the budget after which a trial with this point may be compared with others."""
         values, _ = split(self.method, point)
         task = Task(2, 2, 1, lambda dropout=0.0: nn.Linear(1, 2), lambda net: torch.optim.SGD(net.parameters()))
-        return method_class(self.method)(task, **values).settled()
+        try:
+            return float(method_class(self.method)(task, **values).settled())
+        except Exception as e:
+            if self.method in METHODS:
+                raise
+            raise InputError(
+                f"{self.method} cannot be made ({type(e).__name__}: {e}); `raystudy check` tells more"
+            ) from None
 
     def recipe_on(self, dataset: str) -> dict[str, Any]:
         """The published recipe for a data set: that of its family, where there is one, laid over the general one."""
@@ -214,10 +223,7 @@ def _only(keys: Iterable[str], allowed: Iterable[str], where: str) -> None:
 
 def load(method: str, folder: Path = FOLDER) -> Space:
     """Reads and checks ``<folder>/<method>.toml``. Raises InputError with one line for anything wrong in it."""
-    method_class(method)
-    path = folder / f"{method}.toml"
-    where = path.name
-    told = _table(path)
+    told, where = _told(method, folder)
     _only(told, ("space", "recipe", "paper"), where)
     tables, rows = (told.get("space", {}), told.get("recipe", {})), told.get("paper", [])
     if not isinstance(rows, list) or not all(isinstance(t, dict) for t in (*tables, *rows)):
@@ -233,16 +239,30 @@ def _recipes(told: dict[str, Any], where: str) -> tuple[dict[str, Any], dict[str
     recipe = {k: v for k, v in told.items() if not isinstance(v, dict)}
     recipes = {k: v for k, v in told.items() if isinstance(v, dict)}
     families = sorted({family(d) for d in DATASETS})
-    for name, own in {"": recipe, **recipes}.items():
+    for name, more in {"": recipe, **recipes}.items():
         table = f"[recipe{'.' * bool(name)}{name}] of {where}"
         if name and name not in families and name.partition(":")[0] not in PATHS:
             raise unknown(f"data set or key in [recipe] of {where}", name, [*families, *RECIPE_FIELDS])
-        _only(own, [*RECIPE_FIELDS, *BESIDE], table)
+        _only(more, [*RECIPE_FIELDS, *BESIDE], table)
         for key, kind in BESIDE.items():
-            if key in own and type(own[key]) is not kind:
-                raise InputError(f"{table}: {key}={own[key]!r} is of the wrong type")
-        checked_recipe({k: v for k, v in (recipe | own).items() if k in RECIPE_FIELDS}, table)
+            if key in more and type(more[key]) is not kind:
+                raise InputError(f"{table}: {key}={more[key]!r} is of the wrong type")
+        checked_recipe({k: v for k, v in (recipe | more).items() if k in RECIPE_FIELDS}, table)
     return recipe, recipes
+
+
+def _told(method: str, folder: Path) -> tuple[dict[str, Any], str]:
+    """What is said of a method's space, and where: in our file; of a user's own in the one beside it, or in its class (``SPACE``)."""
+    found = method_class(method)
+    if method in METHODS:
+        return _table(folder / f"{method}.toml"), f"{method}.toml"
+    said = getattr(found, "SPACE", None)
+    if said is not None:
+        if not isinstance(said, dict):
+            raise InputError(f"{method}: SPACE is {said!r}; it is a dict as of a space file: space, recipe, paper")
+        return said, f"SPACE of {method}"
+    path = own.beside(method)
+    return ({}, method) if path is None else (_table(path), path.name)
 
 
 def _papers(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], where: str) -> list[Paper]:

@@ -177,7 +177,7 @@ def examine(
     cell = whole(held)
     if folds > len(cell.y) // 2:
         raise InputError(f"--folds is {folds}; data set {dataset!r} has {len(cell.y)} training images")
-    networks.build(network, cell.size[0], cell.size[1], cell.n_classes)
+    networks.build(network, cell.shape, cell.n_classes)
     spec = single("ce", cell, dataset, setting, network, epochs, val_fraction=INNER, seed=seed)
     for remark in datasets.load(dataset, data_root, setting).remarks:
         tell(f"note: {remark}")

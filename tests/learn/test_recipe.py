@@ -48,22 +48,15 @@ def test_the_key_of_a_trial_tells_a_schedule_that_has_changed() -> None:
     told = {"data_digest": "d", "noise": {}, "noise_digest": "n", "network": "mlp", "epochs": 4, "seed": 0}
     spec = TrialSpec("ce", 1, {}, "digits", recipe=Recipe().to_dict(), val_fraction=0.1, clean_val=0, **told)
     assert spec.key == "f3a3a99c7a6bec9b"  # of cosine: as ever
-    linear = replace(spec, recipe=Recipe(schedule="linear").to_dict())
-    old = asdict(linear)
-    del old["dataset"], old["noise"]
-    assert linear.key != hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def test_constant() -> None:
-    assert rates(schedule="constant") == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("epochs", [1, 2, 7])
-def test_no_epoch_is_trained_in_vain(schedule: str, epochs: int) -> None:
-    told = [Recipe(schedule=schedule).rate(epoch, epochs) for epoch in range(epochs)]
-    assert all(0 < r <= Recipe().lr for r in told)
-    assert told == sorted(told, reverse=True)
+    linear = Recipe(schedule="linear").to_dict()
+    for changed in (
+        replace(spec, recipe=linear),
+        replace(spec, point={"schedule": "linear"}),
+        replace(spec, method="coteaching_plus", point={"schedule": "type_1"}, recipe=linear),  # one of its own
+    ):
+        before = asdict(changed)
+        del before["dataset"], before["noise"], before["code"]
+        assert changed.key != hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize(
