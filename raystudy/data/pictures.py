@@ -79,8 +79,8 @@ class Condition:
 def pictures(shown: Condition, out: Path) -> list[Path]:
     """Writes ``sheet``, ``matrix``, ``rates`` and ``counts`` (.png), ``summary.json`` and ``classes.csv`` into ``out``.
 
-    In place of the sheet, vectors have ``nearest.csv``: some of them, and the labels of the nearest others. Where the truth is unknown there are no rates, and a matrix only if the noise model has one. Each file appears whole or not
-    at all. Returns the files.
+    In place of the sheet, vectors have ``nearest.csv``: some of them, and the labels of the nearest others. Where the truth is unknown
+    there are no rates, and a matrix only if the noise model has one. Each file appears whole or not at all. Returns the files.
     """
     from matplotlib import rc_context
 
