@@ -27,6 +27,7 @@ KINDS = {"sym": "symmetric", "asym": "asymmetric", "pair": "pair"}
 BLOCKS = (
     "asym_block5"  # what asymmetric noise of CIFAR-100 is in the code of nearly all of them, whatever the text says
 )
+CLEAN_VAL = "its scripts pick the epoch by clean validation images: compare with clean_val"
 REDRAWN = "each net's loader redraws the noise there, which inflates the number (see the card of elr_plus)"
 METHODS = {
     "ce": ("CE", "Cross-Entropy", "Standard", "Vanilla", "FullModel", "ERM", "SGD (SAM paper)"),
@@ -82,6 +83,7 @@ def main() -> None:
             ours = OURS.get(row["method"], "")
             synthetic = row["noise_type"] in ("sym", "asym")
             note = [row["note"]] * bool(row["note"]) + [REDRAWN] * (ours == "elr_plus" and synthetic)
+            note += [CLEAN_VAL] * (ours == "p_correction" and "yikun2019/PENCIL" in row["source"])
             kind = KINDS.get(row["noise_type"], row["noise_type"])
             told = {
                 "method": "self_paced" if ours == "mentornet_pd" and SELF_PACED in row["note"] else ours,
