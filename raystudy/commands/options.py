@@ -86,7 +86,8 @@ Recipe = Annotated[
     str | None,
     Parameter(
         converter=choice(*RECIPES),
-        help="shared: one recipe for all methods; paper: each method's own; or a method, whose paper's recipe all have (default: shared)",
+        help="shared: one recipe for all methods; paper: each method's published one for the data set; "
+        "or a method, whose published one all have (default: shared)",
     ),
 ]
 Device = Annotated[str | None, Parameter(help="cpu or cuda (default: cuda where there is one)")]
