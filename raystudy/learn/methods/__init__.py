@@ -7,6 +7,7 @@ from raystudy.learn.methods.bootstrap import Bootstrap
 from raystudy.learn.methods.ce import CE
 from raystudy.learn.methods.coteaching import CoTeaching
 from raystudy.learn.methods.coteaching_plus import CoTeachingPlus
+from raystudy.learn.methods.decoupling import Decoupling
 from raystudy.learn.methods.dividemix import DivideMix
 from raystudy.learn.methods.dropout import Dropout
 from raystudy.learn.methods.elr import ELR
@@ -38,6 +39,7 @@ METHODS: dict[str, type[Method]] = {
     "ce": CE,
     "coteaching": CoTeaching,
     "coteaching_plus": CoTeachingPlus,
+    "decoupling": Decoupling,
     "dividemix": DivideMix,
     "dropout": Dropout,
     "elr": ELR,
