@@ -98,6 +98,11 @@ class Method(nn.Module):
         """Class probabilities [B, K] of normalised images; by default the mean over the nets."""
         return torch.stack([net(x).float().softmax(1) for net in self.nets]).mean(0)
 
+    def scale_rate(self, factor: float) -> None:
+        """Multiplies the learning rate of every optimizer, for this epoch: the loop sets the recipe's before each."""
+        for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
+            group["lr"] *= factor
+
     def descend(self, i: int, loss: Tensor) -> None:
         """One optimizer step of net ``i`` on a scalar loss."""
         for group in self.optimizers[i].param_groups:  # zero_grad, without what its profiling costs a small net
