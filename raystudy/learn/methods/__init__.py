@@ -13,6 +13,7 @@ from raystudy.learn.methods.dropout import Dropout
 from raystudy.learn.methods.elr import ELR
 from raystudy.learn.methods.elr_plus import ELRPlus
 from raystudy.learn.methods.f_correction import FCorrection
+from raystudy.learn.methods.f_divergence import FDivergence
 from raystudy.learn.methods.focal import Focal
 from raystudy.learn.methods.gce import GCE
 from raystudy.learn.methods.incv import INCV
@@ -25,6 +26,7 @@ from raystudy.learn.methods.mentornet_dd import MentorNetDD
 from raystudy.learn.methods.mentornet_pd import MentorNetPD
 from raystudy.learn.methods.meta_learning import MetaLearning
 from raystudy.learn.methods.mixup import Mixup
+from raystudy.learn.methods.negative_label_smoothing import NegativeLabelSmoothing
 from raystudy.learn.methods.p_correction import PCorrection
 from raystudy.learn.methods.peer_loss import PeerLoss
 from raystudy.learn.methods.s_model import SModel
@@ -46,6 +48,7 @@ METHODS: dict[str, type[Method]] = {
     "elr": ELR,
     "elr_plus": ELRPlus,
     "f_correction": FCorrection,
+    "f_divergence": FDivergence,
     "focal": Focal,
     "gce": GCE,
     "incv": INCV,
@@ -58,6 +61,7 @@ METHODS: dict[str, type[Method]] = {
     "mentornet_pd": MentorNetPD,
     "meta_learning": MetaLearning,
     "mixup": Mixup,
+    "negative_label_smoothing": NegativeLabelSmoothing,
     "p_correction": PCorrection,
     "peer_loss": PeerLoss,
     "s_model": SModel,
