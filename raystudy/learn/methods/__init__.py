@@ -5,6 +5,7 @@ from raystudy.learn.methods.apl import APL
 from raystudy.learn.methods.b_correction import BCorrection
 from raystudy.learn.methods.bootstrap import Bootstrap
 from raystudy.learn.methods.ce import CE
+from raystudy.learn.methods.cores import CORES
 from raystudy.learn.methods.coteaching import CoTeaching
 from raystudy.learn.methods.coteaching_plus import CoTeachingPlus
 from raystudy.learn.methods.decoupling import Decoupling
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
     "b_correction": BCorrection,
     "bootstrap": Bootstrap,
     "ce": CE,
+    "cores": CORES,
     "coteaching": CoTeaching,
     "coteaching_plus": CoTeachingPlus,
     "decoupling": Decoupling,
