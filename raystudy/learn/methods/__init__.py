@@ -4,6 +4,7 @@ from raystudy.learn.method import Method
 from raystudy.learn.methods.apl import APL
 from raystudy.learn.methods.b_correction import BCorrection
 from raystudy.learn.methods.bootstrap import Bootstrap
+from raystudy.learn.methods.cal import CAL
 from raystudy.learn.methods.ce import CE
 from raystudy.learn.methods.cores import CORES
 from raystudy.learn.methods.coteaching import CoTeaching
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
     "apl": APL,
     "b_correction": BCorrection,
     "bootstrap": Bootstrap,
+    "cal": CAL,
     "ce": CE,
     "cores": CORES,
     "coteaching": CoTeaching,

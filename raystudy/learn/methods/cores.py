@@ -88,10 +88,10 @@ class CORES(Method):
 
     ``beta``: final weight of the confidence regulariser. ``zero``: fraction of the epochs without it. ``ramp``: fraction over
     which it rises. ``sieve``: fraction of the epochs before samples are rejected. ``threshold``: scores above it are rejected.
-    ``prior``: of the regulariser, the labels "kept" last epoch, all "noisy" ones, or "uniform". ``slow_down``: divide the learning rate by 1 + beta.
-    ``star``: fraction of the epochs for the second stage of CORES*, 0 for none. ``consistency``: weight lambda of its unlabelled loss.
-    ``gradual``: let that rise with the stage. ``ratio``: unlabelled images per labelled one. ``lr2``: peak of its rate as a share of
-    the recipe's first.
+    ``prior``: of the regulariser, the labels "kept" last epoch, all "noisy" ones, or "uniform". ``slow_down``: divide the learning
+    rate by 1 + beta. ``star``: fraction of the epochs for the second stage of CORES*, 0 for none. ``consistency``: weight lambda of
+    its unlabelled loss. ``gradual``: let that rise with the stage. ``ratio``: unlabelled images per labelled one. ``lr2``: peak of
+    its rate as a share of the recipe's first.
     """
 
     prior: Tensor  # [K] pi, NaN before the first epoch
