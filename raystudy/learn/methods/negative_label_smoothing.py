@@ -19,7 +19,8 @@ Deviations from the original, and why
   off by default.
 - The warm-up is plain SGD without momentum and weight decay there, and the rest Nesterov with both; one recipe here. Weight
   decay must stay on: it is all that bounds the logits where r < 0.
-- The loss is not bounded from below for r < 0; its value, and that on validation, says nothing. Select by accuracy.
+- The loss is not bounded from below for r < 0; its value, and that on validation, says nothing. Select by accuracy. All in log space and in
+  at least single precision, as the mean over classes needs every log-probability to be finite.
 - r is not scaled with K: the same r is another target for 100 classes. For symmetric noise of a *known* rate e, r = -e K / ((1 - e) K - 1)
   is exactly the backward correction of the loss; such points are oracles. The paper's tables choose r by noise level.
 - The seed there leaves the noise as it is; its pair noise is symmetric swaps of ten named classes; the README's loss differs in

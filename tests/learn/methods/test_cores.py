@@ -258,3 +258,9 @@ def test_mistakes_are_named() -> None:
         CORES(task(toy.train), prior="clean")
     with pytest.raises(InputError, match="star"):
         CORES(task(toy.train), star=1.0)
+
+
+def test_two_classes_that_share_the_probability_pass_the_sieve() -> None:
+    """A trait of the score: of labels that are wrong as often as 40 in 100, either way, none is rejected."""
+    p = torch.tensor([[0.6, 0.4, *[1e-6] * 8]] * 2, dtype=torch.float64)
+    assert (sieve_scores(p.log(), torch.tensor([0, 1])) < -5).all()
