@@ -30,8 +30,6 @@ NCE alone, or with a small beta, underfits on CIFAR-100. The training loss is no
 
 from typing import Literal
 
-from torch import Tensor, nn
-
 from raystudy.errors import unknown
 from raystudy.learn.losses import mae, nce, nfl, rce
 from raystudy.learn.method import Batch, Log, Method, Task
@@ -69,12 +67,5 @@ class APL(Method):
         active = nce(logits, y) if self.active == "nce" else nfl(logits, y, self.gamma, self.focal_detach)
         passive = mae(logits, y) if self.passive == "mae" else rce(logits, y)
         loss = (self.alpha * active + self.beta * passive).mean()
-        self.descend(0, loss)
+        self.descend(0, loss, self.clip_norm)
         return {"loss": loss.detach()}
-
-    def descend(self, i: int, loss: Tensor) -> None:
-        self.optimizers[i].zero_grad(set_to_none=True)
-        loss.backward()
-        if self.clip_norm > 0:
-            nn.utils.clip_grad_norm_(self.nets[i].parameters(), self.clip_norm)
-        self.optimizers[i].step()

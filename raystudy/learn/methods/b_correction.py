@@ -34,13 +34,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from raystudy.errors import unknown
 from raystudy.learn.method import Batch, Log, Method, Task, Train
 from raystudy.learn.ops import anchor_transition, confusion, known_transition, row_normalise
 
-EVAL_BATCH = 2048  # images per forward pass when predictions are collected; changes no result
 SOURCES = ("anchor", "confusion", "symmetric", "pair")
 
 
@@ -103,10 +102,7 @@ class BCorrection(Method):
 
     @torch.no_grad()
     def _estimate(self, train: Train) -> Log:
-        self.eval()
-        probs = torch.zeros(len(train), train.n_classes, dtype=torch.float64, device=train.y.device)
-        for batch in train.batches(augment=False, shuffle=False, batch_size=EVAL_BATCH):
-            probs[batch.index] = self.nets[0](batch.x).double().softmax(1)
+        probs = self.predictions(train)
         if self.t_source == "anchor":
             rows = anchor_transition(probs, self.percentile)[0]
         else:
@@ -126,12 +122,5 @@ class BCorrection(Method):
             self.descend(0, loss)
         else:
             loss = backward_correction(logits, batch.y, self.inverse).mean()
-            self._descend_clipped(loss)
+            self.descend(0, loss, self.clip_norm)
         return {"loss": loss.detach()}
-
-    def _descend_clipped(self, loss: Tensor) -> None:
-        self.optimizers[0].zero_grad(set_to_none=True)
-        loss.backward()
-        if self.clip_norm > 0:
-            nn.utils.clip_grad_norm_(self.nets[0].parameters(), self.clip_norm)
-        self.optimizers[0].step()

@@ -38,7 +38,7 @@ Deviations from the original, and why
 - ``exchange=False`` is the self-selection ablation (each net keeps its own easiest samples), with the same ramp.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -68,6 +68,12 @@ def drop_rate(e: int, forget_rate: float, n_gradual: int, exponent: float = 1.0,
 def n_keep(rate: float, batch_size: int) -> int:
     """floor((1 - rate) B), at least 1; in floating point as the original, so 0.1 of 10 drops what it drops there."""
     return max(int((1 - rate) * batch_size), 1)
+
+
+def set_beta1(optimizers: Iterable[torch.optim.Optimizer], beta1: float) -> None:
+    """Gives optimizers that have betas (Adam) another first one."""
+    for group in (g for optimizer in optimizers for g in optimizer.param_groups if "betas" in g):
+        group["betas"] = (beta1, group["betas"][1])
 
 
 class CoTeachingLosses(NamedTuple):
@@ -131,8 +137,7 @@ class CoTeaching(Method):
 
     def epoch(self, t: int, train: Train) -> Iterator[Log]:
         if t + 1 >= self.decay_epoch:
-            for group in (g for optimizer in self.optimizers for g in optimizer.param_groups if "betas" in g):
-                group["betas"] = (self.late_beta1, group["betas"][1])
+            set_beta1(self.optimizers, self.late_beta1)
         yield from super().epoch(t, train)
 
     def step(self, batch: Batch, t: int) -> Log:

@@ -46,7 +46,7 @@ from torch import Tensor
 
 from raystudy.errors import unknown
 from raystudy.learn.method import Batch, Log, Method, Task, Train
-from raystudy.learn.methods.coteaching import CoTeachingLosses, coteaching_losses, drop_rate
+from raystudy.learn.methods.coteaching import CoTeachingLosses, coteaching_losses, drop_rate, set_beta1
 
 PlusSchedule = Literal["type_1", "type_2"]
 Empty = Literal["skip", "coteaching", "ce"]
@@ -138,8 +138,7 @@ class CoTeachingPlus(Method):
 
     def epoch(self, t: int, train: Train) -> Iterator[Log]:
         if t + 1 >= self.decay_epoch:
-            for group in (g for optimizer in self.optimizers for g in optimizer.param_groups if "betas" in g):
-                group["betas"] = (self.late_beta1, group["betas"][1])
+            set_beta1(self.optimizers, self.late_beta1)
         disagreed, skipped = 0, 0
         for log in super().epoch(t, train):
             disagreed += log.pop("disagreed", 0)

@@ -44,7 +44,6 @@ from raystudy.learn.losses import forward_correction
 from raystudy.learn.method import Batch, Log, Method, Task, Train
 from raystudy.learn.ops import anchor_transition, confusion, known_transition, row_normalise
 
-EVAL_BATCH = 2048  # images per forward pass when predictions are collected; changes no result
 SOURCES = ("anchor", "confusion", "symmetric", "pair")
 
 
@@ -90,10 +89,7 @@ class FCorrection(Method):
 
     @torch.no_grad()
     def _estimate(self, train: Train) -> Log:
-        self.eval()
-        probs = torch.zeros(len(train), train.n_classes, dtype=torch.float64, device=train.y.device)
-        for batch in train.batches(augment=False, shuffle=False, batch_size=EVAL_BATCH):
-            probs[batch.index] = self.nets[0](batch.x).double().softmax(1)
+        probs = self.predictions(train)
         if self.t_source == "anchor":
             rows = anchor_transition(probs, self.percentile)[0]
         else:

@@ -40,7 +40,7 @@ from torch import Tensor
 from raystudy.errors import unknown
 from raystudy.learn.losses import kl_rows
 from raystudy.learn.method import Batch, Log, Method, Task, Train
-from raystudy.learn.methods.coteaching import Schedule, drop_rate, n_keep
+from raystudy.learn.methods.coteaching import Schedule, drop_rate, n_keep, set_beta1
 from raystudy.learn.ops import small_loss
 
 
@@ -96,8 +96,7 @@ class JoCoR(Method):
 
     def epoch(self, t: int, train: Train) -> Iterator[Log]:
         if t + 1 >= self.decay_epoch:
-            for group in (g for optimizer in self.optimizers for g in optimizer.param_groups if "betas" in g):
-                group["betas"] = (self.late_beta1, group["betas"][1])
+            set_beta1(self.optimizers, self.late_beta1)
         yield from super().epoch(t, train)
 
     def step(self, batch: Batch, t: int) -> Log:
