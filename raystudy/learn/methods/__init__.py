@@ -28,6 +28,8 @@ from raystudy.learn.methods.p_correction import PCorrection
 from raystudy.learn.methods.s_model import SModel
 from raystudy.learn.methods.sce import SCE
 from raystudy.learn.methods.self_paced import SelfPaced
+from raystudy.learn.methods.sop import SOP
+from raystudy.learn.methods.sop_plus import SOPPlus
 from raystudy.learn.methods.spade import Spade
 from raystudy.learn.methods.weight_decay import WeightDecay
 
@@ -59,6 +61,8 @@ METHODS: dict[str, type[Method]] = {
     "s_model": SModel,
     "sce": SCE,
     "self_paced": SelfPaced,
+    "sop": SOP,
+    "sop_plus": SOPPlus,
     "spade": Spade,
     "weight_decay": WeightDecay,
 }
