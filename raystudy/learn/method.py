@@ -98,6 +98,11 @@ class Method(nn.Module):
         """Class probabilities [B, K] of normalised images; by default the mean over the nets."""
         return torch.stack([net(x).float().softmax(1) for net in self.nets]).mean(0)
 
+    def drive(self, i: int, rate: float) -> None:
+        """Gives optimizer ``i`` a learning rate of its own; in ``epoch``, since the training loop sets the recipe's before each."""
+        for group in self.optimizers[i].param_groups:
+            group["lr"] = rate
+
     def descend(self, i: int, loss: Tensor) -> None:
         """One optimizer step of net ``i`` on a scalar loss."""
         for group in self.optimizers[i].param_groups:  # zero_grad, without what its profiling costs a small net

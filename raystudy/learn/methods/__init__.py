@@ -31,6 +31,7 @@ from raystudy.learn.methods.self_paced import SelfPaced
 from raystudy.learn.methods.sop import SOP
 from raystudy.learn.methods.sop_plus import SOPPlus
 from raystudy.learn.methods.spade import Spade
+from raystudy.learn.methods.volminnet import VolMinNet
 from raystudy.learn.methods.weight_decay import WeightDecay
 
 METHODS: dict[str, type[Method]] = {
@@ -64,5 +65,6 @@ METHODS: dict[str, type[Method]] = {
     "sop": SOP,
     "sop_plus": SOPPlus,
     "spade": Spade,
+    "volminnet": VolMinNet,
     "weight_decay": WeightDecay,
 }
