@@ -52,6 +52,7 @@ METHODS = {
     "self_paced": ("Self-paced",),
     "sop": ("SOP",),
     "sop_plus": ("SOP+",),
+    "t_revision": ("T-Revision",),
     "volminnet": ("VolMinNet",),
     "weight_decay": ("WeightDecay",),
     "apl": ("NCE+RCE",),

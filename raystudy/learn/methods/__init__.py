@@ -31,6 +31,7 @@ from raystudy.learn.methods.self_paced import SelfPaced
 from raystudy.learn.methods.sop import SOP
 from raystudy.learn.methods.sop_plus import SOPPlus
 from raystudy.learn.methods.spade import Spade
+from raystudy.learn.methods.t_revision import TRevision
 from raystudy.learn.methods.volminnet import VolMinNet
 from raystudy.learn.methods.weight_decay import WeightDecay
 
@@ -65,6 +66,7 @@ METHODS: dict[str, type[Method]] = {
     "sop": SOP,
     "sop_plus": SOPPlus,
     "spade": Spade,
+    "t_revision": TRevision,
     "volminnet": VolMinNet,
     "weight_decay": WeightDecay,
 }

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from toy import accuracy, blobs, run, task
+from toy import InOrder, accuracy, blobs, run, task
 
-from raystudy.data.batch import Batch
 from raystudy.data.noise import symmetric_matrix
 from raystudy.errors import InputError
 from raystudy.learn.losses import forward_correction
@@ -142,16 +141,6 @@ def test_the_steps_of_the_method_parity(z, kind) -> None:
     assert s == len(z[f"traj_{kind}_W"])
     assert int(z[f"traj_{kind}_val_loss"].argmin()) == int(z[f"traj_{kind}_best_epoch_loss"])
     assert int(z[f"traj_{kind}_val_acc"].argmax()) == int(z[f"traj_{kind}_best_epoch_acc"])
-
-
-class InOrder:
-    """A training set whose batches come in a given order, as they are."""
-
-    def __init__(self, x: Tensor, y: Tensor, n_classes: int, order: tuple[Tensor, ...]) -> None:
-        self.x, self.y, self.n_classes, self.order = x, y, n_classes, order
-
-    def batches(self):
-        return (Batch(index, self.x[index], self.y[index]) for index in self.order)
 
 
 # --- by hand
