@@ -47,6 +47,7 @@ METHODS = {
     "meta_learning": ("Meta-Learning", "MLNT"),
     "mixup": ("Mixup", "Mixup (SAM paper)", "mixup ( alpha = 8 )", "mixup ( alpha = 32 )"),
     "p_correction": ("P-correction", "PENCIL"),
+    "pes": ("PES", "PES(semi)"),
     "s_model": ("S-model", "S-Model"),
     "sce": ("SCE",),
     "self_paced": ("Self-paced",),

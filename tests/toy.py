@@ -52,6 +52,7 @@ class InOrder:
 
     def __init__(self, x: Tensor, y: Tensor, n_classes: int, order: tuple[Tensor, ...]) -> None:
         self.x, self.y, self.n_classes, self.order = x, y, n_classes, order
+        self.batch_size = len(order[0]) if order else len(y)
 
     def __len__(self) -> int:
         return len(self.y)

@@ -1,7 +1,8 @@
 """SOP: a sparse correction learned for each sample explains a wrong label, so that the network need not fit it.
 
 Paper: Liu, Zhu, Qu, You, "Robust Training under Label Noise by Over-parameterization", ICML 2022 (arXiv 2202.14026).
-Original code: shengliu66/SOP @4d991ce (model/loss.py, trainer/trainer.py). With two views and class balance: ``sop_plus``.
+Original code: shengliu66/SOP @4d991ce (model/loss.py, trainer/trainer.py). With two views and class balance:
+``sop_plus``.
 
 | original | here |
 | --- | --- |
@@ -11,29 +12,30 @@ Original code: shengliu66/SOP @4d991ce (model/loss.py, trainer/trainer.py). With
 | u and v start at 1e-8 and take plain gradient steps of rates of their own, from the same pass as the network | ``Corrections`` |
 
 Deviations from the original, and why
-- ``lr_u`` and ``lr_v`` hold at batches of 128: the loss is a mean, so a row's step shrinks with the batch. Here a row moves
-  as far whatever the batch; the original moves rows of a short last batch further.
-- A row is visited once an epoch and grows by a factor, 1 + 4 ``lr_v`` / 128 for a wrong label, so in 30 epochs nothing would
-  come of it. ``lr_v`` holds at ``lr_epochs`` and is as many times larger in fewer; 0 takes it as it is.
+- ``lr_u`` and ``lr_v`` hold at batches of 128: the loss is a mean, so a row's step shrinks with the batch. Here a row
+  moves as far whatever the batch; the original moves rows of a short last batch further.
+- A row is visited once an epoch and grows by a factor, 1 + 4 ``lr_v`` / 128 for a wrong label, so in 30 epochs
+  nothing would come of it. ``lr_v`` holds at ``lr_epochs`` and is as many times larger in fewer; 0 takes it as it is.
 - ``variant="code"`` is the last released code, u moved by both terms. "paper" is Algorithm 1: u by the cross-entropy
-  (detached in the square), both projected to [-1, 1] after each step. Releases in between had u in the square term alone
-  (August 2022) or 100 for ``lr_v`` as a factor of the square (February 2022).
-- What is kept from the code: u is a column, not [n, K]; V is detached in the cross-entropy and U is not; the arg max is that
-  of the weak view; a square above 1, and a probability at the floor, have no gradient any more (for good, where
-  ``lr_v`` of 100 overshoots: a latch).
+  (detached in the square), both projected to [-1, 1] after each step. Releases in between had u in the square term
+  alone (August 2022) or 100 for ``lr_v`` as a factor of the square (February 2022).
+- What is kept from the code: u is a column, not [n, K]; V is detached in the cross-entropy and U is not; the arg max
+  is that of the weak view; a square above 1, and a probability at the floor, have no gradient any more (for good,
+  where ``lr_v`` of 100 overshoots: a latch).
 - u and v are float32, under mixed precision too (1e-8 squared), never 0 (their gradient is proportional to them), and
-  have no momentum, decay or Adam. They are buffers, so a checkpoint has them (the original's has not), and rows go by the index in the
-  training set. The ``CLAMP`` of probabilities is theirs, 1e-4.
-- The rates hang on the kind of noise and are marked oracle; for CIFAR-100 with asymmetric noise the paper's lr_u is 1, the
-  code's 0.1.
-- Of matters of others nothing is rebuilt: NumPy never seeded, a validation set that is also trained on and has a second draw of
-  noise, the CIFAR-10 mean for strong views of CIFAR-100, mean accuracy over batches. Their symmetric noise redraws over all
-  classes; their asymmetric noise of CIFAR-10 changes labels that are changed already (cats end at 24 % of 40 %), that of
-  CIFAR-100 swaps one pair in each block of five fine classes (16 % in all at 40 %). The paper's numbers are the best epoch on the test set.
+  have no momentum, decay or Adam. They are buffers, so a checkpoint has them (the original's has not), and rows go by
+  the index in the training set. The ``CLAMP`` of probabilities is theirs, 1e-4.
+- The rates hang on the kind of noise and are marked oracle; for CIFAR-100 with asymmetric noise the paper's lr_u is
+  1, the code's 0.1.
+- Of matters of others nothing is rebuilt: NumPy never seeded, a validation set that is also trained on and has a
+  second draw of noise, the CIFAR-10 mean for strong views of CIFAR-100, mean accuracy over batches. Their symmetric
+  noise redraws over all classes; their asymmetric noise of CIFAR-10 changes labels that are changed already (cats end
+  at 24 % of 40 %), that of CIFAR-100 swaps one pair in each block of five fine classes (16 % in all at 40 %). The
+  paper's numbers are the best epoch on the test set.
 
 Weights are the share of the given label in what the state makes of it, label - U + V, reported after each epoch.
-``corrected_share`` is how many samples stand for another label than theirs. An independent rerun found plain SOP level with
-cross-entropy on CIFAR-10N and below it on CIFAR-100N.
+``corrected_share`` is how many samples stand for another label than theirs. An independent rerun found plain SOP
+level with cross-entropy on CIFAR-10N and below it on CIFAR-100N.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,8 @@
 """SOP+: SOP with a strong view that must agree with the weak one, and a prior of balanced classes.
 
 Paper: Liu, Zhu, Qu, You, "Robust Training under Label Noise by Over-parameterization", ICML 2022 (arXiv 2202.14026),
-section 4. Original code: shengliu66/SOP @4d991ce (model/loss.py, config_cifar100.json). Its core is ``sop``, whose card holds here too.
+section 4. Original code: shengliu66/SOP @4d991ce (model/loss.py, config_cifar100.json). Its core is ``sop``, whose
+card holds here too.
 
 | original | here |
 | --- | --- |
@@ -11,15 +12,16 @@ section 4. Original code: shengliu66/SOP @4d991ce (model/loss.py, config_cifar10
 | lambda_C times KL(weak, no gradient, to strong) | ``losses.kl_rows`` |
 
 Deviations from the original, and why
-- The strong view is the study's (crop, flip, RandAugment, cutout), theirs AutoAugment's CIFAR-10 policy with cutout 16 and, on
-  CIFAR-100, the wrong mean. Without a weight for it (``consistency`` 0) one weak view is made.
-- The arg max is that of the weak view alone (the original computes the mean of both and never uses it). The balance moves u
-  and the network, not v.
-- Weight decay is 1e-3 in the released config and 5e-4 in the paper's Table A.1; the recipe here has the config's. Only the config of
-  CIFAR-100 is released. Its cosine ends at a hundredth of the rate, ours at 0.
+- The strong view is the study's (crop, flip, RandAugment, cutout), theirs AutoAugment's CIFAR-10 policy with cutout
+  16 and, on CIFAR-100, the wrong mean. Without a weight for it (``consistency`` 0) one weak view is made.
+- The arg max is that of the weak view alone (the original computes the mean of both and never uses it). The balance
+  moves u and the network, not v.
+- Weight decay is 1e-3 in the released config and 5e-4 in the paper's Table A.1; the recipe here has the config's.
+  Only the config of CIFAR-100 is released. Its cosine ends at a hundredth of the rate, ours at 0.
 - ``balance`` may hurt where classes are not balanced (by the author, untested): 0 then.
 
-Published numbers are the best epoch on the test set. An independent rerun is four points below the benchmark's on CIFAR-100N.
+Published numbers are the best epoch on the test set. An independent rerun is four points below the benchmark's on
+CIFAR-100N.
 """
 
 from collections.abc import Iterator

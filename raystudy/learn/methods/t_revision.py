@@ -1,7 +1,8 @@
 """T-Revision: reweight each sample by what the noise matrix T makes of its label, then revise T by a slack learnt with the network.
 
-Paper: Xia, Liu, Wang, Han, Gong, Niu, Sugiyama, "Are Anchor Points Really Indispensable in Label-Noise Learning?", NeurIPS
-2019 (arXiv 1906.00189), Reweight-R. Original code: xiaoboxia/T-Revision @b598cf2 (main.py, loss.py, tools.py).
+Paper: Xia, Liu, Wang, Han, Gong, Niu, Sugiyama, "Are Anchor Points Really Indispensable in Label-Noise Learning?",
+NeurIPS 2019 (arXiv 1906.00189), Reweight-R. Original code: xiaoboxia/T-Revision @b598cf2 (main.py, loss.py,
+tools.py).
 
 | original | here |
 | --- | --- |
@@ -12,26 +13,31 @@ Paper: Xia, Liu, Wang, Han, Gong, Niu, Sugiyama, "Are Anchor Points Really Indis
 | prediction: p, never p T | ``Method.probs`` |
 
 Deviations from the original, and why
-- The stages are fractions of one budget (20, 200 and 200 epochs there). Each reloads the weights of its best epoch on noisy validation
-  data there; a method has no validation set here, so a stage goes on from where the one before ended. Stage 3 keeps its last
-  epoch there; here the study's rules choose.
-- The published loop adds the slack once more for every row of a batch, so that row 128 has 128 times the slack and the result hangs
-  on the order of rows: ``slack="code"``. "paper" adds it once. "projected" is a variant, in which T + slack is clipped at 0 and its
-  rows divided by their sums; otherwise nothing keeps it a matrix of probabilities, and beta may turn negative.
-- The vectorised losses of 2021 detach beta in stage 3, too, so that the slack never moves. They are not used there, nor here.
-- The published ``norm`` divides column j by the sum of row j, and the search for anchors zeroes the top 3 % of a column in the
-  predictions themselves, which spoils rows read later: ``estimate="code"``. "paper" leaves the predictions and divides rows. The percentile
-  (fixed at 97 there, none for 100 classes) is ``percentile``. Predictions for it are augmented there, and not here.
-- The recipe's optimizer serves stages 1 and 2 (in 1 without its momentum, and with fresh momentum in 2) and its weight decay all three,
-  as there. The recipe's milestones are those of stage 2, at 40 and 80 of its 200 epochs (a scheduler stepped before the epoch makes
-  it 39 and 79 with a current torch). Stage 3 has ``revision_lr`` and ``slack_lr``, 5e-7 for both in the code: with Adam the
-  slack moves by no more than its rate a step, .035 in all on CIFAR-10. ``slack_lr`` is 1e-4 here unless a point says otherwise.
+- The stages are fractions of one budget (20, 200 and 200 epochs there). Each reloads the weights of its best epoch on
+  noisy validation data there; a method has no validation set here, so a stage goes on from where the one before
+  ended. Stage 3 keeps its last epoch there; here the study's rules choose.
+- The published loop adds the slack once more for every row of a batch, so that row 128 has 128 times the slack and
+  the result hangs on the order of rows: ``slack="code"``. "paper" adds it once. "projected" is a variant, in which T
+  + slack is clipped at 0 and its rows divided by their sums; otherwise nothing keeps it a matrix of probabilities,
+  and beta may turn negative.
+- The vectorised losses of 2021 detach beta in stage 3, too, so that the slack never moves. They are not used there,
+  nor here.
+- The published ``norm`` divides column j by the sum of row j, and the search for anchors zeroes the top 3 % of a
+  column in the predictions themselves, which spoils rows read later: ``estimate="code"``. "paper" leaves the
+  predictions and divides rows. The percentile (fixed at 97 there, none for 100 classes) is ``percentile``.
+  Predictions for it are augmented there, and not here.
+- The recipe's optimizer serves stages 1 and 2 (in 1 without its momentum, and with fresh momentum in 2) and its
+  weight decay all three, as there. The recipe's milestones are those of stage 2, at 40 and 80 of its 200 epochs (a
+  scheduler stepped before the epoch makes it 39 and 79 with a current torch). Stage 3 has ``revision_lr`` and
+  ``slack_lr``, 5e-7 for both in the code: with Adam the slack moves by no more than its rate a step, .035 in all on
+  CIFAR-10. ``slack_lr`` is 1e-4 here unless a point says otherwise.
 - ``beta_clip`` bounds the weights (0: not, as published). A denominator within 1e-12 of 0 is taken for 1e-12.
-- Of matters of others nothing is rebuilt: every epoch's predictions and weights are kept there (270 MB, 220 networks), MNIST test labels
-  are shifted by one, the printed error of T + slack is divided by the wrong sum. The noise rate is used there for that error only.
+- Of matters of others nothing is rebuilt: every epoch's predictions and weights are kept there (270 MB, 220
+  networks), MNIST test labels are shifted by one, the printed error of T + slack is divided by the wrong sum. The
+  noise rate is used there for that error only.
 
-Weights are p_y T_yy / (p T)_y, the probability that the given label is right. ``diagonal`` is the mean of T's, ``slack`` the largest entry
-of the slack.
+Weights are p_y T_yy / (p T)_y, the probability that the given label is right. ``diagonal`` is the mean of T's,
+``slack`` the largest entry of the slack.
 """
 
 from collections.abc import Iterator

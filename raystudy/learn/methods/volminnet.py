@@ -1,7 +1,8 @@
 """VolMinNet: forward correction through a noise matrix T that is learnt with the network, the smallest that explains the labels.
 
 Paper: Li, Liu, Han, Niu, Sugiyama, "Provably End-to-end Label-Noise Learning without Anchor Points", ICML 2021 (arXiv
-2102.02400). Original code: xuefeng-li1/Provably-end-to-end-label-noise-learning-without-anchor-points @06e4167 (models.py, main.py).
+2102.02400). Original code: xuefeng-li1/Provably-end-to-end-label-noise-learning-without-anchor-points @06e4167
+(models.py, main.py).
 
 | equation | here |
 | --- | --- |
@@ -12,22 +13,24 @@ Paper: Li, Liu, Han, Niu, Sugiyama, "Provably End-to-end Label-Noise Learning wi
 | prediction: p, not p T | ``Method.probs`` |
 
 Deviations from the original, and why
-- w starts at one number, given here as T's diagonal: 0.4824 and 0.4790 are their -2 for 10 classes and -4.5 for 100, which no one
-  number for w would be. With few classes it is raised to 1.5 / K, since it lies above 1 / K.
-- The optimizer of w is theirs by data set, SGD for CIFAR-10 and Adam for MNIST and CIFAR-100: ``t_optimizer``. Adam moves w by
-  its rate at once, SGD far less. Both have the recipe's rate in the original, here ``t_lr`` times it. Weight decay on w would pull T to
-  sigmoid(0), so there is none whatever the recipe says. ``frozen`` keeps T for a while (0 as published).
+- w starts at one number, given here as T's diagonal: 0.4824 and 0.4790 are their -2 for 10 classes and -4.5 for 100,
+  which no one number for w would be. With few classes it is raised to 1.5 / K, since it lies above 1 / K.
+- The optimizer of w is theirs by data set, SGD for CIFAR-10 and Adam for MNIST and CIFAR-100: ``t_optimizer``. Adam
+  moves w by its rate at once, SGD far less. Both have the recipe's rate in the original, here ``t_lr`` times it.
+  Weight decay on w would pull T to sigmoid(0), so there is none whatever the recipe says. ``frozen`` keeps T for a
+  while (0 as published).
 - Their network gives probabilities; here the softmax is taken once and the rest in log space, with T at least 1e-30.
-- The reported epoch there is that of the lowest noisy validation loss of p T (a sum of batch means over N, biased by a short
-  last batch). A method sees no validation set here; the study's rules choose, by the loss of p.
-- The sign of the determinant is ignored, as published: T_ij < T_ii rules out permuted columns, not a negative sign. A large ``lam`` can
-  drive T towards a singular matrix, whose volume is minus infinity.
-- Of matters of others nothing is rebuilt: their asymmetric matrix comes from an unseeded generator, so that training and validation
-  labels have different noise; ResNet stems without padding; MNIST test labels shifted by one; the CIFAR-10 mean for CIFAR-100;
-  ``--anchor``, which means without anchors. The true matrix is used there for a logged error only.
+- The reported epoch there is that of the lowest noisy validation loss of p T (a sum of batch means over N, biased by
+  a short last batch). A method sees no validation set here; the study's rules choose, by the loss of p.
+- The sign of the determinant is ignored, as published: T_ij < T_ii rules out permuted columns, not a negative sign. A
+  large ``lam`` can drive T towards a singular matrix, whose volume is minus infinity.
+- Of matters of others nothing is rebuilt: their asymmetric matrix comes from an unseeded generator, so that training
+  and validation labels have different noise; ResNet stems without padding; MNIST test labels shifted by one; the
+  CIFAR-10 mean for CIFAR-100; ``--anchor``, which means without anchors. The true matrix is used there for a logged
+  error only.
 
-The volume term is invisible in the loss (8e-4 at the start for 10 classes), only its gradient acts. ``diagonal`` is T's mean
-diagonal, ``volume`` its log abs det.
+The volume term is invisible in the loss (8e-4 at the start for 10 classes), only its gradient acts. ``diagonal`` is
+T's mean diagonal, ``volume`` its log abs det.
 """
 
 import math
