@@ -74,7 +74,9 @@ NoiseSeed = Annotated[int, Parameter(converter=whole, help="seed of the flips (d
 DataRoot = Annotated[Path, Parameter(help="where data sets lie or are downloaded to (default: data)")]
 Network = Annotated[
     str | None,
-    Parameter(help="mlp, convnet, cnn9, preact_resnet18 or a torchvision classifier (default: by data set)"),
+    Parameter(
+        help="mlp, convnet, cnn9, preact_resnet18, a torchvision classifier, or FILE.py:FUNCTION of your own (default: by data set)"
+    ),
 ]
 Recipe = Annotated[
     str | None,
@@ -167,6 +169,9 @@ class Grid:
         ),
     ] = None
     no_baseline: Annotated[bool, Parameter(help="do not run plain cross-entropy (ce) beside the named methods")] = False
+    trust: Annotated[
+        bool, Parameter(help="methods and networks that the study file names as files or modules may run, as you")
+    ] = False
     name: Annotated[
         str | None,
         Parameter(help="the study's name and folder (default: the study file's, or from methods and data set)"),

@@ -28,7 +28,7 @@ KEPT_SECONDS = 10.0  # between checkpoints
 
 
 def train(
-    method: Annotated[str, Parameter(help="a method of `raystudy methods`")],
+    method: Annotated[str, Parameter(help="a method of `raystudy methods`, or FILE.py:CLASS of your own")],
     /,
     *,
     set_: Annotated[

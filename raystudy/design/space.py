@@ -17,11 +17,13 @@ import torch
 from torch import nn
 
 import search_spaces
+from raystudy import own
 from raystudy.data.noise import Noise
 from raystudy.data.smoke import PREFIX
 from raystudy.data.spec import family
 from raystudy.errors import InputError, unknown
 from raystudy.learn.method import Task
+from raystudy.learn.methods import METHODS
 from raystudy.learn.point import RECIPE_FIELDS, Point, checked, checked_recipe, hyperparameters, method_class, split
 from raystudy.learn.recipe import Recipe
 
@@ -132,7 +134,14 @@ class Space:
         """The fraction of the budget after which a trial with this point may be compared with others."""
         values, _ = split(self.method, point)
         task = Task(2, 2, 1, lambda dropout=0.0: nn.Linear(1, 2), lambda net: torch.optim.SGD(net.parameters()))
-        return method_class(self.method)(task, **values).settled()
+        try:
+            return float(method_class(self.method)(task, **values).settled())
+        except Exception as e:
+            if self.method in METHODS:
+                raise
+            raise InputError(
+                f"{self.method} cannot be made ({type(e).__name__}: {e}); `raystudy check` tells more"
+            ) from None
 
     def paper(self, dataset: str, noise: Noise) -> tuple[Point, tuple[str, ...], str]:
         """The published point for the nearest setting: (complete point, names filled from the truth, source).
@@ -205,10 +214,7 @@ def _only(keys: Iterable[str], allowed: Iterable[str], where: str) -> None:
 
 def load(method: str, folder: Path = FOLDER) -> Space:
     """Reads and checks ``<folder>/<method>.toml``. Raises InputError with one line for anything wrong in it."""
-    method_class(method)
-    path = folder / f"{method}.toml"
-    where = path.name
-    told = _table(path)
+    told, where = _told(method, folder)
     _only(told, ("space", "recipe", "paper"), where)
     tables, rows = (told.get("space", {}), told.get("recipe", {})), told.get("paper", [])
     if not isinstance(rows, list) or not all(isinstance(t, dict) for t in (*tables, *rows)):
@@ -219,6 +225,20 @@ def load(method: str, folder: Path = FOLDER) -> Space:
     checked_recipe({k: v for k, v in recipe.items() if k in RECIPE_FIELDS}, f"[recipe] of {where}")
     papers = tuple(paper for row in rows for paper in _papers(method, row, dimensions, f"[[paper]] of {where}"))
     return Space(method, dimensions, papers, recipe)
+
+
+def _told(method: str, folder: Path) -> tuple[dict[str, Any], str]:
+    """What is said of a method's space, and where: in our file; of a user's own in the one beside it, or in its class (``SPACE``)."""
+    found = method_class(method)
+    if method in METHODS:
+        return _table(folder / f"{method}.toml"), f"{method}.toml"
+    said = getattr(found, "SPACE", None)
+    if said is not None:
+        if not isinstance(said, dict):
+            raise InputError(f"{method}: SPACE is {said!r}; it is a dict as of a space file: space, recipe, paper")
+        return said, f"SPACE of {method}"
+    path = own.beside(method)
+    return ({}, method) if path is None else (_table(path), path.name)
 
 
 def _papers(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], where: str) -> list[Paper]:

@@ -23,10 +23,13 @@ class TrialSpec:
     seed: int
     val_fraction: float
     clean_val: int
+    code: str = ""  # digest of what the user brings: a method or a network of their own
 
     @property
     def key(self) -> str:
-        """16 hex digits. Data and noise enter by their digests, not by where they lie."""
+        """16 hex digits. Data and noise enter by their digests, not by where they lie, and so does code that is not ours."""
         told = asdict(self)
         del told["dataset"], told["noise"]
+        if not self.code:
+            del told["code"]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
