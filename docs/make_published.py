@@ -1,8 +1,9 @@
-"""Makes analysis/published/*.csv from a folder of transcribed tables: facts and sources kept, accuracies in percent, our names added.
+"""Makes tables of analysis/published from a folder of transcribed ones: facts and sources kept, accuracies in percent, our names added.
 
 python docs/make_published.py FOLDER
 
 Left out: training errors, top-5, and the sensitivity tables, whose rows are hyperparameters. Averages over levels stay, without a rate.
+Tables of one method (``sop.csv``) are not made: their rows come from the paper, its repository and reruns of it, one by one.
 """
 
 import csv
@@ -57,9 +58,14 @@ METHODS = {
     "negative_label_smoothing": ("Negative-LS",),
     "peer_loss": ("Peer-Loss",),
     "p_correction": ("P-correction", "PENCIL"),
+    "pes": ("PES", "PES(semi)"),
     "s_model": ("S-model", "S-Model"),
     "sce": ("SCE",),
     "self_paced": ("Self-paced",),
+    "sop": ("SOP",),
+    "sop_plus": ("SOP+",),
+    "t_revision": ("T-Revision",),
+    "volminnet": ("VolMinNet",),
     "weight_decay": ("WeightDecay",),
     "apl": ("NCE+RCE",),
 }

@@ -31,10 +31,15 @@ from raystudy.learn.methods.mixup import Mixup
 from raystudy.learn.methods.negative_label_smoothing import NegativeLabelSmoothing
 from raystudy.learn.methods.p_correction import PCorrection
 from raystudy.learn.methods.peer_loss import PeerLoss
+from raystudy.learn.methods.pes import PES
 from raystudy.learn.methods.s_model import SModel
 from raystudy.learn.methods.sce import SCE
 from raystudy.learn.methods.self_paced import SelfPaced
+from raystudy.learn.methods.sop import SOP
+from raystudy.learn.methods.sop_plus import SOPPlus
 from raystudy.learn.methods.spade import Spade
+from raystudy.learn.methods.t_revision import TRevision
+from raystudy.learn.methods.volminnet import VolMinNet
 from raystudy.learn.methods.weight_decay import WeightDecay
 
 METHODS: dict[str, type[Method]] = {
@@ -68,9 +73,14 @@ METHODS: dict[str, type[Method]] = {
     "negative_label_smoothing": NegativeLabelSmoothing,
     "p_correction": PCorrection,
     "peer_loss": PeerLoss,
+    "pes": PES,
     "s_model": SModel,
     "sce": SCE,
     "self_paced": SelfPaced,
+    "sop": SOP,
+    "sop_plus": SOPPlus,
     "spade": Spade,
+    "t_revision": TRevision,
+    "volminnet": VolMinNet,
     "weight_decay": WeightDecay,
 }

@@ -126,8 +126,7 @@ class PCorrection(Method):
         return self.label_lr * (1 - (t - self.begin2) / max(self.begin3 - self.begin2, 1))
 
     def epoch(self, t: int, train: Train) -> Iterator[Log]:
-        for group in self.optimizers[0].param_groups:
-            group["lr"] = self.rate(t)
+        self.drive(0, self.rate(t))
         if t == self.begin2:
             self.label_logits.copy_(self.init_scale * F.one_hot(train.y, train.n_classes))
         yield from super().epoch(t, train)
