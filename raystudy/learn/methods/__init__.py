@@ -2,11 +2,13 @@
 
 from raystudy.learn.method import Method
 from raystudy.learn.methods.apl import APL
+from raystudy.learn.methods.augdesc import AugDesc
 from raystudy.learn.methods.b_correction import BCorrection
 from raystudy.learn.methods.bootstrap import Bootstrap
 from raystudy.learn.methods.ce import CE
 from raystudy.learn.methods.coteaching import CoTeaching
 from raystudy.learn.methods.coteaching_plus import CoTeachingPlus
+from raystudy.learn.methods.disc import DISC
 from raystudy.learn.methods.dividemix import DivideMix
 from raystudy.learn.methods.dropout import Dropout
 from raystudy.learn.methods.elr import ELR
@@ -33,11 +35,13 @@ from raystudy.learn.methods.weight_decay import WeightDecay
 
 METHODS: dict[str, type[Method]] = {
     "apl": APL,
+    "augdesc": AugDesc,
     "b_correction": BCorrection,
     "bootstrap": Bootstrap,
     "ce": CE,
     "coteaching": CoTeaching,
     "coteaching_plus": CoTeachingPlus,
+    "disc": DISC,
     "dividemix": DivideMix,
     "dropout": Dropout,
     "elr": ELR,
