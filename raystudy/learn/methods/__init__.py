@@ -31,6 +31,7 @@ from raystudy.learn.methods.s_model import SModel
 from raystudy.learn.methods.sce import SCE
 from raystudy.learn.methods.self_paced import SelfPaced
 from raystudy.learn.methods.spade import Spade
+from raystudy.learn.methods.ssr import SSR
 from raystudy.learn.methods.weight_decay import WeightDecay
 
 METHODS: dict[str, type[Method]] = {
@@ -64,5 +65,6 @@ METHODS: dict[str, type[Method]] = {
     "sce": SCE,
     "self_paced": SelfPaced,
     "spade": Spade,
+    "ssr": SSR,
     "weight_decay": WeightDecay,
 }
