@@ -15,7 +15,7 @@ def agreement(methods: Sequence[str], panels: Mapping[str, NDArray[np.float64]])
     """Matrices [k, k] side by side, of values up to 1; None for fewer than two methods."""
     if len(methods) < 2:
         return None
-    figure, axes = grid(len(panels), len(panels), height=WIDTH / len(panels) * 1.05)
+    figure, axes = grid(len(panels), len(panels), height=WIDTH / len(panels) * 0.92)
     image = None
     for ax, (title, m) in zip(axes, panels.items(), strict=True):
         image = ax.imshow(m, cmap="cividis", vmin=0, vmax=1)
