@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "InputError",
+    "NoisyLabelClassifier",
     "Results",
     "Study",
     "__version__",
@@ -25,8 +26,11 @@ __all__ = [
     "train",
 ]
 
+PLACES = {"InputError": "raystudy.errors", "NoisyLabelClassifier": "raystudy.estimator"}  # the others are in ``interface``
+
 if TYPE_CHECKING:
     from raystudy.errors import InputError
+    from raystudy.estimator import NoisyLabelClassifier
     from raystudy.interface import Results, Study, corrupt, datasets, load, methods, noise, run, train
 
 
@@ -35,7 +39,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'raystudy' has no attribute {name!r}")
     if name != "InputError":
         import_module("raystudy.packages").pin()
-    found = getattr(import_module("raystudy.errors" if name == "InputError" else "raystudy.interface"), name)
+    found = getattr(import_module(PLACES.get(name, "raystudy.interface")), name)
     globals()[name] = found
     return found
 
