@@ -26,7 +26,10 @@ __all__ = [
     "train",
 ]
 
-PLACES = {"InputError": "raystudy.errors", "NoisyLabelClassifier": "raystudy.estimator"}  # the others are in ``interface``
+PLACES = {
+    "InputError": "raystudy.errors",
+    "NoisyLabelClassifier": "raystudy.estimator",
+}  # the others are in ``interface``
 
 if TYPE_CHECKING:
     from raystudy.errors import InputError
