@@ -181,6 +181,13 @@ class Results:
 
         return export.records(load.study(self.folder)[1])
 
+    def suspects(self) -> pd.DataFrame:
+        """A row an image and cell: how far the replicates of its chosen point trust the given label, the most distrusted first."""
+        from analysis import load
+        from raystudy.tools import export
+
+        return export.suspects(*load.study(self.folder), self.folder)
+
     def report(self, out: str | PathLike[str] | None = None) -> Path:
         """Writes the report (one page, tables, figures) and returns its page. ``out``: default the folder ``report`` of the study."""
         from analysis import report

@@ -16,7 +16,7 @@ from raystudy.data.noise import NONE
 from raystudy.data.streaming import Streaming
 from raystudy.data.vectors import Vectors
 from raystudy.errors import InputError, unknown
-from raystudy.learn import checkpoint, networks
+from raystudy.learn import checkpoint, networks, samples
 from raystudy.learn.celldata import CellData, joined
 from raystudy.learn.checkpoint import previous
 from raystudy.learn.method import Log, Task
@@ -81,6 +81,7 @@ class Run:
         self.on_gpu = self.device.type == "cuda"
         self.records: list[Record] = []
         self.diverged = False
+        self.weight: Tensor | None = None  # [n] of the newest epoch, NaN where not weighed; None where nothing was
 
         values, overrides = split(spec.method, spec.point)
         self.recipe = Recipe(**{**spec.recipe, **overrides})
@@ -137,8 +138,8 @@ class Run:
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu, cache_enabled=False)
         with torch.random.fork_rng(devices), autocast:
             _seed(self.spec.seed, t)
-            told, weight = self.train(t)
-            record = self._collapse(scalars(told | self.measure(weight)))
+            told, self.weight = self.train(t)
+            record = self._collapse(scalars(told | self.measure(self.weight)))
         self.diverged = record["train/loss"] is None or record["val/loss"] is None
         record["cost/seconds"] = float(f"{time.perf_counter() - start:.4g}")
         self.records.append(record)
@@ -211,8 +212,9 @@ class Run:
         return out
 
     @torch.no_grad()
-    def arrays(self) -> dict[str, Any]:
-        """What records cannot carry, counted: for figures alone, since nothing is decided by it.
+    def arrays(self, each: bool = False) -> dict[str, Any]:
+        """What records cannot carry, counted: for figures alone, since nothing is decided by it. ``each``: with what it holds of
+        every single image (``samples``).
 
         ``edges`` [B + 1] of bins of the loss (cross-entropy with the given label, nats) of the training images, without augmentation;
         ``clean`` and ``wrong`` [B] how many images of right and of wrong label lie in each, ``all`` [B] of any label where nobody knows
@@ -228,7 +230,8 @@ class Run:
 
         devices = [self.device] if self.on_gpu else []
         with torch.random.fork_rng(devices), torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
-            p_train, predicted = probs(plain(data.x)), probs(data.x_held[len(data.y_val) :]).argmax(1)
+            p_train, p_held = probs(plain(data.x)), probs(data.x_held)
+        p_val, predicted = p_held[: len(data.y_val)], p_held[len(data.y_val) :].argmax(1)
         losses = -p_train.gather(1, data.y[:, None]).flatten().clamp_min(1e-12).log().cpu().double()
         low, span = float(losses.min()), float(losses.max() - losses.min())
         fit = gmm_1d(normalise_losses(losses))
@@ -249,6 +252,7 @@ class Run:
             "gmm": torch.stack([low + span * fit.means, span**2 * fit.variances, fit.weights]).numpy(),
             "confusion": counted(data.y_test, predicted).numpy(),
             **(transition if truth.known else {}),
+            **(samples.kept(data.places, (data.y, data.y_val), p_train, p_val, self.weight) if each else {}),
         }
 
     def save(self, path: Path) -> None:

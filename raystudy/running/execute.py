@@ -122,6 +122,8 @@ def _experiment(
             "rungs": search.rungs if trial.origin != "replicate" else [],
             "checkpoint": str(checkpoint_path(search.ledger.dir, trial.key)),
             "arrays": str(arrays_path(search.ledger.dir, trial.key)),
+            # Of every image only what is reported: a search would fill the storage with points that were not chosen.
+            "each": trial.origin == "replicate" or not search.study.replicates,
             "storage": url(search.ledger.dir.parent),
             "study": name,
             "checkpoint_seconds": resources.checkpoint_every,

@@ -27,9 +27,9 @@ class TrialActor(tune.Trainable):
 
     The config names the trial (``spec``), how many epochs the driver already holds (``recorded``), where rungs lie (``rungs``), the
     checkpoint file, how often it is written and the storage it is copied to, what the trial may use (``gpus``, ``whole``), and the file
-    for what a finished trial leaves (``arrays``). One ``step`` is one epoch, or as many as fit in half a second without passing a rung, so
-    that trials are judged at equal epochs. A checkpoint carries its records: what it knows and the driver does not is told again, what the
-    driver knows beyond it is trained again, identically.
+    for what a finished trial leaves (``arrays``; ``each``: of every image, too). One ``step`` is one epoch, or as many as fit in half a
+    second without passing a rung, so that trials are judged at equal epochs. A checkpoint carries its records: what it knows and
+    the driver does not is told again, what the driver knows beyond it is trained again, identically.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -62,6 +62,7 @@ class TrialActor(tune.Trainable):
             self.run = Run(spec, data, device)
             self.checkpoints = Checkpoints(Path(config["checkpoint"]), config["storage"], config["study"])
             self.arrays: str | None = config.get("arrays")
+            self.each: bool = config.get("each", False)
             self.checkpoints.fetch()
             resume(self.run, self.checkpoints.file, self.notes.append)
         except Exception as e:
@@ -127,7 +128,7 @@ class TrialActor(tune.Trainable):
         assert self.checkpoints is not None
         try:
             with self.checkpoints.leaving(path) as new, new.open("wb") as f:
-                np.savez_compressed(f, **self.run.arrays())
+                np.savez_compressed(f, **self.run.arrays(self.each))
         except Exception as e:
             self.notes.append(f"no arrays written: {_told(e)}")
 

@@ -196,7 +196,9 @@ def test_a_report_is_whole(folder: Path) -> None:
     ):
         for end in ("png", "pdf"):
             assert f"figures/{kind}-digits-symmetric-inclusive.{end}" in names
+    assert "figures/agreement-digits-symmetric-inclusive-0.2.png" in names
     for table in (
+        "suspects-digits-symmetric-inclusive-0.2",
         "selection",
         "intervals",
         "recommendations",
@@ -244,6 +246,7 @@ def test_every_tab_and_figure_shows_in_a_browser_without_a_network(folder: Path,
             "Statistics",
             "Published",
             "Training",
+            "Suspects",
             "Search",
             "Cost",
             "Provenance",

@@ -6,15 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from raystudy.data import corruption, datasets
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.errors import InputError
+from raystudy.learn import samples
 from raystudy.learn.celldata import CellData, _prepared, prepare
 from raystudy.learn.checkpoint import previous
 from raystudy.learn.methods import METHODS
+from raystudy.learn.metrics import selection
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run, resume
@@ -407,3 +411,28 @@ def test_weights_that_are_all_equal_are_a_collapse_and_others_are_none() -> None
         for _ in range(4):
             run.epoch()
         assert collapse(run) == told
+
+
+@pytest.mark.parametrize(("method", "weighs"), [("ce", False), ("dividemix", True)])
+def test_single_images_are_named_by_their_place_in_the_data_set(method: str, weighs: bool) -> None:
+    run = run_for(method)
+    for _ in range(EPOCHS):
+        record = run.epoch()
+    told = run.arrays(each=True)
+    data = datasets.load("digits", "data")
+    given = corruption.corrupted(data, NOISE).given
+    both = np.concatenate([told["train_index"], told["val_index"]])
+    assert sorted(both.tolist()) == list(range(len(given)))
+    assert np.array_equal(np.concatenate([told["train_given"], told["val_given"]]), given[both])
+    assert np.array_equal(run.data.x.numpy(), data.x_train[torch.from_numpy(told["train_index"]).long()].numpy())
+    assert told["val_probs"].dtype == np.float16
+    assert (told["val_probs"].argmax(1) == told["val_given"]).mean() == pytest.approx(record["val/acc"], abs=0.01)
+    assert ("train_weight" in told) == weighs
+    stored = sum(told[k].nbytes for k in told if k.startswith(("train_", "val_")))
+    n, m = len(told["train_index"]), len(told["val_index"])
+    assert stored == samples.size(n, m, 10) - (0 if weighs else 2 * n)
+    if weighs:
+        weight = torch.from_numpy(told["train_weight"]).float()
+        assert selection(weight, run.data.truth.wrong)["select/auroc"] == pytest.approx(
+            record["select/auroc"], abs=0.01
+        )
