@@ -46,7 +46,8 @@ TOLD: dict[Kind, str] = {
 }
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(
-        ("dataset", "name", "network", "recipe", "stream", "scale", "sampler", "scheduler", "objective"), TEXT
+        ("dataset", "name", "network", "recipe", "stream", "scale", "sampler", "scheduler", "objective", "keep_models"),
+        TEXT,
     ),
     **dict.fromkeys(("method", "noise", "address", "time_budget", "tracking_uri", "device"), TEXT),
     **dict.fromkeys(("file", "data_root", "labels", "storage"), PATH),
@@ -74,8 +75,8 @@ class Study:
     ``methods``: names of ``methods()``; plain cross-entropy is run beside them unless ``baseline`` is False. ``dataset``: a name of
     ``datasets()``, ``npz:PATH`` or ``folder:PATH``, None for digits. ``noise``: one or several of ``KIND[:VARIANT]:RATE,...``. ``file``: a
     shipped study or a .toml, instead of methods, data, noise, network and recipe. What is None is the study file's, or chosen by data set.
-    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction`` and ``clean_val`` are the options of
-    ``raystudy sweep``.
+    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val`` and ``keep_models`` are
+    the options of ``raystudy sweep``.
     Raises InputError for anything that cannot be.
     """
 

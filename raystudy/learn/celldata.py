@@ -37,6 +37,7 @@ class CellData:
     pad: int
     flip: bool
     truth: Truth
+    classes: tuple[str, ...] = ()  # their names
     title: str = ""  # short, for pictures; empty: the name
     assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
 
@@ -93,6 +94,7 @@ def _prepared(
         pad=data.pad,
         flip=data.flip,
         truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device), known),
+        classes=data.classes,
         title=data.title,
         assumed=known and not data.truth,
     )
