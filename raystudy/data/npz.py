@@ -27,7 +27,7 @@ def read(path: Path) -> Dataset:
     fault.
     """
     arrays = _open_npz(path)
-    x_train, x_test = (_images(path, name, arrays[name]) for name in ("x_train", "x_test"))
+    x_train, x_test = (images(path, name, arrays[name]) for name in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:]:
         shapes = " and ".join("x".join(map(str, x.shape[1:])) for x in (x_train, x_test))
         raise InputError(f"{path}: x_train and x_test differ in image shape (channels x height x width): {shapes}")
@@ -111,7 +111,7 @@ def _open_npz(path: Path) -> dict[str, Array]:
     return arrays
 
 
-def _images(path: Path, name: str, x: Array) -> Array:
+def images(path: Path, name: str, x: Array) -> Array:
     """Images as uint8 [N, C, H, W], or InputError."""
     shape = "x".join(map(str, x.shape)) or "a single number"
     if x.ndim == 3:
