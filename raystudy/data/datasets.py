@@ -1,6 +1,6 @@
 """Data sets by name: the table of those there are, and reading one, once. No noise is drawn and nothing is augmented here.
 
-To add a data set, add a row to ``DATASETS``. A user's own images need none: ``npz:PATH``, see ``raystudy.data.npz``, and
+To add a data set, add a row to ``DATASETS``. A user's own need none: ``npz:PATH``, see ``raystudy.data.npz``, and
 ``folder:PATH``, see ``raystudy.data.folder``. What a data set is, is in ``raystudy.data.dataset``.
 """
 
@@ -162,12 +162,16 @@ def present(name: str, root: Path | str = "data") -> bool:
     return found and (name not in HUMAN or human.find(HUMAN[name], Path(root).expanduser()) is not None)
 
 
-def image_size(spec: str, root: Path | str = "data") -> int:
-    """Height = width in pixels, without loading a data set of files."""
+def shape(spec: str, root: Path | str = "data") -> tuple[int, ...]:
+    """Channels, height and width of images, or the features of vectors, without loading a data set of files."""
     name, options = parse(spec)
-    if name.startswith(("npz:", smoke.PREFIX)) or name not in DATASETS:
-        return options.size or (Listing.size if name.startswith("folder:") else load(spec, root).size)
-    return options.size or DATASETS[name].shape[1]
+    if name.startswith("folder:"):
+        size = options.size or Listing.size
+        return options.channels or Listing.channels, size, size
+    if name not in DATASETS:
+        return load(spec, root).shape
+    told = DATASETS[name].shape
+    return told if options.size is None else (told[0], options.size, options.size)
 
 
 # --- the rows -----------------------------------------------------------------------------------------------------

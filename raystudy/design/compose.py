@@ -29,7 +29,10 @@ def default_setting(dataset: str, root: Path) -> tuple[str, int]:
         return "resnet50", 100 if name == "webvision" else 10
     from raystudy.data import datasets  # imports torch
 
-    size = datasets.image_size(dataset, root)
+    shape = datasets.shape(dataset, root)
+    if len(shape) == 1:
+        return "mlp", 60
+    size = shape[1]
     if name.startswith("cnwl_"):
         return "preact_resnet18" if size < 64 else "resnet18", 200
     return ("resnet18" if size >= 64 else "convnet" if size >= 16 else "mlp"), 60

@@ -19,15 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from raystudy.data.dataset import plain
 from raystudy.data.files import Files, decoders
 from raystudy.data.loader import scaling
+from raystudy.data.vectors import standardising
 from raystudy.errors import InputError
 from raystudy.learn import checkpoint, networks
 from raystudy.learn.method import Method, Task
 from raystudy.learn.point import checked, method_class, split
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
-from raystudy.learn.training import CHUNK_PIXELS, Run
+from raystudy.learn.training import Run, at_once
 
 FORMAT = "raystudy-model-1"
 WEIGHTS, CARD = ".safetensors", ".json"
@@ -40,9 +42,9 @@ class Card:
 
     spec: TrialSpec  # method, point, network, data and noise by their digests, recipe, epochs, seed: what the training was
     images: int  # that it was trained on
-    kind: str  # of its inputs: images
-    shape: tuple[int, ...]  # of one of them; images: channels, height, width
-    mean: tuple[float, ...]  # by which inputs are normalised; images: per channel, pixels in [0, 1]
+    kind: str  # of its inputs: images or vectors
+    shape: tuple[int, ...]  # of one of them: channels, height, width; or features
+    mean: tuple[float, ...]  # by which inputs are normalised: per channel, pixels in [0, 1]; or per feature
     std: tuple[float, ...]
     classes: tuple[str, ...]  # in the order of the probabilities
     licence: str  # of the data it was trained on
@@ -116,7 +118,7 @@ class Card:
             raise ValueError(f"it was changed: it is of {self.spec.key}, and says {key}")
 
 
-KINDS = {"images": 3}  # of inputs -> how many numbers their shape has
+KINDS = {"images": 3, "vectors": 1}  # of inputs -> how many numbers their shape has
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -130,8 +132,8 @@ def card(
     return Card(
         spec=run.spec,
         images=len(data.y),
-        kind="images",
-        shape=tuple(data.size),
+        kind="vectors" if len(data.shape) == 1 else "images",
+        shape=tuple(data.shape),
         mean=tuple(data.mean),
         std=tuple(data.std),
         classes=data.classes,
@@ -217,7 +219,7 @@ def _built(told: Card, device: torch.device) -> Method:
 
     def net(dropout: float = 0.0) -> nn.Module:
         name = spec.network.removesuffix(networks.PRETRAINED)
-        made = networks.build(name, told.shape[0], told.shape[1], len(told.classes), dropout)
+        made = networks.build(name, told.shape, len(told.classes), dropout)
         return made.to(device).to(memory_format=torch.channels_last)
 
     task = Task(told.images, len(told.classes), spec.epochs, net, recipe.optimizer_for)
@@ -233,17 +235,19 @@ class Probabilities(nn.Module):
 
     def __init__(self, told: Card, method: Method) -> None:
         super().__init__()
-        self.method = method
-        scale, shift = scaling(told.mean, told.std)
+        self.method, self.vectors = method, told.kind == "vectors"
+        scale, shift = (standardising if self.vectors else scaling)(told.mean, told.std)
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.method.probs(x.to(torch.float32) * self.scale + self.shift)
+        raw = x.to(torch.float32)
+        return self.method.probs((raw - self.shift) * self.scale if self.vectors else raw * self.scale + self.shift)
 
 
 class Model:
-    """A kept model. ``predict_proba`` and ``predict`` take raw inputs: images [n, C, H, W] uint8, as they were trained on."""
+    """A kept model. ``predict_proba`` and ``predict`` take raw inputs as they were trained on: images [n, C, H, W] uint8 or vectors
+    [n, d]."""
 
     def __init__(self, file: Path, device: str = "cpu") -> None:
         """``file``: the card or the weights. Only the card is read before probabilities are asked for. Raises InputError, one line."""
@@ -280,25 +284,25 @@ class Model:
 
     def inputs(self, x: Tensor) -> Tensor:
         """Raw inputs as the network takes them. Raises InputError for what is not such."""
-        wanted = "x".join(map(str, self.card.shape))
-        if (
-            x.ndim == len(self.card.shape) and self.card.shape[0] == 1
-        ):  # grey images without a dimension for their channel
+        images, shape = self.card.kind == "images", self.card.shape
+        if images and x.ndim == 3 and shape[0] == 1:  # grey ones without a dimension for their channel
             x = x[:, None]
-        if tuple(x.shape[1:]) != self.card.shape:
-            shape = "x".join(map(str, x.shape[1:])) or "a single number"
-            raise InputError(
-                f"this model takes {self.card.kind} of {wanted} (channels x height x width), not of {shape}"
-            )
-        if x.dtype != torch.uint8:
+        x = x if images else plain(x)
+        if tuple(x.shape[1:]) != shape:
+            wanted = f"{'x'.join(map(str, shape))} (channels x height x width)" if images else f"{shape[0]} features"
+            got = "x".join(map(str, x.shape[1:])) or "a single number"
+            raise InputError(f"this model takes {self.card.kind} of {wanted}, not of {got}")
+        if images and x.dtype != torch.uint8:
             raise InputError(f"this model takes images of uint8 (0 to 255), not {str(x.dtype).removeprefix('torch.')}")
+        if not images and not (x.dtype == torch.uint8 or x.is_floating_point()):
+            raise InputError(f"this model takes vectors of floats, not of {str(x.dtype).removeprefix('torch.')}")
         return x
 
     @torch.no_grad()
     def chunks(self, x: Tensor | Files) -> Iterator[Tensor]:
         """Probabilities [m, K] of raw inputs, some at a time in their order, computed as the training's were."""
         on_gpu = self.device.type == "cuda"
-        size = max(1, CHUNK_PIXELS[on_gpu] // (self.card.shape[1] * self.card.shape[2]))
+        size = at_once(self.card.shape, on_gpu)
         for raw in _apart(x, size):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
                 yield self.network(raw.to(self.device)).float().cpu()

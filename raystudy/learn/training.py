@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raystudy.data.dataset import plain
 from raystudy.data.files import Files
 from raystudy.data.loader import OnDevice
 from raystudy.data.noise import NONE
 from raystudy.data.streaming import Streaming
+from raystudy.data.vectors import Vectors
 from raystudy.errors import InputError, unknown
 from raystudy.learn import checkpoint, networks
 from raystudy.learn.celldata import CellData, joined
@@ -31,6 +33,7 @@ LOSS_BINS = 100
 # Pixels in one evaluation pass. On the CPU 64 images of 32x32: from 256 on, activations outgrow the 32 MB up to which malloc
 # reuses memory, and half the time goes into page faults. Elsewhere few kernel launches count.
 CHUNK_PIXELS = (1 << 16, 1 << 22)
+WIDTH = 256  # of the layers of a network for vectors, which count where the vectors are short
 
 Record = dict[str, float | None]
 
@@ -43,6 +46,12 @@ def device_here(asked: str | None) -> str:
     if device not in here:
         raise unknown("device here", device, here)
     return device
+
+
+def at_once(shape: tuple[int, ...], on_gpu: bool) -> int:
+    """Images or vectors of this shape in one pass of evaluation."""
+    pixels = max(shape[0], WIDTH) if len(shape) == 1 else shape[1] * shape[2]
+    return max(1, CHUNK_PIXELS[on_gpu] // pixels)
 
 
 def _seed(seed: int, epoch: int) -> None:
@@ -69,20 +78,7 @@ class Run:
 
         values, overrides = split(spec.method, spec.point)
         self.recipe = Recipe(**{**spec.recipe, **overrides})
-        loader: Any = OnDevice if isinstance(data.x, Tensor) else Streaming
-        self.train_set: OnDevice = loader(
-            data.x,
-            data.y,
-            data.n_classes,
-            mean=data.mean,
-            std=data.std,
-            pad=data.pad,
-            flip=data.flip,
-            batch_size=self.recipe.batch_size,
-            seed=spec.seed,
-            device=device,
-            channels_last=True,
-        )
+        self.train_set = self._loader()
         _seed(spec.seed, -1)
         task = Task(len(data.y), data.n_classes, spec.epochs, self._net, self.recipe.optimizer_for)
         self.method = method_class(spec.method)(task, **values)
@@ -96,14 +92,31 @@ class Run:
         if "val" in extra:  # as many clean validation images as were asked for
             chosen = torch.arange(min(spec.clean_val, len(extra["val"])), device=self.device)
             extra["val"], self._extra["val"] = extra["val"][chosen], self._extra["val"][chosen]
-        self._held = joined(data.x_held, *extra.values(), data.x[self._wrong])
+        self._held = joined(data.x_held, *extra.values(), plain(data.x[self._wrong]))
         # A small held-out set is normalised once; a large one chunk by chunk, so that it never stands on the device as floats.
-        small = isinstance(self._held, Tensor) and self._held.numel() < 2**25
-        self._ready = self.train_set.normalised(self._held) if small else None
+        held = self._held
+        self._ready = self.train_set.normalised(held) if isinstance(held, Tensor) and held.numel() < 2**25 else None
+
+    def _loader(self) -> OnDevice | Vectors:
+        data = self.data
+        told: dict[str, Any] = {"mean": data.mean, "std": data.std, "device": self.device}
+        told |= {"batch_size": self.recipe.batch_size, "seed": self.spec.seed}
+        if len(data.shape) == 1:
+            assert isinstance(data.x, Tensor)
+            return Vectors(data.x, data.y, data.n_classes, strong=data.strong, **told)
+        loader: Any = OnDevice if isinstance(data.x, Tensor) else Streaming
+        made: OnDevice = loader(
+            data.x, data.y, data.n_classes, pad=data.pad, flip=data.flip, channels_last=True, **told
+        )
+        return made
+
+    @property
+    def looked_at_once(self) -> int:
+        """Images, or vectors, in one pass of evaluation."""
+        return at_once(self.data.shape, self.on_gpu)
 
     def _net(self, dropout: float = 0.0) -> nn.Module:
-        channels, size, _ = self.data.size
-        net = networks.build(self.spec.network, channels, size, self.data.n_classes, dropout).to(self.device)
+        net = networks.build(self.spec.network, self.data.shape, self.data.n_classes, dropout).to(self.device)
         # Also on the CPU: measured with the convnet, training is 1.4 times and evaluation 2.5 times as fast.
         return net.to(memory_format=torch.channels_last)
 
@@ -153,7 +166,7 @@ class Run:
         """Noisy validation, clean test, memorisation of wrong labels, and how well the weights find them. One pass over all images."""
         data, truth = self.data, self.data.truth
         self.method.eval()
-        size = max(1, CHUNK_PIXELS[self.on_gpu] // (data.size[1] * data.size[2]))
+        size = self.looked_at_once
         chunks = self.train_set.chunks(self._held, size) if self._ready is None else self._ready.split(size)
         p = torch.cat([self.method.probs(c) for c in chunks])
         m, k = len(data.y_val), len(data.y_test)
@@ -190,14 +203,13 @@ class Run:
         """
         data, truth, k = self.data, self.data.truth, self.data.n_classes
         self.method.eval()
-        chunk = max(1, CHUNK_PIXELS[self.on_gpu] // (data.size[1] * data.size[2]))
 
         def probs(images: Tensor | Files) -> Tensor:
-            return torch.cat([self.method.probs(c).float() for c in self.train_set.chunks(images, chunk)])
+            return torch.cat([self.method.probs(c).float() for c in self.train_set.chunks(images, self.looked_at_once)])
 
         devices = [self.device] if self.on_gpu else []
         with torch.random.fork_rng(devices), torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
-            p_train, predicted = probs(data.x), probs(data.x_held[len(data.y_val) :]).argmax(1)
+            p_train, predicted = probs(plain(data.x)), probs(data.x_held[len(data.y_val) :]).argmax(1)
         losses = -p_train.gather(1, data.y[:, None]).flatten().clamp_min(1e-12).log().cpu().double()
         low, span = float(losses.min()), float(losses.max() - losses.min())
         fit = gmm_1d(normalise_losses(losses))

@@ -41,7 +41,7 @@ class Builder:
         self.spaces = {m: space.load(m) for m in study.methods}
         self.recipes: dict[Cell, Recipe] = {}
         self.data: dict[tuple[str, Noise], Data] = {}
-        self.shapes: dict[str, tuple[int, int, int]] = {}  # channels, pixels, classes of a data set
+        self.shapes: dict[str, tuple[tuple[int, ...], int]] = {}  # of what networks take, and classes, of a data set
         remarks: dict[str, None] = {}
         recipe_for, built = lru_cache(maxsize=None)(space.recipe_for), set()
         for cell in study.cells():
@@ -57,7 +57,7 @@ class Builder:
                 if study.clean_val > (most := data.clean_validation):
                     held = f"{cell.dataset} holds out {most} validation images whose true labels are known"
                     raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {most}")
-                self.shapes[cell.dataset] = (data.size[0], data.size[1], data.n_classes)
+                self.shapes[cell.dataset] = (data.shape, data.n_classes)
             if (cell.dataset, network) not in built:
                 networks.build(network, *self.shapes[cell.dataset])
                 built.add((cell.dataset, network))

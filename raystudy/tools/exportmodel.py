@@ -50,8 +50,10 @@ def export(model: Model, to: Path, name: str, kind: str) -> Path:
 
 def example(card: Card, n: int = 1) -> NDArray[Any]:
     """Raw inputs [n, ...] that are nobody's: every value that there is, in turn."""
-    size = n * int(np.prod(card.shape))
-    return (np.arange(size) * 37 % 256).astype(np.uint8).reshape(n, *card.shape)
+    numbers = np.arange(n * int(np.prod(card.shape))) * 37 % 256
+    if card.kind == "vectors":
+        return ((numbers.reshape(n, -1) / 128 - 1) * np.array(card.std) + np.array(card.mean)).astype(np.float32)
+    return numbers.astype(np.uint8).reshape(n, *card.shape)
 
 
 # --- torch --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ def _arrays(place: Path, card: Card, asked: str | None) -> Inputs:
         why = "it holds pickled objects" if "allow_pickle" in str(error) else one_line(error)
         raise InputError(f"{place}: cannot be read as arrays of numbers ({why})") from None
     labels = [str(v) for v in y.tolist()] if y is not None and y.shape == (len(x),) else None
-    return Inputs(torch.from_numpy(_raw(place, name, x, card)), labels=labels)
+    return Inputs(torch.from_numpy(npz.taken(place, name, x, card.kind)), labels=labels)
 
 
 def _chosen(place: Path, names: Sequence[str], asked: str | None) -> str:
@@ -116,11 +116,6 @@ def _chosen(place: Path, names: Sequence[str], asked: str | None) -> str:
         told = f"no array {asked}" if asked else f"neither {' nor '.join(ARRAYS)}, and more than one array"
         raise InputError(f"{place}: {told}; name one with --array: {', '.join(names) or '(none)'}")
     return wanted[0]
-
-
-def _raw(place: Path, name: str, x: NDArray[Any], card: Card) -> NDArray[Any]:
-    """An array as the model takes it."""
-    return npz.images(place, name, x)
 
 
 # --- asking and writing -------------------------------------------------------------------------------------------
