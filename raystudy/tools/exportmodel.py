@@ -25,17 +25,18 @@ from torch import Tensor, nn
 
 from raystudy.data.files import one_line
 from raystudy.errors import InputError, unknown
-from raystudy.learn.model import CARD, WEIGHTS, Card, Model, Probabilities
+from raystudy.learn.model import CARD, WEIGHTS, Card, Model, Probabilities, read
 
 SERVED = Path(__file__).with_name("served_model.py")
 CLOSE = 1e-5  # how far probabilities may be off: other kernels round differently
-WINNER = "raystudy.sha256"  # tag of a model version: whose weights they are
+WHOSE = "raystudy.sha256"  # tag of a model version: whose weights they are
 
 
-def export(model: Model, to: Path, name: str, kind: str) -> Path:
-    """Writes a model to the folder ``to``, as a whole or not at all. Returns the file or folder. Raises InputError, one line."""
+def export(card: Path, to: Path, name: str, kind: str) -> Path:
+    """Writes the model of a card to the folder ``to``, whole or not at all. Returns the file or folder. Raises InputError, one line."""
     if kind not in FORMATS:
         raise unknown("format of a model", kind, FORMATS)
+    model = Model(card)
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=to) as scratch:
         made = FORMATS[kind](model, Path(scratch), name)
@@ -179,7 +180,7 @@ def _mlflow(model: Model, folder: Path, name: str) -> Path:
                 f"torch=={torch.__version__.partition('+')[0]}",
                 "safetensors",
             ],
-            metadata={"raystudy.key": model.card.spec.key, WINNER: model.card.sha256},
+            metadata={"raystudy.key": model.card.spec.key, WHOSE: model.card.sha256},
         )
     return folder / name
 
@@ -194,19 +195,19 @@ def alias(condition: str) -> str:
 
 
 def register(
-    study_dir: Path, uri: str, made: Mapping[str, tuple[Model, Path]], best: Mapping[str, str]
+    study_dir: Path, uri: str, made: Mapping[str, tuple[Path, Path]], best: Mapping[str, str], running: bool = False
 ) -> dict[str, str]:
     """Brings MLflow models to the runs of their cells, and into the registry under the study's name, a version each.
 
-    ``made``: cell -> model and the MLflow model's folder; ``best``: alias -> cell that has it. A model that is there already is not
-    brought again. Returns the version of each cell. Raises InputError, one line.
+    ``made``: cell -> the model's card and the MLflow model's folder; ``best``: alias -> cell that has it. A model that is there already
+    is not brought again. Returns the version of each cell. Raises InputError, one line.
     """
     from raystudy.tracking import store, sync
 
     uri = store.absolute(uri)
     store.check_models(uri)
     try:
-        experiment = sync.sync(study_dir, uri).experiment
+        experiment = sync.sync(study_dir, uri, running).experiment
         return _registered(store.connect(uri), study_dir.absolute().name, experiment, made, best)
     except InputError:
         raise
@@ -215,7 +216,7 @@ def register(
 
 
 def _registered(
-    client: Any, name: str, experiment: str, made: Mapping[str, tuple[Model, Path]], best: Mapping[str, str]
+    client: Any, name: str, experiment: str, made: Mapping[str, tuple[Path, Path]], best: Mapping[str, str]
 ) -> dict[str, str]:
     from mlflow.exceptions import MlflowException
 
@@ -225,21 +226,20 @@ def _registered(
         if e.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         client.create_registered_model(name, {"raystudy.study": name})
-    there = {v.tags.get(WINNER): str(v.version) for v in client.search_model_versions(f"name = '{name}'")}
+    there = {v.tags.get(WHOSE): str(v.version) for v in client.search_model_versions(f"name = '{name}'")}
     versions: dict[str, str] = {}
-    for cell, (model, folder) in made.items():
-        if (known := there.get(model.card.sha256)) is None:
+    for cell, (card, folder) in made.items():
+        told = read(card)
+        if (known := there.get(told.sha256)) is None:
             which = f"tags.`raystudy.cell` = '{cell}' and tags.`raystudy.role` = 'cell'"
             runs = client.search_runs([experiment], which)
             if not runs:
                 raise InputError(f"cell {cell} has no run in MLflow (raystudy sync brings it there)")
-            run = runs[0].info
-            client.log_artifacts(run.run_id, str(folder), f"model/{model.card.spec.key}")
-            tags = {"raystudy.cell": cell, "raystudy.key": model.card.spec.key, WINNER: model.card.sha256}
-            source = f"{run.artifact_uri}/model/{model.card.spec.key}"
-            known = str(client.create_model_version(name, source, run.run_id, tags=tags).version)
+            run, place = runs[0].info, f"model/{told.spec.key}"
+            client.log_artifacts(run.run_id, str(folder), place)
+            tags = {"raystudy.cell": cell, "raystudy.key": told.spec.key, WHOSE: told.sha256}
+            known = str(client.create_model_version(name, f"{run.artifact_uri}/{place}", run.run_id, tags=tags).version)
         versions[cell] = known
-    for told, cell in best.items():
-        if cell in versions:
-            client.set_registered_model_alias(name, told, versions[cell])
+    for alias_, cell in best.items():
+        client.set_registered_model_alias(name, alias_, versions[cell])
     return versions

@@ -20,6 +20,7 @@ from raystudy.data import datasets, folder, npz, spec
 from raystudy.data.files import Files, one_line, sound
 from raystudy.errors import InputError
 from raystudy.learn.model import Card, Model
+from raystudy.learn.training import device_here
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 ARRAYS = ("x", "x_test")  # of a file of several arrays those that are looked for
@@ -96,17 +97,21 @@ def _arrays(place: Path, card: Card, asked: str | None) -> Inputs:
     try:
         with np.load(place, allow_pickle=False) as held:
             if isinstance(held, np.ndarray):
-                name, x, y = place.name, held, None
+                name, x, y, named = place.name, held, None, None
             else:
                 name = _chosen(place, held.files, asked)
                 x, beside = held[name], name.replace("x", "y", 1)
                 y = held[beside] if beside != name and beside in held.files else None
+                named = held["class_names"].tolist() if "class_names" in held.files else None
     except InputError:
         raise
     except Exception as error:  # numpy and zipfile raise all sorts on foreign or torn files
         why = "it holds pickled objects" if "allow_pickle" in str(error) else one_line(error)
         raise InputError(f"{place}: cannot be read as arrays of numbers ({why})") from None
-    labels = [str(v) for v in y.tolist()] if y is not None and y.shape == (len(x),) else None
+    labels = None
+    if y is not None and y.shape == x.shape[:1]:
+        inside = named is not None and y.dtype.kind in "iu" and len(y) and y.min() >= 0 and y.max() < len(named)
+        labels = [str(named[v] if inside and named else v) for v in y.tolist()]
     return Inputs(torch.from_numpy(npz.taken(place, name, x, card.kind)), labels=labels)
 
 
@@ -178,6 +183,15 @@ def _save(file: Path, model: Model, given: Inputs, parts: list[NDArray[np.float3
     told = {"probs": p, "predicted": np.array(best, dtype=np.int64), "classes": np.array(model.classes)}
     with file.open("wb") as f:
         np.savez_compressed(f, **which, **told)  # type: ignore[arg-type]
+
+
+def opened(text: str, device: str | None = None, threads: int | None = None) -> Model:
+    """The model that a path names, its weights read. Sets torch's threads, unless they are None. Raises InputError."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    found = Model(located(text), device_here(device))
+    found.network  # noqa: B018 - damaged weights are told before anything else is done
+    return found
 
 
 def located(text: str) -> Path:
