@@ -74,6 +74,7 @@ class Method(nn.Module):
 
     n_nets = 1
     version = 1  # part of the trial key: raise it when behaviour changes
+    files: tuple[str, ...] = ()  # hyperparameters that name files, which are read once and then are a part of the state
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -98,6 +99,11 @@ class Method(nn.Module):
     def probs(self, x: Tensor) -> Tensor:
         """Class probabilities [B, K] of normalised images; by default the mean over the nets."""
         return torch.stack([net(x).float().softmax(1) for net in self.nets]).mean(0)
+
+    def drive(self, i: int, rate: float) -> None:
+        """Gives optimizer ``i`` a learning rate of its own; in ``epoch``, since the training loop sets the recipe's before each."""
+        for group in self.optimizers[i].param_groups:
+            group["lr"] = rate
 
     def scale_rate(self, factor: float) -> None:
         """Multiplies the learning rate of every optimizer, for this epoch: the loop sets the recipe's before each."""

@@ -16,9 +16,10 @@ Deviations from the original, and why
   (``clip_norm``, 0: not). The original has neither.
 - The loss may be negative and is not bounded from below: its value says nothing.
 - The estimate of T, the stages and what they deviate in are those of ``f_correction``: a fixed ``warmup`` instead of
-  the checkpoint of the lowest noisy validation loss, one budget for both stages, ``restart`` from fresh weights as an
-  option, anchors read off a copy of the predictions (``ops.anchor_transition(in_place=True)`` is the published value,
-  in which earlier columns spoil later rows).
+  the checkpoint of the lowest noisy validation loss, one budget for both stages, fresh weights for the second
+  (``restart``, as in the released code), weight decay on all parameters (kernels only there), anchors read off a copy
+  of the predictions (``ops.anchor_transition(in_place=True)`` is the published value, in which earlier columns spoil
+  later rows).
 - Nothing is read from the truth (the original prints the true matrix as the estimate). ``t_source`` "symmetric" and
   "pair" are for a T that somebody gives; such a ``noise_rate`` is an oracle if it is the true one.
 - No clipping of p at 1e-7: log-softmax needs none.
@@ -63,6 +64,7 @@ class BCorrection(Method):
     no limit.
     """
 
+    version = 2
     inverse: Tensor  # [K, K] of T
 
     def __init__(
@@ -74,7 +76,7 @@ class BCorrection(Method):
         warmup: float = 0.25,
         percentile: float = 97.0,
         alpha: float = 0.0,
-        restart: bool = False,
+        restart: bool = True,
         max_condition: float = 100.0,
         clip_norm: float = 5.0,
     ) -> None:

@@ -26,7 +26,8 @@ Deviations from the original, and why
 - Prediction is the mean softmax of both networks (they agree at the end, so it gains little); the original reports the mean of their
   accuracies over epochs 190 to 199, which divides by zero below 190 epochs. Last short batches are kept, of the test set too.
 - The original's noise is always seeded 0 and its "superclass" noise of CIFAR-100 is not: matters of the noise models. It does not
-  augment; here augmentation is the data set's, for all methods alike.
+  augment, and scales images to [0, 1] without normalising them; here both are the data set's, for all methods alike. The data set's
+  options say what was published: ``cifar10?pad=0&flip=no&mean=0,0,0&std=1,1,1``.
 - ``lambda_ramp`` (fraction of the epochs over which lambda rises from 0) is an extension, off by default.
 """
 
