@@ -22,23 +22,7 @@ from torch import Tensor, nn
 from raystudy import own
 from raystudy.data import smoke
 from raystudy.errors import InputError, unknown
-
-
-class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation of [B, C] and [B, C, H, W] that also takes one value per channel.
-
-    In training mode torch refuses a batch of one where nothing is left to average over. The last batch of a pass can
-    be that small, as the subsets of methods change from epoch to epoch: it is normalised by the running statistics.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch_stats = self.training and x.numel() > x.shape[1]
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, batch_stats, self.momentum or 0.0, self.eps
-        )
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        pass
+from raystudy.learn.norm import BatchNorm as BatchNorm
 
 
 class TakesOne(nn.Module):
