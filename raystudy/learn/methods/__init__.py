@@ -19,6 +19,7 @@ from raystudy.learn.methods.gce import GCE
 from raystudy.learn.methods.incv import INCV
 from raystudy.learn.methods.jocor import JoCoR
 from raystudy.learn.methods.label_smoothing import LabelSmoothing
+from raystudy.learn.methods.longremix import LongReMix
 from raystudy.learn.methods.m_correction import MCorrection
 from raystudy.learn.methods.mae import MAE
 from raystudy.learn.methods.mentormix import MentorMix
@@ -32,6 +33,7 @@ from raystudy.learn.methods.sce import SCE
 from raystudy.learn.methods.self_paced import SelfPaced
 from raystudy.learn.methods.spade import Spade
 from raystudy.learn.methods.ssr import SSR
+from raystudy.learn.methods.unicon import Unicon
 from raystudy.learn.methods.weight_decay import WeightDecay
 
 METHODS: dict[str, type[Method]] = {
@@ -53,6 +55,7 @@ METHODS: dict[str, type[Method]] = {
     "incv": INCV,
     "jocor": JoCoR,
     "label_smoothing": LabelSmoothing,
+    "longremix": LongReMix,
     "m_correction": MCorrection,
     "mae": MAE,
     "mentormix": MentorMix,
@@ -66,5 +69,6 @@ METHODS: dict[str, type[Method]] = {
     "self_paced": SelfPaced,
     "spade": Spade,
     "ssr": SSR,
+    "unicon": Unicon,
     "weight_decay": WeightDecay,
 }
