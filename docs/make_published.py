@@ -25,6 +25,12 @@ COLUMNS = (
 COLUMNS += ("metric", "source", "verified", "note")
 KINDS = {"sym": "symmetric", "asym": "asymmetric", "pair": "pair"}
 METHODS = {
+    "augdesc": ("AugDesc",),
+    "disc": ("DISC",),
+    "longremix": ("LongReMix",),
+    "promix": ("ProMix",),
+    "ssr": ("SSR+", "SSR"),
+    "unicon": ("UNICON",),
     "ce": ("CE", "Cross-Entropy", "Standard", "Vanilla", "FullModel", "ERM", "SGD (SAM paper)"),
     "bootstrap": ("Bootstrap", "Reed Soft"),
     "coteaching": ("Co-teaching", "Co-teaching (released code)"),

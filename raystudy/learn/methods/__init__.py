@@ -28,6 +28,7 @@ from raystudy.learn.methods.mentornet_pd import MentorNetPD
 from raystudy.learn.methods.meta_learning import MetaLearning
 from raystudy.learn.methods.mixup import Mixup
 from raystudy.learn.methods.p_correction import PCorrection
+from raystudy.learn.methods.promix import ProMix
 from raystudy.learn.methods.s_model import SModel
 from raystudy.learn.methods.sce import SCE
 from raystudy.learn.methods.self_paced import SelfPaced
@@ -64,6 +65,7 @@ METHODS: dict[str, type[Method]] = {
     "meta_learning": MetaLearning,
     "mixup": Mixup,
     "p_correction": PCorrection,
+    "promix": ProMix,
     "s_model": SModel,
     "sce": SCE,
     "self_paced": SelfPaced,
