@@ -82,7 +82,7 @@ def port(spec: TrialSpec, data: CellData) -> float:
     random.seed(spec.seed)
     values, overrides = split(spec.method, spec.point)
     recipe = Recipe(**{**spec.recipe, **overrides})
-    size, k, b, pad = data.size[1], data.n_classes, recipe.batch_size, data.pad
+    size, k, b, pad = data.shape[1], data.n_classes, recipe.batch_size, data.pad
     mean_, std = torch.tensor(data.mean).view(-1, 1, 1), torch.tensor(data.std).view(-1, 1, 1)
     assert isinstance(data.x, torch.Tensor)
     assert isinstance(data.x_held, torch.Tensor)
@@ -98,7 +98,7 @@ def port(spec: TrialSpec, data: CellData) -> float:
     def plain(image: Tensor) -> Tensor:
         return crop(image, pad, pad)
 
-    nets = [networks.build(spec.network, data.size[0], size, k) for _ in range(2)]
+    nets = [networks.build(spec.network, data.shape, k) for _ in range(2)]
     optimizers = [
         torch.optim.SGD(net.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         for net in nets

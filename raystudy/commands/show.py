@@ -27,8 +27,15 @@ def show(
     shown, written = tool.show(files.located(dataset), noise, noise_seed, data_root, out, images)
     wrong = "wrong labels unknown" if shown.effective is None else f"{shown.effective:.1%} of the labels wrong"
     nominal = "" if shown.nominal is None else f"nominal rate {shown.nominal:g}, "
-    counts = f"{len(shown.given):,} images, {len(shown.classes)} classes"
+    counts = f"{len(shown.given):,} {shown.kind}, {len(shown.classes)} classes"
     say(console, f"{shown.title}: {counts}; {nominal}{wrong}")
+    if shown.nearest is not None:
+        from raystudy.data.pictures import alike
+
+        say(
+            console,
+            f"vectors have no picture: of the nearest others of {len(shown.chosen)}, {alike(shown):.1%} have the same given label",
+        )
     for remark in shown.remarks:
         say(console, f"note: {remark}", "yellow")
     for file in written:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raystudy.data import datasets, instance, masks, noise, smoke
-from raystudy.data.dataset import Dataset, Images
+from raystudy.data.dataset import Dataset, Images, plain
 from raystudy.data.files import Files
 from raystudy.data.masks import Mask
 from raystudy.data.noise import CLASS_MAP_OF, NONE, Labels, Matrix, Noise, digest, generator
@@ -32,8 +32,8 @@ SUM_TOLERANCE = 1e-6  # of a row of a matrix file: written with six digits it is
 class Corrupted:
     """A data set under noise, on the CPU."""
 
-    x_train: Images  # [N, C, H, W] uint8; the data set's own where no image was changed
-    x_test: Images  # [M, C, H, W] uint8, likewise
+    x_train: Images  # [N, C, H, W] uint8, or vectors; the data set's own where none was changed
+    x_test: Images  # [M, C, H, W] uint8, or vectors, likewise
     given: Labels  # [N] labels in 0..K-1 to train on
     clean: Labels  # [N] the truth: NONE for an image that shows none of the classes, so that no label of it is right
     matrix: Matrix  # [K, K] the model's transition matrix, or counted where it has none
@@ -200,8 +200,8 @@ def _from_matrix(data: Dataset, setting: Noise, _: Path) -> Corrupted:
 # --- noise that looks at images, or changes them ------------------------------------------------------------------
 
 
-def _pixels(data: Dataset, setting: Noise) -> tuple[Tensor, Tensor]:
-    """Training and test images, which have to be in memory for noise that looks at them."""
+def _in_memory(data: Dataset, setting: Noise) -> tuple[Tensor, Tensor]:
+    """Training and test images or vectors, which have to be in memory for noise that looks at them."""
     if isinstance(data.x_train, Files) or isinstance(data.x_test, Files):
         raise InputError(
             f"noise {setting.kind!r} looks at images, so they must be in memory; {data.name!r} is streamed: --stream never"
@@ -209,23 +209,36 @@ def _pixels(data: Dataset, setting: Noise) -> tuple[Tensor, Tensor]:
     return data.x_train, data.x_test
 
 
+def _pixels(data: Dataset, setting: Noise) -> tuple[Tensor, Tensor]:
+    """Training and test images, for noise that makes others of them."""
+    if data.kind != "images":
+        raise InputError(f"noise {setting.kind!r} is of images, and {data.name!r} holds {data.kind}")
+    return _in_memory(data, setting)
+
+
 def _instance(data: Dataset, setting: Noise, _: Path) -> Corrupted:
-    y = data.y_train.numpy()
-    given = instance.flip(
-        _pixels(data, setting)[0].numpy(), y, setting.variant, setting.rate, data.n_classes, setting.seed
-    )
-    return _labelled(data, setting, given)
+    x, y = plain(_in_memory(data, setting)[0]).numpy(), data.y_train.numpy()
+    seen = x if data.kind == "images" else instance.standardised(x, data.mean, data.std)
+    return _labelled(data, setting, instance.flip(seen, y, setting.variant, setting.rate, data.n_classes, setting.seed))
 
 
 def _open_set(data: Dataset, setting: Noise, root: Path) -> Corrupted:
     """int(r N) images replaced by training images of another set, each used once; their labels stay and are all wrong.
 
+    Vectors are replaced by vectors of the same features, as another data set has them behind the same network.
+
+
     Another int(closed N) images keep their picture and get a uniform wrong label (r_out and r_in of Albert et al. 2022). Both
     shares are of the whole set. Which are replaced, and by what, is nested over rates.
     """
-    x_train, x_test = _pixels(data, setting)
+    x_train, x_test = _in_memory(data, setting)
     name, closed = noise.open_set(setting.variant)
     foreign = datasets.load(name, root)
+    told, theirs = (f"{d.kind} of {_form(d.x_train)}" for d in (data, foreign))
+    if "vectors" in (data.kind, foreign.kind) and told != theirs:
+        raise InputError(
+            f"noise {setting.label!r}: {data.name!r} holds {told}, {foreign.name!r} {theirs}; foreign vectors must be of the same form"
+        )
     if foreign.digest == data.digest:
         raise InputError(f"noise {setting.label!r}: foreign images must come from another data set than {data.name!r}")
     clean: Labels = data.y_train.numpy().copy()
@@ -240,13 +253,20 @@ def _open_set(data: Dataset, setting: Noise, root: Path) -> Corrupted:
     source = np.argsort(generator(STREAM_FOREIGN, setting.seed, 1).random(len(foreign.x_train)), kind="stable")
     x = x_train.clone()
     brought = foreign.x_train[torch.from_numpy(source[: len(replaced)])]
-    x[torch.from_numpy(replaced)] = fitted(brought.read() if isinstance(brought, Files) else brought, x.shape[1:])
+    brought = brought.read() if isinstance(brought, Files) else brought
+    x[torch.from_numpy(replaced)] = fitted(brought, x.shape[1:]) if data.kind == "images" else brought
     clean[replaced] = NONE
     if closed:  # from the other end of the order, so that the two never meet
         wrong = order[len(order) - int(closed * len(clean)) :]
         shift = rng.integers(1, data.n_classes, len(clean))
         given[wrong] = (given[wrong] + shift[wrong]) % data.n_classes
     return _changed(data, setting, given, clean, x, x_test)
+
+
+def _form(x: Images) -> str:
+    """Of one image or vector: 8x256 float16."""
+    dtype = "uint8" if isinstance(x, Files) else str(x.dtype).removeprefix("torch.")
+    return f"{'x'.join(map(str, x.shape[1:]))} {dtype}"
 
 
 def fitted(x: Tensor, shape: torch.Size) -> Tensor:

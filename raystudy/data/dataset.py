@@ -1,4 +1,4 @@
-"""What a data set is: images and labels as they were published, checked, with what the loader needs to know of them.
+"""What a data set is: images or vectors and labels as they were published, checked, with what the loader needs to know of them.
 
 Here belongs what holds for every data set, wherever it comes from; how each is read is in a module of its own.
 """
@@ -6,7 +6,7 @@ Here belongs what holds for every data set, wherever it comes from; how each is 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -20,26 +20,29 @@ from raystudy.data.spec import Options
 from raystudy.errors import InputError
 
 Array = NDArray[Any]
-Images = Tensor | Files  # [N, C, H, H] uint8
+Images = Tensor | Files  # images [N, C, H, H] uint8, or vectors [N, d] or [N, V, d] of any floats or uint8
 NAMED = 3  # classes that a sentence names
-Stats = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation per channel, pixels in [0, 1]
+Stats = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, see ``Dataset``
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels as they were published, on the CPU or in files, with what the loader needs to know of them."""
+    """Images and labels as they were published, on the CPU or in files, with what the loader needs to know of them.
+
+    Or vectors and labels: one vector of each sample [N, d], or V precomputed views [N, V, d], of which the first is the plain one.
+    """
 
     name: str
-    x_train: Images  # [N, C, H, H]
+    x_train: Images  # [N, C, H, H], or vectors
     y_train: Tensor  # [N] int64, clean (-1: none of the classes) where ``truth``, else the labels that there are
-    x_test: Images  # [M, C, H, H]
+    x_test: Images  # [M, C, H, H], or plain vectors [M, d]
     y_test: Tensor  # [M] int64, clean
     label_sets: Mapping[str, Tensor]  # name -> [N] int64: noisy labels that came with the data
     n_classes: int
     classes: tuple[str, ...]
     pad: int  # zero padding of the random crop, in pixels
     flip: bool  # whether mirrored images are images of the same class
-    mean: tuple[float, ...]  # per channel, pixels in [0, 1]
+    mean: tuple[float, ...]  # per channel, pixels in [0, 1]; of vectors per feature, as they are
     std: tuple[float, ...]
     digest: str  # of the images and the clean labels
     truth: bool = True  # whether ``y_train`` is known to be clean
@@ -53,18 +56,29 @@ class Dataset:
         default_factory=dict
     )  # "training", "test": of each image, where they are files
 
+    strong: tuple[int, ...] = ()  # which views of vectors are strong ones; empty: weak and strong are drawn from all
+
     @cached_property
     def leaks(self) -> tuple[str, ...]:
         """A sentence for every two splits that have images in common. Looks at all images, the first time it is asked."""
-        parts = {"training": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
+        parts = {"training": (plain(self.x_train), self.y_train), "test": (self.x_test, self.y_test)}
         if "val" in self.extra:
             parts["validation"] = self.extra["val"]
-        return repeats.told(parts, self.paths)
+        return repeats.told(parts, self.paths, self.kind)
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """All that a person should hear before trusting the data."""
         return self.notes + self.leaks
+
+    @property
+    def kind(self) -> Literal["images", "vectors"]:
+        return "images" if len(self.x_train.shape) == 4 else "vectors"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What networks take: channels, height and width, or the features of a vector."""
+        return tuple(self.x_train.shape[1:] if self.kind == "images" else self.x_train.shape[-1:])
 
     @property
     def channels(self) -> int:
@@ -74,6 +88,17 @@ class Dataset:
     def size(self) -> int:
         """Height = width in pixels."""
         return self.x_train.shape[2]
+
+
+@overload
+def plain(x: Tensor) -> Tensor: ...
+@overload
+def plain(x: Files) -> Files: ...
+@overload
+def plain(x: Images) -> Images: ...
+def plain(x: Images) -> Images:
+    """Vectors without their further views; anything else as it is."""
+    return x[:, 0] if isinstance(x, Tensor) and x.dim() == 3 else x
 
 
 def channel_stats(x: Array | Tensor) -> Stats:
@@ -101,7 +126,10 @@ def build(
     stats: Stats | None = None,
     label_sets: Mapping[str, Array] | None = None,
 ) -> Dataset:
-    """A Dataset from checked arrays: images uint8 [N, C, H, W], labels whole numbers [N], noisy label sets by name [N]."""
+    """A Dataset from checked arrays: images uint8 [N, C, H, W] or vectors, labels whole numbers [N], noisy label sets by name [N].
+
+    ``stats`` are needed of vectors.
+    """
     x_train, x_test = (torch.from_numpy(np.ascontiguousarray(x)) for x in (train[0], test[0]))
     y_train, y_test = (torch.from_numpy(np.asarray(y, dtype=np.int64)) for y in (train[1], test[1]))
     sets = {label: torch.from_numpy(np.asarray(y, dtype=np.int64)) for label, y in (label_sets or {}).items()}
@@ -113,7 +141,11 @@ def build(
 def changed(data: Dataset, options: Options) -> Dataset:
     """A data set as the options have it; what changes training changes the digest."""
     told = {k: v for k, v in options.given().items() if k in ("pad", "flip", "mean", "std")}
-    if len(told.get("mean", data.mean)) != data.channels:
+    if told and data.kind == "vectors":
+        raise InputError(
+            f"data set {data.name!r} has no option {next(iter(told))}: it is for images, and these are vectors"
+        )
+    if told and len(told.get("mean", data.mean)) != data.channels:
         raise InputError(f"data set {data.name!r} has {data.channels} channels; mean and std take as many numbers")
     if not told:
         return data
@@ -121,9 +153,9 @@ def changed(data: Dataset, options: Options) -> Dataset:
     return replace(data, **told, digest=key)
 
 
-def without_test(names: Sequence[str]) -> tuple[str, ...]:
+def without_test(names: Sequence[str], one: str = "image") -> tuple[str, ...]:
     """A sentence on classes that are trained on and never tested."""
     if not names:
         return ()
     more = ", ..." if len(names) > NAMED else ""
-    return (f"classes without a test image: {len(names):,} ({', '.join(names[:NAMED])}{more})",)
+    return (f"classes without a test {one}: {len(names):,} ({', '.join(names[:NAMED])}{more})",)

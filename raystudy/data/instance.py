@@ -1,7 +1,8 @@
-"""Noise that depends on the image: pure functions (images, labels, rate, seed) -> given labels. NumPy and scipy only.
+"""Noise that depends on the image or vector: pure functions (images, labels, rate, seed) -> given labels. NumPy and scipy only.
 
 Both kinds flip image i with a probability q_i of its own and then ask a linear score of the image which wrong class it
-becomes. They differ in the score: ``pdn_scores`` on raw pixels, ``feature_scores`` on a few fixed features.
+becomes. They differ in the score: ``pdn_scores`` on raw pixels, ``feature_scores`` on a few fixed features. Of vectors they look at
+the standardised numbers (``standardised``).
 
 What decides a flip is the same on every platform as far as that can be had. Random weights are rounded to whole
 multiples of 2^-20, so products with pixels are whole numbers that float64 holds exactly in whatever order a BLAS sums
@@ -9,7 +10,8 @@ them; where that is not so, sums are elementwise in a fixed order. What is left 
 quantile, which decides one label in about 10^15.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from scipy.special import ndtr, ndtri
 
 from raystudy.data.noise import Labels, generator
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[np.uint8 | np.float32]  # images [n, C, H, W], or vectors [n, d] of ``standardised``
 Array = NDArray[np.float64]
 Scores = Callable[[Pixels, Labels, int, int], Iterator[tuple[Labels, Array]]]
 
@@ -26,8 +28,20 @@ STREAM_FEATURES = 0x66656174
 SPREAD = 0.1  # standard deviation of the flip probabilities, as published
 UNIT = 2.0**20  # weights are whole multiples of 1 / UNIT: exact up to images of 5 million values
 CHUNK = 1 << 22  # values of images that stand in memory as float64 at once: 32 MB
+STEP = 2.0**8  # standardised numbers are whole multiples of 1 / STEP ...
+FARTHEST = 64.0  # ... cut at so many deviations: sums of 50,000 products of them with weights are exact
 FEATURES = 16
 GRID = 8  # features look at the means of at most 8 x 8 blocks
+
+
+def standardised(x: NDArray[Any], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Vectors [n, d] in deviations of each feature from its mean, rounded to whole multiples of 1 / 256, see above."""
+    out = np.empty(x.shape, dtype=np.float32)
+    rows = max(1, CHUNK // x.shape[1])
+    for at in range(0, len(x), rows):
+        z = (x[at : at + rows].astype(np.float64) - np.array(mean)) / np.array(std)
+        out[at : at + rows] = np.rint(z.clip(-FARTHEST, FARTHEST) * STEP) / STEP
+    return out
 
 
 def flip_probabilities(n: int, rate: float, seed: int) -> Array:
@@ -48,7 +62,8 @@ def pdn_scores(x: Pixels, labels: Labels, n_classes: int, seed: int) -> Iterator
 
     W [K, S, K] is standard normal, one S x K projection per class, drawn class by class, so that no more than one stands in
     memory. Pixels are the raw 0..255 that the published code feeds: scores then lie thousands apart, so
-    that the softmax is one-hot and each image has one wrong class.
+    that the softmax is one-hot and each image has one wrong class. Those of d standardised numbers lie some sqrt(d) apart: next to
+    one-hot where there are hundreds, softer where there are few.
     """
     flat = x.reshape(len(x), -1)
     for c in range(n_classes):
@@ -65,9 +80,18 @@ def pdn_scores(x: Pixels, labels: Labels, n_classes: int, seed: int) -> Iterator
 def features(x: Pixels) -> Array:
     """Sixteen features [n, 16] of images [n, C, H, W], each of mean 0 and standard deviation 1 over the set.
 
-    Sums over at most 8 x 8 blocks of an image, projected by one fixed normal matrix: the same map for every seed, rate and
-    data set of a shape.
+    Sums over at most 8 x 8 blocks of an image, or the numbers of a vector, projected by one fixed normal matrix: the same map for
+    every seed, rate and data set of a shape.
     """
+    blocks = x.astype(np.float64) if x.ndim == 2 else _block_sums(x)
+    weight = np.rint(generator(STREAM_FEATURES).standard_normal((blocks.shape[1], FEATURES)) * 2**10)
+    values = blocks @ weight / 2**10
+    # Sums of floats differ in their last bits between machines; six digits do not.
+    mean, std = ([float(f"{v:.6g}") for v in moment] for moment in (values.mean(0), values.std(0)))
+    return (values - mean) / np.where(np.array(std) > 0, std, 1.0)
+
+
+def _block_sums(x: Pixels) -> Array:
     n, channels, height, width = x.shape
     rows, columns = (np.linspace(0, s, min(GRID, s) + 1).astype(int)[:-1] for s in (height, width))
     blocks = np.empty((n, channels * len(rows) * len(columns)))
@@ -75,11 +99,7 @@ def features(x: Pixels) -> Array:
     for at in range(0, n, size):
         sums = np.add.reduceat(x[at : at + size].astype(np.int64), rows, axis=2)
         blocks[at : at + size] = np.add.reduceat(sums, columns, axis=3).reshape(len(sums), -1)
-    weight = np.rint(generator(STREAM_FEATURES).standard_normal((blocks.shape[1], FEATURES)) * 2**10)
-    values = blocks @ weight / 2**10
-    # Sums of floats differ in their last bits between machines; six digits do not.
-    mean, std = ([float(f"{v:.6g}") for v in moment] for moment in (values.mean(0), values.std(0)))
-    return (values - mean) / np.where(np.array(std) > 0, std, 1.0)
+    return blocks
 
 
 def feature_scores(x: Pixels, labels: Labels, n_classes: int, seed: int) -> Iterator[tuple[Labels, Array]]:
@@ -108,7 +128,7 @@ def wrong_weights(scores: Array, clean: Labels) -> Array:
 
 
 def flip(x: Pixels, labels: NDArray[np.integer], variant: str, rate: float, n_classes: int, seed: int) -> Labels:
-    """Given labels [N] from images uint8 [N, C, H, W] and clean labels [N]; variant is a key of SCORES.
+    """Given labels [N] from images uint8 [N, C, H, W], or vectors [N, d], and clean labels [N]; variant is a key of SCORES.
 
     Image i keeps its label with probability 1 - q_i, else its wrong class is drawn from the softmax of its scores over the
     other classes (Xia et al. 2020, algorithm 2, with the scores of ``pdn``). Draws do not depend on the rate: flips are

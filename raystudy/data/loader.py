@@ -23,6 +23,25 @@ STREAM_STRONG = 0x7374726F  # of what strong views add, so that crops and flips 
 CHUNK_BYTES = (1 << 21, 1 << 26)  # of float32 images: on the CPU within a core's cache, elsewhere few kernel launches
 
 
+def asked(views: int, augment: View | tuple[View, ...]) -> tuple[View, ...]:
+    """How each of the views of a pass is augmented."""
+    if views not in (1, 2):
+        raise ValueError(f"views is {views}; a batch has one or two views of each image")
+    wanted = augment if isinstance(augment, tuple) else (augment,) * views
+    if len(wanted) != views or any(view not in (False, True, "strong") for view in wanted):
+        raise ValueError(
+            f"augment is {augment!r} for {views} views; it is False, True, 'strong' or one of these for each"
+        )
+    return wanted
+
+
+def drawn_from(*key: int) -> torch.Generator:
+    """A generator of torch's on the CPU, for a key of whole numbers."""
+    rng = torch.Generator()
+    rng.manual_seed(int(generator(*key).integers(2**63)))
+    return rng
+
+
 class OnDevice:
     """The training set of one trial: ``method.Train`` for methods, ``at`` and ``normalised`` for the training loop."""
 
@@ -62,8 +81,7 @@ class OnDevice:
         self._grey = torch.tensor(
             [round(255 * m) for m in mean], dtype=torch.uint8, device=self.device
         )  # ~0 when normalised
-        self._scale = torch.tensor([1 / (255 * s) for s in std], device=self.device).view(-1, 1, 1)
-        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=self.device).view(-1, 1, 1)
+        self._scale, self._shift = (t.to(self.device) for t in scaling(mean, std))
         self.at(0)
 
     def _hold(self, x: Any) -> None:
@@ -105,22 +123,15 @@ class OnDevice:
         ``views`` is 1 or 2: the second fills ``x2`` with independently augmented images. ``augment``, for all views or
         for each: False, True (crop and flip), or "strong" (the same crop and flip, then ``augment.strong``).
         """
-        if views not in (1, 2):
-            raise ValueError(f"views is {views}; a batch has one or two views of each image")
-        asked = augment if isinstance(augment, tuple) else (augment,) * views
-        if len(asked) != views or any(view not in (False, True, "strong") for view in asked):
-            raise ValueError(
-                f"augment is {augment!r} for {views} views; it is False, True, 'strong' or one of these for each"
-            )
+        wanted = asked(views, augment)
         members = self._index if subset is None else subset.to(self.device)
-        n, rng = len(members), torch.Generator()
-        key = (self.seed, self.epoch, self._pass)
-        rng.manual_seed(int(generator(STREAM, *key).integers(2**63)))
+        n, key = len(members), (self.seed, self.epoch, self._pass)
+        rng = drawn_from(STREAM, *key)
         self._pass += 1
         if shuffle:
             members = members.index_select(0, torch.randperm(n, generator=rng).to(self.device))
         starts, flips, strong = [], [], []
-        for i, view in enumerate(asked):
+        for i, view in enumerate(wanted):
             if view and self.pad:
                 down, right = torch.randint(2 * self.pad + 1, (2, n), generator=rng)
                 starts.append((down * self._row + right).to(self.device))
@@ -131,9 +142,7 @@ class OnDevice:
         return self._slices(members, starts, flips, strong, batch_size or self.batch_size)
 
     def _draw_strong(self, n: int, *key: int) -> augment.Strong:
-        rng = torch.Generator()
-        rng.manual_seed(int(generator(STREAM_STRONG, *key).integers(2**63)))
-        return augment.draw_strong(n, self._size, rng)
+        return augment.draw_strong(n, self._size, drawn_from(STREAM_STRONG, *key))
 
     def _slices(
         self,
@@ -178,6 +187,12 @@ class OnDevice:
         if strong is not None:
             x = augment.strong(x, strong, self._grey)
         return self.normalised(x)
+
+
+def scaling(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Factor and summand [C, 1, 1] that make of pixels 0 to 255 what networks take; mean and std per channel of pixels in [0, 1]."""
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1)
+    return scale, torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
 
 
 def split_validation(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

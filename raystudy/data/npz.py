@@ -1,4 +1,4 @@
-"""A user's own ``.npz`` file -> ``Dataset``. Nothing is ever unpickled."""
+"""A user's own ``.npz`` file of images or vectors -> ``Dataset``. Nothing is ever unpickled."""
 
 import warnings
 from dataclasses import replace
@@ -9,9 +9,13 @@ from numpy.typing import NDArray
 
 from raystudy.data.dataset import Array, Dataset, build, without_test
 from raystudy.data.files import one_line
-from raystudy.errors import InputError
+from raystudy.data.vectors import feature_stats
+from raystudy.errors import InputError, unknown
 
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
+OPTIONAL = ("kind", "strong", "class_names")
+KINDS = ("images", "vectors")
+LARGEST = 1e30  # a number in a vector: what is made of larger ones does not fit into float32
 
 
 def read(path: Path) -> Dataset:
@@ -21,22 +25,34 @@ def read(path: Path) -> Dataset:
     is all that there is, and nobody knows which of it is right.
 
     Images are uint8, or floats in [0, 1]; [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3 (the last dimension
-    is the channels if it is 1 or 3, else the second), and square. Labels are whole numbers from 0 in one dimension; the classes are
-    those of y_train, so that a number that none of them has is no class. Crops are padded by 4 pixels from size 32 on, by 2 from 16,
-    else by 1; only colour images are flipped. Nothing is ever unpickled. Raises InputError, one line with the file and its first
+    is the channels if it is 1 or 3, else the second), and square. Crops are padded by 4 pixels from size 32 on, by 2 from 16,
+    else by 1; only colour images are flipped.
+
+    Vectors are [N, d], of floats or uint8. With ``kind`` "vectors" (else three dimensions are images) they may be [N, V, d]: V
+    precomputed views of each sample, the first of them the plain one; ``strong`` says which of them are strong ones, counted from 0.
+
+    Labels are whole numbers from 0 in one dimension; the classes are those of y_train, so that a number that none of them has is
+    no class. ``class_names`` [K] names them. Nothing is ever unpickled. Raises InputError, one line with the file and its first
     fault.
     """
     arrays = _open_npz(path)
-    x_train, x_test = (_images(path, name, arrays[name]) for name in ("x_train", "x_test"))
-    if x_train.shape[1:] != x_test.shape[1:]:
+    kind = _kind(path, arrays)
+    one = kind.removesuffix("s")
+    take = _images if kind == "images" else _vectors
+    x_train, x_test = (take(path, name, arrays[name]) for name in ("x_train", "x_test"))
+    if kind == "vectors":
+        x_test = x_test[:, 0] if x_test.ndim == 3 else x_test
+        if x_train.shape[-1] != x_test.shape[-1]:
+            raise InputError(f"{path}: x_train has {x_train.shape[-1]} features, x_test has {x_test.shape[-1]}")
+    elif x_train.shape[1:] != x_test.shape[1:]:
         shapes = " and ".join("x".join(map(str, x.shape[1:])) for x in (x_train, x_test))
         raise InputError(f"{path}: x_train and x_test differ in image shape (channels x height x width): {shapes}")
-    y_train = _labels(path, "y_train", arrays["y_train"], len(x_train))
+    y_train = _labels(path, "y_train", arrays["y_train"], len(x_train), one)
     n_classes = int(y_train.max()) + 1
     if n_classes > len(y_train):
         i = int(y_train.argmax())
         raise InputError(
-            f"{path}: y_train[{i}] is {n_classes - 1}, out of range for {len(y_train)} images; "
+            f"{path}: y_train[{i}] is {n_classes - 1}, out of range for {len(y_train)} {kind}; "
             "labels are 0 to the number of classes - 1"
         )
     seen = np.unique(y_train)
@@ -44,35 +60,42 @@ def read(path: Path) -> Dataset:
         raise InputError(f"{path}: y_train runs from 1 to {n_classes - 1}; labels start at 0, so subtract 1 everywhere")
     if len(seen) < 2:
         raise InputError(f"{path}: y_train holds one class only; at least two are needed")
-    told = {"y_test": _labels(path, "y_test", arrays["y_test"], len(x_test), n_classes)} | {
-        name: _labels(path, name, y, len(x_train), n_classes)
+    told = {"y_test": _labels(path, "y_test", arrays["y_test"], len(x_test), one, n_classes)} | {
+        name: _labels(path, name, y, len(x_train), one, n_classes)
         for name, y in arrays.items()
         if name.startswith("y_noisy")
     }
     for name, y in told.items():
         if (wrong := ~np.isin(y, seen)).any():
             i = int(wrong.argmax())
-            raise InputError(f"{path}: {name}[{i}] is {y[i]}, a class of which there is no training image in y_train")
+            raise InputError(f"{path}: {name}[{i}] is {y[i]}, a class of which there is no training {one} in y_train")
     told = {name: np.searchsorted(seen, y) for name, y in ({"y_train": y_train} | told).items()}
     label_sets = {
         name.removeprefix("y_noisy").removeprefix("_") or "given": y
         for name, y in told.items()
         if name.startswith("y_noisy")
     }
-    channels, size = x_train.shape[1:3]
-    pad = 4 if size >= 32 else 2 if size >= 16 else 1
-    classes = tuple(str(c) for c in seen)
+    classes = _class_names(path, arrays.get("class_names"), n_classes)
+    classes = tuple(classes[c] for c in seen)
     untested = [classes[c] for c in np.setdiff1d(np.arange(len(seen)), told["y_test"])]
+    channels, size = x_train.shape[1:3] if kind == "images" else (0, 0)
     data = build(
         path.name,
         (x_train, told["y_train"]),
         (x_test, told["y_test"]),
         classes,
-        pad=pad,
+        pad=0 if kind == "vectors" else 4 if size >= 32 else 2 if size >= 16 else 1,
         flip=channels == 3,
+        stats=None if kind == "images" else feature_stats(x_train[:, 0] if x_train.ndim == 3 else x_train),
         label_sets=label_sets,
     )
-    return replace(data, truth=bool(label_sets), title=path.stem, notes=without_test(untested))
+    return replace(
+        data,
+        truth=bool(label_sets),
+        title=path.stem,
+        notes=without_test(untested, one),
+        strong=_strong(path, arrays.get("strong"), x_train) if kind == "vectors" else (),
+    )
 
 
 def _open_npz(path: Path) -> dict[str, Array]:
@@ -95,7 +118,8 @@ def _open_npz(path: Path) -> dict[str, Array]:
                 f"the file has: {', '.join(file.files) or '(nothing)'}"
             )
         arrays = {}
-        for name in [*NEEDED, *(f for f in file.files if f == "y_noisy" or f.startswith("y_noisy_"))]:
+        labels = [f for f in file.files if f == "y_noisy" or f.startswith("y_noisy_")]
+        for name in [*NEEDED, *labels, *(f for f in OPTIONAL if f in file.files)]:
             try:
                 arrays[name] = file[name]
             except Exception as error:
@@ -109,6 +133,71 @@ def _open_npz(path: Path) -> dict[str, Array]:
             if not isinstance(arrays[name], np.ndarray):  # a member that is not .npy comes back as bytes
                 raise InputError(f"{path}: {name} is not a numpy array; write the file with numpy.savez")
     return arrays
+
+
+def _kind(path: Path, arrays: dict[str, Array]) -> str:
+    """What the file says its samples are, else what their dimensions say."""
+    if "kind" not in arrays:
+        return "vectors" if arrays["x_train"].ndim == arrays["x_test"].ndim == 2 else "images"
+    kind = str(arrays["kind"])
+    if kind not in KINDS:
+        raise unknown(f"kind in {path}", kind, KINDS)
+    return kind
+
+
+def _vectors(path: Path, name: str, x: Array) -> Array:
+    """Vectors [N, d] or [N, V, d] as float16, float32 or uint8, or InputError."""
+    shape = "x".join(map(str, x.shape)) or "a single number"
+    if x.ndim not in (2, 3):
+        raise InputError(f"{path}: {name} is {shape}; vectors are [N, d], or [N, V, d] with V views of each sample")
+    if x.size == 0:
+        raise InputError(f"{path}: {name} is {shape}: it holds no vectors")
+    if x.dtype == np.uint8:
+        return np.ascontiguousarray(x)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise InputError(f"{path}: {name} is {x.dtype}; vectors are floats or uint8")
+    # What is not a number is below nothing; float16 has no number as large.
+    small = np.isfinite(x) if x.dtype == np.float16 else np.abs(x) < LARGEST
+    usable = small.all(axis=tuple(range(1, x.ndim)))
+    if not usable.all():
+        raise InputError(
+            f"{path}: {name}[{int(usable.argmin())}] has numbers that are NaN, infinite or beyond {LARGEST:g}"
+        )
+    return np.ascontiguousarray(x, dtype=np.float16 if x.dtype == np.float16 else np.float32)
+
+
+def _strong(path: Path, strong: Array | None, x: Array) -> tuple[int, ...]:
+    """Which views are strong ones, or InputError. The plain view, which comes first, is none."""
+    views = x.shape[1] if x.ndim == 3 else 1
+    if strong is None:
+        return ()
+    told = np.atleast_1d(strong)
+    if told.ndim != 1 or told.dtype.kind not in "iu" or len(np.unique(told)) < told.size or (told < 1).any():
+        raise InputError(
+            f"{path}: strong is {strong!s:.60}; it is the positions of the strong views, whole numbers from 1"
+        )
+    if (told >= views).any():
+        raise InputError(
+            f"{path}: strong names view {int(told.max())}; x_train has {views} ({', '.join(map(str, range(views)))})"
+        )
+    return tuple(sorted(told.tolist()))
+
+
+def _class_names(path: Path, names: Array | None, n_classes: int) -> tuple[str, ...]:
+    """The names of the labels 0..K-1, which are their numbers where the file has none; or InputError."""
+    if names is None:
+        return tuple(map(str, range(n_classes)))
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise InputError(
+            f"{path}: class_names is {names.dtype} with shape {list(names.shape)}; it is one text per class"
+        )
+    told = tuple(str(name).strip() for name in names)
+    if len(told) < n_classes:
+        raise InputError(f"{path}: class_names has {len(told)} names; y_train has labels up to {n_classes - 1}")
+    for i, name in enumerate(told):
+        if not name or name in told[:i]:
+            raise InputError(f"{path}: class_names[{i}] is {name!r}; each class has a name of its own")
+    return told
 
 
 def _images(path: Path, name: str, x: Array) -> Array:
@@ -135,19 +224,20 @@ def _images(path: Path, name: str, x: Array) -> Array:
         raise InputError(f"{path}: {name}[{int(finite.argmin())}] has pixels that are NaN or infinite")
     if x.min() < 0 or x.max() > 1:
         raise InputError(
-            f"{path}: {name} has floats from {x.min():g} to {x.max():g}; float images lie in [0, 1], or store uint8"
+            f"{path}: {name} has floats from {x.min():g} to {x.max():g}; float images lie in [0, 1], or store uint8; "
+            "if these are views of vectors, add kind='vectors'"
         )
     return np.rint(x * 255).astype(np.uint8, order="C")
 
 
-def _labels(path: Path, name: str, y: Array, n: int, n_classes: int | None = None) -> NDArray[np.int64]:
+def _labels(path: Path, name: str, y: Array, n: int, one: str, n_classes: int | None = None) -> NDArray[np.int64]:
     """Labels as int64 [n] in 0..n_classes-1, or InputError with the first offending index and value."""
     if y.ndim != 1:
         raise InputError(
-            f"{path}: {name} has shape {list(y.shape)}; labels are one whole number per image, shape [{n}]"
+            f"{path}: {name} has shape {list(y.shape)}; labels are one whole number per {one}, shape [{n}]"
         )
     if len(y) != n:
-        raise InputError(f"{path}: {name} has {len(y)} labels for {n} images")
+        raise InputError(f"{path}: {name} has {len(y)} labels for {n} {one}s")
     if y.dtype.kind not in "iufb":
         raise InputError(f"{path}: {name}[0] is {y[0]!s} ({y.dtype}); labels are whole numbers from 0")
     for wrong, why in (
@@ -162,3 +252,8 @@ def _labels(path: Path, name: str, y: Array, n: int, n_classes: int | None = Non
             i = int(wrong.argmax())
             raise InputError(f"{path}: {name}[{i}] is {y[i].item()}, {why}")
     return y.astype(np.int64)
+
+
+def taken(path: Path, name: str, x: Array, kind: str) -> Array:
+    """Images uint8 [N, C, H, W] or vectors, as ``read`` makes them of an array; InputError for what is neither."""
+    return (_images if kind == "images" else _vectors)(path, name, x)

@@ -37,13 +37,22 @@ class Condition:
 
     title: str
     chosen: NDArray[np.int64]  # [n] positions of the images of the contact sheet, drawn at random
-    x: NDArray[np.uint8]  # [n, C, H, W] those images
+    x: NDArray[np.uint8]  # [n, C, H, W] those images; of vectors nobody can see, [n, 0]
     given: NDArray[np.int64]  # [N]
     clean: NDArray[np.int64] | None  # [N]; -1: the image shows none of the classes. None: nobody knows
     classes: tuple[str, ...]
     nominal: float | None  # the rate asked for; None where none was
     expected: Matrix | None  # [K, K] of the noise model; None where it has none
     notes: tuple[str, ...] = ()  # what a person should hear of the data, a sentence each
+    places: NDArray[np.int64] | None = None  # [N] where each is in the data set
+    nearest: NDArray[np.int64] | None = (
+        None  # [n, k] of vectors: positions of the training vectors nearest to the chosen
+    )
+    distance: NDArray[np.float64] | None = None  # [n, k] how far they are
+
+    @property
+    def kind(self) -> str:
+        return "images" if self.nearest is None else "vectors"
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -71,8 +80,9 @@ class Condition:
 def pictures(shown: Condition, out: Path) -> list[Path]:
     """Writes ``sheet``, ``matrix``, ``rates`` and ``counts`` (.png), ``summary.json`` and ``classes.csv`` into ``out``.
 
-    Where the truth is unknown there are no rates, and a matrix only if the noise model has one. Each file appears whole or not
-    at all. Returns the files.
+    In place of the sheet, vectors have ``nearest.csv``: some of them, and the labels of the nearest others. Where the truth is
+    unknown there are no rates, and a matrix only if the noise model has one. Each file appears whole or not at all. Returns the
+    files.
     """
     from matplotlib import rc_context
 
@@ -81,7 +91,9 @@ def pictures(shown: Condition, out: Path) -> list[Path]:
     # A dollar sign in a class name is a dollar sign.
     with rc_context({"text.parse_math": False, "font.family": list(written)}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # told once, in ``remarks``
-        drawn = {"sheet": sheet(shown), "counts": counts(shown)}
+        drawn = {"counts": counts(shown)}
+        if shown.nearest is None:
+            drawn["sheet"] = sheet(shown)
         if shown.expected is not None or shown.realised is not None:
             drawn["matrix"] = matrices(shown)
         if shown.clean is not None:
@@ -95,7 +107,7 @@ def pictures(shown: Condition, out: Path) -> list[Path]:
     rows = by_class(shown)
     told = {
         "condition": shown.title,
-        "images": len(shown.given),
+        shown.kind: len(shown.given),
         "classes": len(shown.classes),
         "nominal_rate": shown.nominal,
         "expected_rate": _expected_rate(shown),
@@ -105,7 +117,12 @@ def pictures(shown: Condition, out: Path) -> list[Path]:
         "largest_class_given": max(row["given"] for row in rows),
         "notes": list(shown.remarks),
     }
-    for name, text in (("summary.json", json.dumps(told, indent=1) + "\n"), ("classes.csv", _csv(rows))):
+    if shown.nearest is not None:
+        told["nearest_with_the_same_given_label"] = alike(shown)
+    texts = {"summary.json": json.dumps(told, indent=1) + "\n", "classes.csv": _csv(rows)}
+    if shown.nearest is not None:
+        texts["nearest.csv"] = _csv(by_vector(shown))
+    for name, text in texts.items():
         new = out / f".{name}.{os.getpid()}"
         new.write_text(text, encoding="utf-8")
         os.replace(new, out / name)
@@ -133,6 +150,32 @@ def by_class(shown: Condition) -> list[dict[str, Any]]:
         }
         for i in range(k)
     ]
+
+
+def by_vector(shown: Condition) -> list[dict[str, Any]]:
+    """A row per chosen vector: its place in the data set and labels, then place, given label and distance of the nearest others."""
+    assert shown.nearest is not None
+    assert shown.distance is not None
+    assert shown.places is not None
+    rows = []
+    for i, others, distances in zip(shown.chosen, shown.nearest, shown.distance, strict=True):
+        row: dict[str, Any] = {"vector": int(shown.places[i]), "given": shown.classes[shown.given[i]]}
+        if shown.clean is not None:
+            row["true"] = shown.classes[shown.clean[i]] if shown.clean[i] >= 0 else "no class"
+        for k, (j, d) in enumerate(zip(others, distances, strict=True), 1):
+            row |= {
+                f"nearest{k}": int(shown.places[j]),
+                f"given{k}": shown.classes[shown.given[j]],
+                f"distance{k}": f"{d:.4g}",
+            }
+        rows.append(row)
+    return rows
+
+
+def alike(shown: Condition) -> float:
+    """The share of the nearest others that have the given label of their vector: of chance where vectors say nothing of labels."""
+    assert shown.nearest is not None
+    return float((shown.given[shown.nearest] == shown.given[shown.chosen][:, None]).mean())
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
@@ -293,8 +336,8 @@ def counts(shown: Condition) -> "Figure":
     else:
         axes.bar(places - 0.2, [row["true"] for row in rows], width=0.4, color=RIGHT, label="true")
         axes.bar(places + 0.2, [row["given"] for row in rows], width=0.4, color=WRONG, label="given")
-    axes.set_ylabel("training images")
+    axes.set_ylabel(f"training {shown.kind}")
     outside = 0 if shown.clean is None else int((shown.clean < 0).sum())
-    axes.set_title(shown.title + (f"; {outside:,} images of no class" if outside else ""), fontsize=11)
+    axes.set_title(shown.title + (f"; {outside:,} {shown.kind} of no class" if outside else ""), fontsize=11)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure

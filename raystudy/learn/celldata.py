@@ -9,6 +9,7 @@ from torch import Tensor
 
 from raystudy.data import datasets
 from raystudy.data.corruption import corrupted
+from raystudy.data.dataset import plain
 from raystudy.data.files import Files
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import Noise
@@ -18,17 +19,22 @@ from raystudy.learn.metrics import Truth
 
 @dataclass(frozen=True)
 class CellData:
-    """A cell's data on the device, or images in files where they are too many: the noisy training set, the held-out sets, the truth."""
+    """A cell's data on the device, or images in files where they are too many: the noisy training set, the held-out sets, the truth.
+
+    Vectors stand in the place of images: [n, d] or [n, V, d] to train on, plain ones [m, d] where they are only looked at.
+    """
 
     name: str
     data_digest: str
     noise_digest: str
     effective_rate: float | None  # None where the truth is not known
-    size: tuple[int, int, int]  # channels, height, width
+    shape: tuple[int, ...]  # what networks take: channels, height and width, or the features of a vector
     n_classes: int
     x: Tensor | Files  # [n, C, H, W] uint8
     y: Tensor  # [n] given labels
     x_held: Tensor | Files  # [m + k, C, H, W] uint8: validation, then test
+    x_val: Tensor | Files  # [m, ...] the validation images as one would train on them
+    places: Tensor  # [n + m] where these, training images and then validation images, are in the data set
     y_val: Tensor  # [m] given labels
     y_test: Tensor  # [k] clean labels
     extra: dict[str, tuple[Tensor | Files, Tensor]]  # further clean sets by name, ``val`` or a test set: images, labels
@@ -36,7 +42,9 @@ class CellData:
     std: tuple[float, ...]
     pad: int
     flip: bool
+    strong: tuple[int, ...]
     truth: Truth
+    classes: tuple[str, ...] = ()  # their names
     title: str = ""  # short, for pictures; empty: the name
     assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
 
@@ -75,16 +83,19 @@ def _prepared(
     def placed(x: Tensor | Files) -> Tensor | Files:
         return x.to(device) if isinstance(x, Tensor) else x
 
+    held = placed(joined(plain(noisy.x_train[val]), noisy.x_test))
     return CellData(
         name=data.name,
         data_digest=data.digest,
         noise_digest=noisy.digest(val),
         effective_rate=noisy.effective_rate if known else None,
-        size=tuple(data.x_train.shape[1:]),  # type: ignore[arg-type]
+        shape=data.shape,
         n_classes=data.n_classes,
         x=placed(noisy.x_train[train]),
+        places=torch.cat([train, val]),
         y=y.to(device),
-        x_held=placed(joined(noisy.x_train[val], noisy.x_test)),
+        x_held=held,
+        x_val=held[: len(val)] if len(noisy.x_train.shape) != 3 else placed(noisy.x_train[val]),
         y_val=given[val].to(device),
         y_test=data.y_test.to(device),
         extra={name: (placed(x), labels.to(device)) for name, (x, labels) in data.extra.items()},
@@ -92,7 +103,9 @@ def _prepared(
         std=data.std,
         pad=data.pad,
         flip=data.flip,
+        strong=data.strong,
         truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device), known),
+        classes=data.classes,
         title=data.title,
         assumed=known and not data.truth,
     )

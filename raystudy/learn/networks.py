@@ -1,18 +1,25 @@
-"""Networks: images [B, C, H, H] -> logits [B, K]. To add one, write its function and add a row to ``NETWORKS``.
+"""Networks: images [B, C, H, H], or vectors [B, d] -> logits [B, K]. To add one, write its function and add a row to ``NETWORKS``,
+or to ``HEADS`` where it is for vectors. An ``mlp`` takes both; ``mlp:512x3`` is three hidden layers of 512.
 
 Besides the rows, every classifier of torchvision can be named (``resnet18``, ``efficientnet_b0``, ...) and, where timm is
 installed, every one of timm (``timm:inception_resnet_v2``); untrained, or with ImageNet weights (``resnet18:pretrained``).
+One of a user's own is ``FILE.py:FUNCTION`` (``raystudy.own``): a function of (shape, n_classes) or (shape, n_classes, dropout).
 Networks are made for a given image size and refuse one they cannot take; they know nothing of methods or data sets.
 """
 
-from collections.abc import Callable
+import inspect
+import math
+import re
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raystudy import own
 from raystudy.data import smoke
 from raystudy.errors import InputError, unknown
 from raystudy.learn.norm import BatchNorm as BatchNorm
@@ -56,16 +63,37 @@ def take_one(net: nn.Module) -> nn.Module:
     return net
 
 
-def mlp(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
-    """Two hidden layers of 256 with batch norm and ReLU, then a linear layer; dropout after each ReLU."""
+def mlp(inputs: int, n_classes: int, dropout: float = 0.0, width: int = 256, depth: int = 2) -> nn.Module:
+    """Hidden layers with batch norm and ReLU, two of 256 where nobody says otherwise, then a linear layer; dropout after each ReLU."""
     layers: list[nn.Module] = [nn.Flatten()]
-    width = in_channels * size * size
-    for hidden in (256, 256):
+    for _ in range(depth):
         # No bias in front of batch norm, which takes it out again.
-        layers += [nn.Linear(width, hidden, bias=False), BatchNorm(hidden), nn.ReLU()]
+        layers += [nn.Linear(inputs, width, bias=False), BatchNorm(width), nn.ReLU()]
         layers += [nn.Dropout(dropout)] * (dropout > 0)
-        width = hidden
-    return nn.Sequential(*layers, nn.Linear(width, n_classes))
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, n_classes))
+
+
+def linear(inputs: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
+    """Logistic regression; dropout of the vector's numbers."""
+    return nn.Sequential(*[nn.Dropout(dropout)] * (dropout > 0), nn.Linear(inputs, n_classes))
+
+
+class Cosine(nn.Module):
+    """The cosine of a vector with one direction per class, times a scale that is learnt from 10 on (Gidaris and Komodakis 2018)."""
+
+    def __init__(self, inputs: int, n_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_classes, inputs) / inputs**0.5)
+        self.scale = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+def cosine(inputs: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
+    """``Cosine``; dropout of the vector's numbers."""
+    return nn.Sequential(*[nn.Dropout(dropout)] * (dropout > 0), Cosine(inputs, n_classes))
 
 
 def convnet(in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
@@ -155,28 +183,43 @@ def preact_resnet18(in_channels: int, size: int, n_classes: int, dropout: float 
 
 PRETRAINED = ":pretrained"
 TIMM = "timm:"
+MLP = re.compile(r"mlp:([1-9]\d{0,4})x([1-9]\d?)")  # width, depth
 NETWORKS: dict[str, Callable[[int, int, int, float], nn.Module]] = {
-    "mlp": mlp,
+    "mlp": lambda channels, size, n_classes, dropout: mlp(channels * size * size, n_classes, dropout),
     "convnet": convnet,
     "convnet_small": convnet_small,
     "cnn9": cnn9,
     "preact_resnet18": preact_resnet18,
 }
+HEADS: dict[str, Callable[[int, int, float], nn.Module]] = {"mlp": mlp, "linear": linear, "cosine": cosine}
 
 
-def build(name: str, in_channels: int, size: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
-    """A freshly initialised network for images [B, in_channels, size, size].
+def build(name: str, shape: Sequence[int], n_classes: int, dropout: float = 0.0) -> nn.Module:
+    """A freshly initialised network for images of ``shape`` (channels, height, width), square ones, or vectors of shape (features,).
 
     Weights come from torch's default generator, or from ImageNet with ``:pretrained``. ``smoke:NAME`` is an MLP that stands in
     for a network where a study is run in miniature. Raises InputError, one line, for an unknown name, a dropout rate outside
-    [0, 1) or one the network has no place for, weights that cannot be had, and images it cannot take.
+    [0, 1) or one the network has no place for, weights that cannot be had, and images or vectors it cannot take.
     """
     if not 0 <= dropout < 1:
         raise InputError(f"dropout {dropout:g} is outside [0, 1)")
     if name.startswith(smoke.PREFIX):
-        return mlp(in_channels, size, n_classes, dropout)
+        return mlp(math.prod(shape), n_classes, dropout)
+    if sized := MLP.fullmatch(name):
+        return mlp(math.prod(shape), n_classes, dropout, int(sized[1]), int(sized[2]))
+    if name.startswith("mlp:"):
+        raise InputError(f"network {name!r} has no size; write mlp:WIDTHxDEPTH, such as mlp:512x3")
+    if name not in NETWORKS and name not in HEADS and (made := own.found("networks", name)) is not None:
+        return _brought(name, made, tuple(shape), n_classes, dropout)
+    if len(shape) == 1:
+        return _head(name, shape[0], n_classes, dropout)
+    in_channels, size = shape[:2]
     if name in NETWORKS:
         return NETWORKS[name](in_channels, size, n_classes, dropout)
+    if name in HEADS:
+        raise InputError(
+            f"network {name!r} takes vectors, these are images; choose from: {', '.join(sorted(NETWORKS))}"
+        )
     base, trained = name.removesuffix(PRETRAINED), name.endswith(PRETRAINED)
     if base in NETWORKS:
         raise InputError(
@@ -184,6 +227,40 @@ def build(name: str, in_channels: int, size: int, n_classes: int, dropout: float
         )
     make = _timm(base, trained) if base.startswith(TIMM) else _torchvision(base, trained)
     return _fitted(name, make, in_channels, size, n_classes, dropout)
+
+
+def _brought(name: str, made: Any, shape: tuple[int, ...], n_classes: int, dropout: float) -> nn.Module:
+    """A network of a user's own: ``made(shape, n_classes)`` or ``made(shape, n_classes, dropout)``, for any size of batch."""
+    try:
+        takes_dropout = len(inspect.signature(made).parameters) > 2
+        if dropout and not takes_dropout:
+            raise InputError(f"network {name!r} has no place for dropout; let it take (shape, n_classes, dropout)")
+        net = made(shape, n_classes, dropout) if takes_dropout else made(shape, n_classes)
+        with torch.no_grad():
+            logits = take_one(net).eval()(torch.zeros(2, *shape))
+    except InputError:
+        raise
+    except Exception as error:  # theirs may raise anything
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        raise InputError(
+            f"network {name!r} cannot be made for {'x'.join(map(str, shape))} and {n_classes} classes: {why}"
+        ) from None
+    if not isinstance(logits, Tensor) or logits.shape != (2, n_classes):
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"network {name!r} gives {found} for two samples; it gives logits [2, {n_classes}]")
+    trained: nn.Module = net.train()
+    return trained
+
+
+def _head(name: str, features: int, n_classes: int, dropout: float) -> nn.Module:
+    if name in HEADS:
+        return HEADS[name](features, n_classes, dropout)
+    base = name.removesuffix(PRETRAINED)
+    if base in NETWORKS or base.startswith(TIMM) or base in _of_torchvision():
+        raise InputError(
+            f"network {name!r} takes images, these are vectors of {features}; choose from: {', '.join(sorted(HEADS))}"
+        )
+    raise unknown("network for vectors", name, HEADS)
 
 
 class Rgb(nn.Module):
@@ -200,16 +277,23 @@ class Rgb(nn.Module):
 Maker = Callable[[int], nn.Module]  # n_classes -> a network for three channels
 
 
-def _torchvision(name: str, trained: bool) -> Maker:
+def _of_torchvision() -> list[str]:
     from torchvision import models  # not at the top: it is slow to import, and our own networks do without
 
-    theirs = models.list_models(module=models)
+    return models.list_models(module=models)
+
+
+def _torchvision(name: str, trained: bool) -> Maker:
+    from torchvision import models
+
+    theirs = _of_torchvision()
     if name not in theirs:
         near = get_close_matches(name, [*NETWORKS, *theirs], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         ours = ", ".join(sorted(NETWORKS))
         raise InputError(
-            f"unknown network {name!r}; {hint}choose from: {ours}, a torchvision classifier such as resnet18, or timm:NAME"
+            f"unknown network {name!r}; {hint}choose from: {ours}, a torchvision classifier such as resnet18, or timm:NAME, "
+            "or FILE.py:FUNCTION of your own"
         )
 
     def make(n_classes: int) -> nn.Module:

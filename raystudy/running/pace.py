@@ -122,7 +122,7 @@ class Probe:
         self.device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
         self.end = time.monotonic() + limit
         self._passes: dict[str, float] = {}
-        self._cost: dict[tuple[str, int, int], tuple[float, float]] = {}
+        self._cost: dict[tuple[str, tuple[int, ...]], tuple[float, float]] = {}
         self._warm = False
 
     def pace(self, cell: Cell) -> Pace:
@@ -134,13 +134,13 @@ class Probe:
         from raystudy.data import datasets
 
         network = self.study.network_of(cell)
-        (channels, size, _), classes, train, test = facts(cell.dataset, self.root)
+        shape, classes, train, test = facts(cell.dataset, self.root)
         images = round(train * (1 - self.study.val_fraction))
-        key = network, channels, size
+        key = network, shape
         if key not in self._cost:
             if time.monotonic() > self.end:
                 return Pace(UNKNOWN, "not measured")
-            self._cost[key] = self._network(network, (channels, size, size), classes)
+            self._cost[key] = self._network(network, shape, classes)
         passes = self.passes(cell.method)
         seconds = images * passes * self._cost[key][0] + (test + train - images) * self._cost[key][1]
         if seconds < SHORT and datasets.present(cell.dataset, self.root) and time.monotonic() < self.end:
@@ -179,17 +179,19 @@ class Probe:
         }
         return total["cost/seconds"], total["cost/passes"] / len(data.y)
 
-    def _network(self, name: str, shape: tuple[int, int, int], classes: int) -> tuple[float, float]:
+    def _network(self, name: str, shape: tuple[int, ...], classes: int) -> tuple[float, float]:
         """Seconds of one pass of one image in training (a third of forward and backward) and in evaluation."""
         import torch
 
         from raystudy.learn import networks
 
-        net = networks.build(name, shape[0], shape[1], classes).to(self.device).to(memory_format=torch.channels_last)
+        net = networks.build(name, shape, classes).to(self.device).to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
 
         def measured(images: int, train: bool) -> float:
-            x = torch.randn(images, *shape, device=self.device).contiguous(memory_format=torch.channels_last)
+            x = torch.randn(images, *shape, device=self.device)
+            if len(shape) == 3:
+                x = x.contiguous(memory_format=torch.channels_last)
             y = torch.zeros(images, dtype=torch.int64, device=self.device)
             net.train(train)
             begun = time.perf_counter()
@@ -213,8 +215,8 @@ class Probe:
         return cost[0] / 3, cost[1]
 
 
-def facts(dataset: str, root: Path) -> tuple[tuple[int, int, int], int, int, int]:
-    """Shape [C, H, W], classes, training and test images of a data set; it is loaded only where no table tells."""
+def facts(dataset: str, root: Path) -> tuple[tuple[int, ...], int, int, int]:
+    """Shape ([C, H, W], or [d] of vectors), classes, training and test images of a data set; it is loaded only where no table tells."""
     from raystudy.data import datasets
 
     name, _, options = dataset.partition("?")
@@ -222,4 +224,4 @@ def facts(dataset: str, root: Path) -> tuple[tuple[int, int, int], int, int, int
         size = int(dict(o.partition("=")[::2] for o in options.split("&")).get("size", info.shape[-1]))
         return (info.shape[0], size, size), info.n_classes, info.train, info.test
     data = datasets.load(dataset, root)
-    return (data.channels, data.size, data.size), data.n_classes, len(data.y_train), len(data.y_test)
+    return data.shape, data.n_classes, len(data.y_train), len(data.y_test)

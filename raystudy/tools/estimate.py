@@ -177,12 +177,13 @@ def examine(
     cell = whole(held)
     if folds > len(cell.y) // 2:
         raise InputError(f"--folds is {folds}; data set {dataset!r} has {len(cell.y)} training images")
-    networks.build(network, cell.size[0], cell.size[1], cell.n_classes)
+    networks.build(network, cell.shape, cell.n_classes)
     spec = single("ce", cell, dataset, setting, network, epochs, val_fraction=INNER, seed=seed)
     for remark in datasets.load(dataset, data_root, setting).remarks:
         tell(f"note: {remark}")
     came = setting.label if noise or setting.kind == "given" else "its labels as they are"
-    labels = f"{len(cell.y):,} images, {cell.n_classes} classes"
+    what = "vectors" if len(cell.shape) == 1 else "images"
+    labels = f"{len(cell.y):,} {what}, {cell.n_classes} classes"
     tell(f"{cell.name}, {came}: {labels}; {folds} x cross-entropy, {network}, up to {epochs} epochs")
 
     def progress(fold: int, epoch: int, accuracy: float) -> None:

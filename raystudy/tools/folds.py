@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raystudy.data.dataset import Images
+from raystudy.data.dataset import Images, plain
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import generator
 from raystudy.errors import InputError
@@ -64,7 +64,7 @@ def predict(
             cell,
             x=cell.x[inner],
             y=y,
-            x_held=joined(cell.x[chosen_on], cell.x[out]),
+            x_held=joined(plain(cell.x[chosen_on]), plain(cell.x[out])),
             y_val=y_val,
             y_test=cell.y[out],
             truth=Truth(
@@ -89,20 +89,19 @@ def predict(
 @torch.no_grad()
 def _probs(run: Run, x: Images) -> Probs:
     run.method.eval()
-    size = max(1, (1 << 16) // (x.shape[2] * x.shape[3]))
-    parts = [run.method.probs(chunk) for chunk in run.train_set.chunks(x, size)]
+    parts = [run.method.probs(chunk) for chunk in run.train_set.chunks(x, run.looked_at_once)]
     out: Probs = torch.cat(parts).double().cpu().numpy()
     return out
 
 
 def whole(cell: CellData) -> CellData:
     """All images that have a given label, training and validation, as one training set; nothing held out."""
-    m = len(cell.y_val)
     return replace(
         cell,
-        x=joined(cell.x, cell.x_held[:m]),
+        x=joined(cell.x, cell.x_val),
         y=torch.cat([cell.y, cell.y_val]),
         x_held=cell.x_held[:0],
+        x_val=cell.x_val[:0],
         y_val=cell.y_val[:0],
         y_test=cell.y_test[:0],
     )

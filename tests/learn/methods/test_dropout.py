@@ -12,7 +12,7 @@ from raystudy.learn.networks import mlp
 
 
 def net(dropout: float = 0.0) -> torch.nn.Module:
-    return torch.nn.Sequential(torch.nn.Flatten(), *mlp(8, 1, 4, dropout)[1:])
+    return torch.nn.Sequential(torch.nn.Flatten(), *mlp(8, 4, dropout)[1:])
 
 
 def rates(method: Dropout) -> list[float]:
