@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from analysis import names
+from analysis import collapse, names
 from analysis.select import MAIN
 from analysis.sheets import sentence
 from analysis.stats import DRAWS
@@ -64,6 +64,10 @@ INTERVALS = (
 )
 ELSEWHERE = "Other data sets than this study's: for orientation only; the numbers are not comparable. "
 CURVES = "Mean of the replicates."
+COLLAPSED = (
+    f"Trials with {collapse.WHAT}: a failure of the training, not a number to compare. "
+    "Epochs are counted from 1; told is the first that was the third of its kind."
+)
 MEMORY = "Memorised, corrected: share of the wrong training labels that are predicted as given, as the truth."
 SIEVE = (
     "Of the samples a method trusts (weight above one half): precision, the share with a right label; "

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ray import tune
 
+from raystudy import own
 from raystudy.data.noise import Noise
 from raystudy.learn.celldata import prepare
 from raystudy.learn.spec import TrialSpec
@@ -52,6 +53,7 @@ class TrialActor(tune.Trainable):
         self.next: int = config["recorded"]
         try:
             torch.set_num_threads(config["threads"])
+            own.provide(config["own"])
             device = "cuda" if torch.cuda.is_available() and config["gpus"] else "cpu"
             if device == "cuda":
                 memory.limit(config["gpus"])

@@ -367,6 +367,52 @@ def test_arrays_hold_no_truth_that_nobody_knows() -> None:
     assert unknown["confusion"].tolist() == told["confusion"].tolist()
 
 
+# -- early failure
+
+
+def stuck(method: str, epochs: int, **point: Any) -> Run:
+    """A run whose networks say class 3, whatever they see, and hardly learn."""
+    run = Run(replace(spec_for(method, **point), epochs=epochs, recipe=Recipe(lr=1e-12).to_dict()), data_for())
+    for net in run.method.nets:
+        *_, weight, bias = net.parameters()
+        torch.nn.init.zeros_(weight)
+        with torch.no_grad():
+            bias.copy_(torch.eye(10)[3])
+    return run
+
+
+def collapse(run: Run) -> list[tuple[float | None, float | None]]:
+    return [(r.get("method/alike"), r.get("method/collapsed")) for r in run.records]
+
+
+def test_one_class_for_three_epochs_is_told_as_a_collapse(tmp_path: Path) -> None:
+    run = stuck("ce", 5)
+    for _ in range(4):
+        run.epoch()
+    assert collapse(run) == [(1, None), (2, None), (3, 1), (4, 1)]
+    run.save(tmp_path / "c.pt")
+    again = Run(run.spec, run.data)
+    again.load(tmp_path / "c.pt")
+    again.epoch()
+    assert collapse(again)[-1] == (5, 1)  # of the same networks, by the records before
+
+
+def test_a_warm_up_does_not_count() -> None:
+    run = stuck("f_correction", 8, warmup=0.5, restart=False, t_source="anchor")
+    assert run.method.settled() == 0.5
+    for _ in range(8):
+        run.epoch()
+    assert collapse(run) == [(None, None)] * 4 + [(1, None), (2, None), (3, 1), (4, 1)]
+
+
+def test_weights_that_are_all_equal_are_a_collapse_and_others_are_none() -> None:
+    for rate, told in ((0.0, [(1, None), (2, None), (3, 1), (4, 1)]), (0.3, [(None, None)] * 4)):
+        run = Run(replace(spec_for("coteaching", forget_rate=rate, gradual=0.0), epochs=4), data_for())
+        for _ in range(4):
+            run.epoch()
+        assert collapse(run) == told
+
+
 @pytest.mark.parametrize(("method", "weighs"), [("ce", False), ("dividemix", True)])
 def test_single_images_are_named_by_their_place_in_the_data_set(method: str, weighs: bool) -> None:
     run = run_for(method)
