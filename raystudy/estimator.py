@@ -419,7 +419,7 @@ def cell_of(x: Tensor, y: Tensor, plan: Plan) -> CellData:
         flip=plan.form.images and plan.form.shape[0] == 3,
         strong=(),
         truth=Truth(y, torch.zeros_like(y, dtype=torch.bool), y[shown], known=False),
-        places=(torch.arange(len(y)), shown),
+        places=torch.cat([torch.arange(len(y)), shown]),
     )
 
 

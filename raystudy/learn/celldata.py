@@ -44,7 +44,6 @@ class CellData:
     flip: bool
     strong: tuple[int, ...]
     truth: Truth
-    places: tuple[Tensor, Tensor]  # positions in the data set's training set: [n] of x, [m] of the validation images
     title: str = ""  # short, for pictures; empty: the name
     assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
 
@@ -105,7 +104,6 @@ def _prepared(
         flip=data.flip,
         strong=data.strong,
         truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device), known),
-        places=(train, val),
         title=data.title,
         assumed=known and not data.truth,
     )

@@ -252,7 +252,7 @@ class Run:
             "gmm": torch.stack([low + span * fit.means, span**2 * fit.variances, fit.weights]).numpy(),
             "confusion": counted(data.y_test, predicted).numpy(),
             **(transition if truth.known else {}),
-            **(samples.kept(data.places, (data.y, data.y_val), p_train, p_val, self.weight) if each else {}),
+            **(samples.kept(data.places, data.y, data.y_val, p_train, p_val, self.weight) if each else {}),
         }
 
     def save(self, path: Path) -> None:
