@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter, Token
 
-from raystudy.design.names import OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, SHIPPED
+from raystudy.design.names import MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, SHIPPED
 from raystudy.errors import InputError, unknown
 from raystudy.record import storage as storages
 
@@ -217,6 +217,15 @@ class Search:
         Parameter(
             converter=whole,
             help="also score N validation images against clean labels; shown as a rule of its own (default: 0)",
+        ),
+    ] = None
+    keep_models: Annotated[
+        str | None,
+        Parameter(
+            group=_WHERE,
+            converter=choice(*MODELS),
+            help="whose weights stay in the study: the best replicate's of each cell by noisy validation (best), all finished trainings', "
+            "or none (default: best, or what the study was begun with)",
         ),
     ] = None
 

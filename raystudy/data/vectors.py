@@ -40,6 +40,11 @@ def feature_stats(x: Array) -> Stats:
     return tuple(round(float(m), 5 - math.floor(math.log10(s))) for m, s in zip(mean, std, strict=True)), tuple(std)
 
 
+def standardising(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Factor and mean [d] that make of vectors what networks take."""
+    return 1 / torch.tensor(std, dtype=torch.float32), torch.tensor(mean, dtype=torch.float32)
+
+
 class Drawn(NamedTuple):
     """What one view of the members of a pass is made from, [n] each, on the device."""
 
@@ -81,8 +86,7 @@ class Vectors:
         self._x = x.to(self.device).reshape(-1, x.shape[-1])
         weak = [v for v in range(self._views) if v not in strong]
         self._sets: dict[View, list[int]] = {False: [0], True: weak, "strong": list(strong) or weak}
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device)
-        self._scale = 1 / torch.tensor(std, dtype=torch.float32, device=self.device)
+        self._scale, self._mean = (t.to(self.device) for t in standardising(mean, std))
         rng, d = drawn_from(STREAM_POOL, seed), x.shape[-1]
         self._jitter = self._stretches(torch.randn(POOL + d, generator=rng), d)
         self._kept = self._stretches((torch.rand(POOL + d, generator=rng) >= DROPPED).float(), d)

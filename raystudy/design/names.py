@@ -10,6 +10,9 @@ SAMPLERS = ("tpe", "random", "qmc", "gp")
 
 SCHEDULERS = ("asha", "none")
 
+# Which finished trainings leave their weights: none, the best of a cell, or all.
+MODELS = ("none", "best", "all")
+
 # One recipe for all methods, each method's published one, or one method's published one for all.
 SPACES = {p.stem for p in Path(search_spaces.__path__[0]).glob("*.toml")} - {"recipes", "prices"}
 

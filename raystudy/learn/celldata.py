@@ -44,6 +44,7 @@ class CellData:
     flip: bool
     strong: tuple[int, ...]
     truth: Truth
+    classes: tuple[str, ...] = ()  # their names
     title: str = ""  # short, for pictures; empty: the name
     assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
 
@@ -104,6 +105,7 @@ def _prepared(
         flip=data.flip,
         strong=data.strong,
         truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device), known),
+        classes=data.classes,
         title=data.title,
         assumed=known and not data.truth,
     )

@@ -74,6 +74,7 @@ class Method(nn.Module):
 
     n_nets = 1
     version = 1  # part of the trial key: raise it when behaviour changes
+    files: tuple[str, ...] = ()  # hyperparameters that name files, which are read once and then are a part of the state
 
     def __init__(self, task: Task) -> None:
         super().__init__()

@@ -16,27 +16,25 @@ WHOLE = (np.int16, np.int32)  # of labels, of positions
 
 def kept(
     places: Tensor,
-    y: Tensor,
-    y_val: Tensor,
+    given: tuple[Tensor, Tensor],
     p_train: Tensor,
     p_val: Tensor,
     weight: Tensor | None,
 ) -> dict[str, Any]:
-    """Arrays by name, in half precision.
-
-    From positions in the data set [n + m], given labels of training [n] and validation images [m], the final model's probabilities
-    [n, K] and [m, K], and the last weights [n] (NaN where not weighed; None from a method without).
+    """Arrays by name, in half precision, from positions in the data set [n + m], given labels (of training and validation images), the
+    final model's probabilities [n, K] and [m, K], and the last weights [n] (NaN where not weighed; None from a method without).
 
     ``train_index``, ``train_given``; ``train_weight`` where the method weighs; ``train_confidence``, the model's probability of the given
     label, and ``train_predicted``, its class, both in-sample; ``val_index``, ``val_given`` and ``val_probs`` [m, K], out of sample.
     """
+    n = len(given[0])
     told = {
-        "train_index": _whole(places[: len(y)], 1),
-        "train_given": _whole(y, 0),
-        "train_confidence": _half(p_train.gather(1, y[:, None])[:, 0]),
+        "train_index": _whole(places[:n], 1),
+        "train_given": _whole(given[0], 0),
+        "train_confidence": _half(p_train.gather(1, given[0][:, None])[:, 0]),
         "train_predicted": _whole(p_train.argmax(1), 0),
-        "val_index": _whole(places[len(y) :], 1),
-        "val_given": _whole(y_val, 0),
+        "val_index": _whole(places[n:], 1),
+        "val_given": _whole(given[1], 0),
         "val_probs": _half(p_val),
     }
     return told if weight is None else told | {"train_weight": _half(weight)}

@@ -55,6 +55,12 @@ def _alike(values: Tensor) -> Tensor:
     return (values == values[:1]).all() & (len(values) > 1)
 
 
+def at_once(shape: tuple[int, ...], on_gpu: bool) -> int:
+    """Images or vectors of this shape in one pass of evaluation."""
+    pixels = max(shape[0], WIDTH) if len(shape) == 1 else shape[1] * shape[2]
+    return max(1, CHUNK_PIXELS[on_gpu] // pixels)
+
+
 def _seed(seed: int, epoch: int) -> None:
     """Everything random in an epoch follows from (seed, epoch); epoch -1 is the initialisation."""
     value = (seed * 1_000_003 + epoch + 1) % 2**63
@@ -120,9 +126,7 @@ class Run:
     @property
     def looked_at_once(self) -> int:
         """Images, or vectors, in one pass of evaluation."""
-        shape = self.data.shape
-        pixels = max(shape[0], WIDTH) if len(shape) == 1 else shape[1] * shape[2]
-        return max(1, CHUNK_PIXELS[self.on_gpu] // pixels)
+        return at_once(self.data.shape, self.on_gpu)
 
     def _net(self, dropout: float = 0.0) -> nn.Module:
         net = networks.build(self.spec.network, self.data.shape, self.data.n_classes, dropout).to(self.device)
@@ -252,7 +256,7 @@ class Run:
             "gmm": torch.stack([low + span * fit.means, span**2 * fit.variances, fit.weights]).numpy(),
             "confusion": counted(data.y_test, predicted).numpy(),
             **(transition if truth.known else {}),
-            **(samples.kept(data.places, data.y, data.y_val, p_train, p_val, self.weight) if each else {}),
+            **(samples.kept(data.places, (data.y, data.y_val), p_train, p_val, self.weight) if each else {}),
         }
 
     def save(self, path: Path) -> None:

@@ -144,6 +144,7 @@ class MentorNetDD(Method):
     ``dropout_until`` of the epochs, ``late_dropout`` after it. ``mentor``: "package", or the path of a learned MentorNet.
     """
 
+    files = ("mentor",)
     m: Tensor  # 0-d moving average, NaN before the first batch
 
     def __init__(
