@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags, check_array, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
@@ -158,6 +158,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         """Learns from samples and their given labels."""
         self._check()
         given_x, labels = validate_data(self, X, y, dtype="numeric", allow_nd=True, ensure_min_samples=2)
+        self.n_features_in_ = math.prod(given_x.shape[1:])  # scikit-learn counts one dimension of images
         check_classification_targets(labels)
         classes, codes = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
@@ -178,10 +179,12 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: ArrayLike) -> Probs:
         """Probabilities [n, K] of the true label, in the order of ``classes_``."""
         check_is_fitted(self)
-        x, form = formed(validate_data(self, X, reset=False, dtype="numeric", allow_nd=True), self.form_)
+        vectors = np.ndim(X) < 3 and not self.form_.images  # of images scikit-learn would count one dimension
+        told = validate_data(self, X, reset=False) if vectors else check_array(X, allow_nd=True)
+        x, form = formed(told, self.form_)
         if form.shape != self.form_.shape:
-            told = ("x".join(map(str, f.shape)) for f in (form, self.form_))
-            raise InputError(f"X has samples of {next(told)}, but {type(self).__name__} was fitted on {next(told)}")
+            now, then = ("x".join(map(str, f.shape)) for f in (form, self.form_))
+            raise InputError(f"X has samples of {now}, but {type(self).__name__} was fitted on samples of {then}")
         with threads(self.n_threads):
             return probs_of(self.learner_, x, form)
 
