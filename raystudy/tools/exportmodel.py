@@ -157,7 +157,7 @@ def _onnx(model: Model, folder: Path, name: str) -> Path:
 def _mlflow(model: Model, folder: Path, name: str) -> Path:
     from raystudy.tracking import store
 
-    for key, value in store.SETTINGS.items():
+    for key, value in {**store.SETTINGS, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}.items():
         os.environ.setdefault(key, value)
     import mlflow
     from mlflow.models import ModelSignature
