@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Batch",
     "InputError",
+    "Method",
+    "NoisyLabelClassifier",
     "Results",
     "Study",
+    "Task",
     "__version__",
     "corrupt",
     "datasets",
@@ -25,9 +29,19 @@ __all__ = [
     "train",
 ]
 
+ELSEWHERE = {  # than in raystudy.interface
+    "InputError": "raystudy.errors",
+    "Batch": "raystudy.learn.method",
+    "NoisyLabelClassifier": "raystudy.estimator",
+    "Method": "raystudy.learn.method",
+    "Task": "raystudy.learn.method",
+}
+
 if TYPE_CHECKING:
     from raystudy.errors import InputError
+    from raystudy.estimator import NoisyLabelClassifier
     from raystudy.interface import Results, Study, corrupt, datasets, load, methods, noise, run, train
+    from raystudy.learn.method import Batch, Method, Task
 
 
 def __getattr__(name: str) -> Any:
@@ -35,7 +49,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'raystudy' has no attribute {name!r}")
     if name != "InputError":
         import_module("raystudy.packages").pin()
-    found = getattr(import_module("raystudy.errors" if name == "InputError" else "raystudy.interface"), name)
+    found = getattr(import_module(ELSEWHERE.get(name, "raystudy.interface")), name)
     globals()[name] = found
     return found
 

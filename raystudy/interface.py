@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = {
         WHOLE,
     ),
     **dict.fromkeys(("val_fraction", "cpus_per_trial", "checkpoint_every", "trial_timeout", "probe_seconds"), NUMBER),
-    **dict.fromkeys(("baseline", "skip_corrupt", "progress"), (bool,)),
+    **dict.fromkeys(("baseline", "skip_corrupt", "progress", "trust"), (bool,)),
 }
 
 
@@ -72,11 +72,12 @@ def _checked(**told: Any) -> None:
 class Study:
     """What is to be run: a grid of methods over noise levels and a search budget, or a study file. Nothing runs before ``run``.
 
-    ``methods``: names of ``methods()``; plain cross-entropy is run beside them unless ``baseline`` is False. ``dataset``: a name of
-    ``datasets()``, ``npz:PATH`` or ``folder:PATH``, None for digits. ``noise``: one or several of ``KIND[:VARIANT]:RATE,...``. ``file``: a
-    shipped study or a .toml, instead of methods, data, noise, network and recipe. What is None is the study file's, or chosen by data set.
-    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val`` and ``keep_models`` are
-    the options of ``raystudy sweep``.
+    ``methods``: names of ``methods()``, or FILE.py:CLASS of your own; plain cross-entropy is run beside them unless ``baseline`` is False.
+    ``dataset``: a name of ``datasets()``, or npz:, csv:, parquet: or folder:PATH; None for digits. ``noise``: one or several of
+    ``KIND[:VARIANT]:RATE,...``. ``file``: a shipped study or a .toml, instead of methods, data, noise, network and recipe; ``trust``:
+    methods and networks that it names as files or modules may run. What is None is the study file's, or chosen by data set.
+    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val`` and ``keep_models``
+    are the options of ``raystudy sweep``.
     Raises InputError for anything that cannot be.
     """
 
@@ -99,6 +100,7 @@ class Study:
         size: int | None = None,
         skip_corrupt: bool = False,
         stream: str | None = None,
+        trust: bool = False,
         **budget: Any,
     ) -> None:
         for key in budget:
@@ -108,7 +110,7 @@ class Study:
             file=file, name=name, dataset=dataset, network=network, epochs=epochs, recipe=recipe, baseline=baseline
         )
         _checked(noise_seed=noise_seed, scale=scale, data_root=data_root, labels=labels, size=size, stream=stream)
-        _checked(skip_corrupt=skip_corrupt, **budget)
+        _checked(skip_corrupt=skip_corrupt, trust=trust, **budget)
         if noise is not None and not len(_several("noise", noise)):
             raise InputError("noise is empty; name a kind and a rate, such as symmetric:0.2")
         self.data_root, self.named = Path(data_root), name is not None
@@ -129,6 +131,7 @@ class Study:
             baseline=baseline,
             name=name,
             root=self.data_root,
+            trust=trust,
             budget={key: value for key, value in budget.items() if value is not None},
         )
 
@@ -177,6 +180,13 @@ class Results:
         from raystudy.tools import export
 
         return export.records(load.study(self.folder)[1])
+
+    def suspects(self) -> pd.DataFrame:
+        """A row an image and cell: how far the replicates of its chosen point trust the given label, the most distrusted first."""
+        from analysis import load
+        from raystudy.tools import export
+
+        return export.suspects(*load.study(self.folder), self.folder)
 
     def report(self, out: str | PathLike[str] | None = None) -> Path:
         """Writes the report (one page, tables, figures) and returns its page. ``out``: default the folder ``report`` of the study."""

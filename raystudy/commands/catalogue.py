@@ -13,11 +13,13 @@ from raystudy.terminal import say, terminal
 def methods(method: Annotated[str | None, Parameter(help="show this one's card")] = None, /) -> int:
     """The methods, each with its hyperparameters."""
     console = terminal()
+    from raystudy import own
     from raystudy.design import space
     from raystudy.learn import point
     from raystudy.learn.methods import METHODS
 
     if method:
+        method = own.located(method)
         loaded, known = space.load(method), point.hyperparameters(method)
         print(point.card(method))
         table = Table(box=box.SIMPLE_HEAD, title="hyperparameters", title_justify="left")
@@ -31,7 +33,7 @@ def methods(method: Annotated[str | None, Parameter(help="show this one's card")
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("method", "what it is", "searched"):
         table.add_column(name)
-    for name in sorted(METHODS):
+    for name in [*sorted(METHODS), *sorted(own.installed("methods"))]:
         searched = ", ".join(d.name for d in space.load(name).dimensions) or "nothing"
         table.add_row(name, point.card(name).partition("\n")[0], searched)
     console.print(table)
@@ -55,6 +57,7 @@ def datasets(*, data_root: DataRoot = DATA) -> int:
     for line in (
         "npz:PATH  your own images, or vectors [N, d]: x_train, y_train, x_test, y_test and optionally y_noisy (then --noise given), "
         "y_noisy_NAME, class_names",
+        "csv:PATH, parquet:PATH  a table: a column of labels (?target=COLUMN), the others are features (docs/datasets.md)",
         "folder:PATH --labels FILE  your own images, or an archive of them; a .csv or .parquet with the columns path, label and "
         "optionally clean_label, split",
         "what to put where: docs/datasets.md",

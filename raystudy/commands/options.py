@@ -50,8 +50,12 @@ def choice(*choices: str) -> Any:
     return convert
 
 
-DatasetArgument = Annotated[str, Parameter(help="a data set of `raystudy datasets`, npz:PATH or folder:PATH")]
-Dataset = Annotated[str, Parameter(help="a data set of `raystudy datasets`, npz:PATH or folder:PATH (default: digits)")]
+DatasetArgument = Annotated[
+    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH")
+]
+Dataset = Annotated[
+    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH (default: digits)")
+]
 Labels = Annotated[
     Path | None, Parameter(help="labels of folder:PATH, a .csv or .parquet with the columns path, label")
 ]
@@ -74,13 +78,16 @@ NoiseSeed = Annotated[int, Parameter(converter=whole, help="seed of the flips (d
 DataRoot = Annotated[Path, Parameter(help="where data sets lie or are downloaded to (default: data)")]
 Network = Annotated[
     str | None,
-    Parameter(help="mlp, convnet, cnn9, preact_resnet18 or a torchvision classifier (default: by data set)"),
+    Parameter(
+        help="mlp, convnet, cnn9, preact_resnet18, a torchvision classifier, or FILE.py:FUNCTION of your own (default: by data set)"
+    ),
 ]
 Recipe = Annotated[
     str | None,
     Parameter(
         converter=choice(*RECIPES),
-        help="shared: one recipe for all methods; paper: each method's own; or a method, whose paper's recipe all have (default: shared)",
+        help="shared: one recipe for all methods; paper: each method's published one for the data set; "
+        "or a method, whose published one all have (default: shared)",
     ),
 ]
 Device = Annotated[str | None, Parameter(help="cpu or cuda (default: cuda where there is one)")]
@@ -140,7 +147,8 @@ class Grid:
         ),
     ] = "full"
     dataset: Annotated[
-        str | None, Parameter(help="a data set of `raystudy datasets`, npz:PATH or folder:PATH (default: digits)")
+        str | None,
+        Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH (default: digits)"),
     ] = None
     labels: Labels = None
     size: Size = None
@@ -167,6 +175,9 @@ class Grid:
         ),
     ] = None
     no_baseline: Annotated[bool, Parameter(help="do not run plain cross-entropy (ce) beside the named methods")] = False
+    trust: Annotated[
+        bool, Parameter(help="methods and networks that the study file names as files or modules may run, as you")
+    ] = False
     name: Annotated[
         str | None,
         Parameter(help="the study's name and folder (default: the study file's, or from methods and data set)"),

@@ -54,6 +54,7 @@ def requested(methods: tuple[str, ...], grid: Grid, search: Search) -> "Study":
         baseline=not grid.no_baseline,
         name=grid.name,
         root=grid.data_root,
+        trust=grid.trust,
         budget={key: value for key in compose.BUDGET if (value := getattr(search, key)) is not None},
     )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from raystudy.running.build import Builder
     from raystudy.running.sweep import Outcome
 
-Methods = Annotated[str, Parameter(help="methods to study; `raystudy methods` lists them")]
+Methods = Annotated[str, Parameter(help="methods to study: of `raystudy methods`, or FILE.py:CLASS of your own")]
 FAILURES = 5  # trials that went wrong which are named at the end
 
 

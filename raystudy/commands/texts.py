@@ -58,6 +58,11 @@ examples:
   raystudy train mentornet_dd --set mentor=$PWD/mentor-cifar10.npz
 """,
     ),
+    "check": (
+        "check:check",
+        "Whether a method of your own does what every method must (docs/your-own.md).",
+        "examples:\n  raystudy check my_method.py:SmallLoss\n  raystudy check my_package.methods:SmallLoss --network convnet_small\n",
+    ),
     "methods": (
         "catalogue:methods",
         "The methods, or one method's card and hyperparameters.",

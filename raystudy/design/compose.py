@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from raystudy import own
 from raystudy.data import smoke
 from raystudy.data.noise import Noise, parse
 from raystudy.data.spec import base, family, located
@@ -46,7 +47,7 @@ def blocks_of(
     from raystudy.learn.methods import METHODS  # imports torch, too
     from raystudy.learn.point import method_class
 
-    methods = sorted(METHODS) if methods == ["all"] else methods
+    methods = sorted(METHODS) if methods == ["all"] else [own.located(m) for m in methods]
     for method in methods:
         method_class(method)
     sets = [located(d) for d in sets]
@@ -58,6 +59,7 @@ def blocks_of(
     for part in parts:
         network, epochs = default_setting(part[0], root) if None in fixed.values() else ("", 0)
         network = fixed["network"] if fixed["network"] is not None else network
+        network = own.located(network)
         epochs = fixed["epochs"] if fixed["epochs"] is not None else epochs
         if not network:
             raise InputError("network is empty; name one, or leave it out")
@@ -133,7 +135,7 @@ BUDGET: dict[str, Any] = {  # and what it is where nobody says otherwise
 
 def default_name(methods: Sequence[str], dataset: str) -> str:
     """A study's name where the user gives none: its methods and its data."""
-    named = [m for m in methods if m != BASELINE] or [BASELINE]
+    named = [m.rpartition(":")[2] for m in methods if m != BASELINE] or [BASELINE]
     bare = base(dataset)
     name = f"{'-'.join(named)}-{Path(bare.partition(':')[2] or bare).stem}"
     return (
@@ -156,7 +158,7 @@ def of_methods(
 ) -> Study:
     """A study of methods, beside plain cross-entropy unless that is not wanted. ``dataset`` as ``data.spec.located`` gives it; ``budget``:
     what it says of BUDGET. Raises InputError for a name or number that cannot be."""
-    every = list(dict.fromkeys(([BASELINE] if baseline else []) + list(methods)))
+    every = list(dict.fromkeys(([BASELINE] if baseline else []) + [own.located(m) for m in methods]))
     noises = tuple(n for text in noise for n in parse(text, seed=noise_seed))
     said = {"network": network, "epochs": epochs, "recipe": recipe}
     blocks = blocks_of(every, [dataset], noises, said, root)

@@ -32,6 +32,7 @@ def requested(
     name: str | None = None,
     root: Path = Path("data"),
     budget: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> Study:
     """The study that a person asks for, by a command line or from Python: of named methods, or of a study file, whose grid is its own.
 
@@ -47,7 +48,7 @@ def requested(
             raise InputError(f"methods are named on the command line or in the study, not both: {' '.join(methods)}")
         if extra := [f"--{key.replace('_', '-')}" for key, value in grid.items() if value]:
             raise InputError(f"{', '.join(extra)} cannot be given with --study: the grid is the study's")
-        study = studyfile.load(file, root, noise_seed)
+        study = studyfile.load(file, root, noise_seed, trust)
     elif not methods:
         raise InputError(f"name a METHOD (`raystudy methods` lists them) or a --study: {', '.join(SHIPPED)}")
     else:

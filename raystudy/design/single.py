@@ -5,7 +5,7 @@ from typing import Any
 from raystudy.data.noise import Noise
 from raystudy.design.space import recipe_for
 from raystudy.learn.celldata import CellData
-from raystudy.learn.point import method_class
+from raystudy.learn.point import code, method_class
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 
@@ -39,4 +39,5 @@ def single(
         seed=seed,
         val_fraction=val_fraction,
         clean_val=0,
+        code=code(method, network),
     )

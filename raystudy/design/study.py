@@ -11,6 +11,7 @@ from typing import Any
 
 import tomli_w
 
+from raystudy import own
 from raystudy.data.noise import Noise
 from raystudy.design.names import MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS
 from raystudy.errors import InputError, unknown
@@ -192,6 +193,12 @@ class Study:
             for cell in block.cells():
                 conditions.setdefault(cell.condition, {})[cell] = None
         return [cell for cells in conditions.values() for cell in cells]
+
+    @property
+    def brought(self) -> tuple[str, ...]:
+        """The methods and networks that are files or modules of a user's own."""
+        networks = (self.network, *(b.network for b in self.grid))
+        return tuple(dict.fromkeys(n for n in (*self.methods, *networks) if own.written(n)))
 
     @property
     def keeps(self) -> str:

@@ -5,11 +5,12 @@ budget. ``docs/studies.md`` has the format for people. Nothing here loads images
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import search_spaces
+from raystudy import own
 from raystudy.data.noise import parse
 from raystudy.design.compose import BUDGET, blocks_of, of_blocks
 from raystudy.design.study import Block, Study
@@ -69,21 +70,37 @@ def _typed(told: Mapping[str, Any], kinds: Mapping[str, type], where: str) -> No
             raise InputError(f"{where}: {key} must be a list of texts, not {value!r}")
 
 
-def load(study: str, root: Path, noise_seed: int | None = None) -> Study:
-    """The study of a file or a shipped name, as the file says it; the ``study.toml`` of a study that
-    was run is read, too. Raises InputError, one line with the file, for anything wrong."""
+def _trusted(names: Iterable[str], path: Path, trust: bool) -> None:
+    """Finds the files that a study file names, beside it or where a study keeps them. Raises InputError where it is not trusted."""
+    for name in names:
+        if not trust:
+            raise InputError(f"{path} names {name}, which would run as you: look at it first, then add --trust")
+        file = Path(name.rpartition(":")[0])
+        kept = path.parent / "own"
+        own.located(name, kept if (kept / file).is_file() and not (path.parent / file).is_file() else path.parent)
+
+
+def load(study: str, root: Path, noise_seed: int | None = None, trust: bool = False) -> Study:
+    """The study of a file or a shipped name, as the file says it; the ``study.toml`` of a study that was run is read, too.
+
+    ``trust``: methods and networks that it names as files (beside it) or modules may run. Raises InputError, one line with the file, for
+    anything wrong."""
     path = find(study)
     if path.name == "study.toml" and path.exists() and "noises" in path.read_text(encoding="utf-8", errors="replace"):
         if noise_seed is not None:
             raise InputError(f"--noise-seed cannot be given with {path}: it is a study whose noise is resolved")
-        return Study.from_toml(path)  # as the folder of a study has it
+        resolved = Study.from_toml(path)  # as the folder of a study has it
+        _trusted(resolved.brought, path, trust)
+        return resolved
     told = read(path)
+    blocks_told = [told | block for block in told.get("grid", [{}])]
+    _trusted([n for b in blocks_told for n in (*b["methods"], b.get("network", "")) if own.written(n)], path, trust)
     try:
         seed = told.get("noise_seed", 0) if noise_seed is None else noise_seed
         top = {key: told[key] for key in GRID if key in told}
         blocks: list[Block] = []
-        for own in told.get("grid", [{}]):
-            block = top | own
+        for part in told.get("grid", [{}]):
+            block = top | part
             noises = tuple(n for text in block["noise"] for n in parse(text, seed=seed))
             blocks += blocks_of(block["methods"], block["datasets"], noises, block, root)
         return of_blocks(told.get("name", path.stem), blocks, BUDGET | {k: told[k] for k in BUDGET if k in told})

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin
 
+from raystudy import own
 from raystudy.errors import InputError, unknown
 from raystudy.learn.method import Method
 from raystudy.learn.methods import METHODS
+from raystudy.learn.networks import NETWORKS
 from raystudy.learn.recipe import Recipe
 
 RECIPE_FIELDS = {f.name: f for f in fields(Recipe)}
@@ -18,10 +20,22 @@ Point = dict[str, Any]
 
 
 def method_class(name: str) -> type[Method]:
-    """A method by name. Raises InputError with the nearest valid name."""
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return METHODS[name]
+    """A method by name: ours, or one that a user brings (``raystudy.own``). Raises InputError with the nearest valid name."""
+    if name in METHODS:
+        return METHODS[name]
+    brought = own.found("methods", name)
+    if brought is None:
+        raise unknown("method", name, [*METHODS, *own.installed("methods"), "FILE.py:CLASS", "PACKAGE.MODULE:CLASS"])
+    if not (isinstance(brought, type) and issubclass(brought, Method)):
+        raise InputError(f"{name} is no method: it must be a class made from raystudy.learn.method.Method")
+    return brought
+
+
+def code(method: str, network: str) -> str:
+    """A digest of what is a user's own of a method and a network; empty where both are ours."""
+    told = [own.code("methods", method)] if method not in METHODS else []
+    told += [own.code("networks", network)] if network not in NETWORKS else []
+    return "-".join(filter(None, told))
 
 
 def hyperparameters(method: str) -> dict[str, inspect.Parameter]:
@@ -95,5 +109,6 @@ def split(method: str, point: Point) -> tuple[Point, Point]:
 
 
 def card(method: str) -> str:
-    """A method's card: the docstring of its module."""
-    return (sys.modules[method_class(method).__module__].__doc__ or "").strip()
+    """A method's card: the docstring of its module, or of its class where that has none."""
+    found = method_class(method)
+    return (sys.modules[found.__module__].__doc__ or found.__doc__ or "").strip()

@@ -5,6 +5,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raystudy.learn.recipe import CHANGED
+
 
 @dataclass(frozen=True)
 class TrialSpec:
@@ -23,10 +25,16 @@ class TrialSpec:
     seed: int
     val_fraction: float
     clean_val: int
+    code: str = ""  # digest of what the user brings: a method or a network of their own
 
     @property
     def key(self) -> str:
-        """16 hex digits. Data and noise enter by their digests, not by where they lie."""
+        """16 hex digits. Data and noise enter by their digests, not by where they lie, and so does code that is not ours."""
         told = asdict(self)
         del told["dataset"], told["noise"]
+        if not self.code:
+            del told["code"]
+        schedules = {self.point.get("schedule"), self.recipe.get("schedule")}  # of a point: perhaps the method's own
+        if changed := {name: count for name, count in CHANGED.items() if name in schedules}:
+            told["changed"] = changed
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

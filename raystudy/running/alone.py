@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from raystudy import own
 from raystudy.data import datasets
 from raystudy.data.noise import Noise, parse
 from raystudy.design import space
@@ -54,12 +55,13 @@ def prepare(
         raise InputError(f"--val-fraction is {val_fraction:g}; it must lie between 0 and 1")
     if threads is not None:
         torch.set_num_threads(threads)
+    method = own.located(method)
     loaded = space.load(method)
     noises = parse(noise, seed=noise_seed)
     if len(noises) != 1:
         raise InputError(f"train runs one noise level, not {len(noises)}: {noise}")
     usual, length = default_setting(dataset, data_root)
-    network, epochs = network or usual, length if epochs is None else epochs
+    network, epochs = own.located(network or usual), length if epochs is None else epochs
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}; it must be at least 1")
     where = device_here(device)

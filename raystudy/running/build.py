@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import optuna
 
+from raystudy import own
 from raystudy.data import corruption, datasets, masks
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import Noise, condition_digest
@@ -16,7 +17,7 @@ from raystudy.errors import InputError
 from raystudy.learn import networks
 from raystudy.learn.celldata import prepare
 from raystudy.learn.condition import assumption
-from raystudy.learn.point import Point, method_class
+from raystudy.learn.point import Point, code, method_class
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 from raystudy.record.ledger import Ledger, events
@@ -65,13 +66,22 @@ class Builder:
             remarks
         )  # what a person should hear of the data before trusting the study, a sentence each
         self.commit, self.versions = commit(), versions()
+        pairs = {(cell.method, study.network_of(cell)) for cell in study.cells()}
+        self.codes = {pair: code(*pair) for pair in pairs}  # of what is a user's own
+        self.own = own.sources(dict.fromkeys(name for pair in sorted(pairs) for name in pair))
 
     def check(self, folder: Path) -> None:
         """Raises InputError, one line, where a cell's data is not what the study in ``folder`` was begun with: its images, or a file that
         noise is read from, have changed since, by what its ledger and its masks say."""
         for cell in self.study.cells():
-            now = self.data[cell.dataset, cell.noise]
-            for begun in (_of_ledger(folder, cell), _of_mask(folder, cell, self.study.val_fraction)):
+            now, header = self.data[cell.dataset, cell.noise], _header(folder, cell)
+            if header and header.get("code", "") != self.codes[cell.method, self.study.network_of(cell)]:
+                theirs = " and ".join(n for n in (cell.method, self.study.network_of(cell)) if self._own(n))
+                raise InputError(
+                    f"{theirs} has changed since study {self.study.name!r} was begun, and a changed file is another method: choose another "
+                    f"--name, or put it back (as it was: {folder / 'own'})"
+                )
+            for begun in (_digests(header), _of_mask(folder, cell, self.study.val_fraction)):
                 if begun not in (None, (now.data_digest, now.noise_digest)):
                     raise InputError(
                         f"{cell.condition} is not what study {self.study.name!r} was begun with: its images, or a file that its noise "
@@ -86,6 +96,10 @@ class Builder:
             except InputError:  # none yet, or a damaged one, which is as good as none
                 data = datasets.load(cell.dataset, self.data_root, cell.noise)
                 masks.save(corruption.mask(data, cell.noise, self.data_root), _mask(folder, cell))
+
+    @staticmethod
+    def _own(name: str) -> bool:
+        return own.written(name) or any(name in own.installed(kind) for kind in ("methods", "networks"))
 
     def spec(self, cell: Cell, point: Point, seed: int) -> TrialSpec:
         data = self.data[cell.dataset, cell.noise]
@@ -103,6 +117,7 @@ class Builder:
             seed=seed,
             val_fraction=self.study.val_fraction,
             clean_val=self.study.clean_val,
+            code=self.codes[cell.method, self.study.network_of(cell)],
         )
 
     def header(self, cell: Cell) -> dict[str, Any]:
@@ -119,7 +134,7 @@ class Builder:
             "space": {d.name: d.to_dict() for d in self.spaces[cell.method].dimensions},
             "versions": self.versions,
             "commit": self.commit,
-        }
+        } | ({"code": told} if (told := self.codes[cell.method, self.study.network_of(cell)]) else {})
 
     def updates(self, cell: Cell) -> int:
         """Updates of one network over a whole training, as plain cross-entropy counts them."""
@@ -150,9 +165,13 @@ def _of_mask(folder: Path, cell: Cell, val_fraction: float) -> tuple[str, str] |
     return mask.data, condition_digest(mask.given, val, mask.images)
 
 
-def _of_ledger(folder: Path, cell: Cell) -> tuple[str, str] | None:
-    """Digests of the data and the noise by the first line of a cell's ledger; None where there is none yet."""
+def _header(folder: Path, cell: Cell) -> dict[str, Any]:
+    """The first line of a cell's ledger; empty where there is none yet."""
     path = folder / "cells" / f"{cell.key}.jsonl"
-    header = next(events(path), ({}, 0))[0] if path.exists() else {}
+    return next(events(path), ({}, 0))[0] if path.exists() else {}
+
+
+def _digests(header: dict[str, Any]) -> tuple[str, str] | None:
+    """Digests of the data and the noise by a cell's header; None where it has none."""
     told = header.get("digests") or {}
     return (told["data"], told["noise"]) if {"data", "noise"} <= told.keys() else None

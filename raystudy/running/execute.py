@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -29,6 +30,7 @@ from raystudy.running.trial import TrialActor
 from raystudy.running.tune import CellScheduler, StudySearch
 from raystudy.terminal import printable
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
 
 
@@ -66,14 +68,18 @@ def execute(
     places: float,
     audience: Audience,
     budget: Budget | None = None,
+    texts: Mapping[str, str] = NOTHING,
 ) -> None:
-    """One Ray Tune experiment for all cells, in the Ray session that is open. ``places``: how many trials fit at once."""
+    """One Ray Tune experiment for all cells, in the Ray session that is open. ``places``: how many trials fit at once.
+
+    ``texts``: the files of the user's own (``raystudy.own``), which go to the workers.
+    """
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(
         resources.max_concurrent or (10_000 if resources.address else int(places) + 1)
     )
     scratch = _scratch()
     try:
-        problem = _experiment(name, searches, resources, places, scratch, audience, budget)
+        problem = _experiment(name, searches, resources, places, scratch, audience, budget, texts)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if problem:
@@ -97,9 +103,10 @@ def _experiment(
     scratch: str,
     audience: Audience,
     budget: Budget | None,
+    texts: Mapping[str, str],
 ) -> InputError | None:
     """Measures what trials take if it was asked for, then runs them all. Returns why nothing could be recorded any more, if so."""
-    shares = _measured(searches, resources, audience) if resources.measure and resources.gpus else {}
+    shares = _measured(searches, resources, audience, texts) if resources.measure and resources.gpus else {}
     if shares:
         smallest = replace(resources, gpus=min(shares.values()))
         places = joined(smallest, audience) if resources.address else capacity(smallest)
@@ -116,6 +123,8 @@ def _experiment(
             "rungs": search.rungs if trial.origin != "replicate" else [],
             "checkpoint": str(checkpoint_path(search.ledger.dir, trial.key)),
             "arrays": str(arrays_path(search.ledger.dir, trial.key)),
+            # Of every image only what is reported: a search would fill the storage with points that were not chosen.
+            "each": trial.origin == "replicate" or not search.study.replicates,
             **({} if search.study.keeps == "none" else _model(name, search, trial)),
             "storage": url(search.ledger.dir.parent),
             "study": name,
@@ -125,6 +134,7 @@ def _experiment(
             "cpus": cpus,
             "gpus": gpus,
             "whole": gpus >= 1 if gpus else cpus >= machine,
+            "own": dict(texts),
         }
 
     limit = resources.max_concurrent or (math.inf if resources.address else places)
@@ -188,7 +198,7 @@ def _kind(search: CellSearch) -> tuple[str, str, str]:
 
 
 def _measured(
-    searches: list[CellSearch], resources: Resources, audience: Audience
+    searches: list[CellSearch], resources: Resources, audience: Audience, texts: Mapping[str, str]
 ) -> dict[tuple[str, str, str], float]:
     """The share of a device for each kind of trial, measured with the published point on free devices."""
     asked: dict[tuple[str, str, str], Any] = {}
@@ -197,7 +207,7 @@ def _measured(
         if kind not in asked and not search.finished():
             spec = search.spec(search.paper_point, search.study.seed)
             task = ray.remote(num_gpus=1, num_cpus=resources.cpus, max_calls=1)(memory.probe)
-            asked[kind] = task.remote(spec, resources.data_root)
+            asked[kind] = task.remote(spec, resources.data_root, dict(texts))
     audience.line(f"measuring how much memory {len(asked)} kinds of trial take")
     shares = {}
     for kind, task in asked.items():

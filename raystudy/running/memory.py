@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from raystudy import own
 from raystudy.data.noise import Noise
 from raystudy.learn.celldata import prepare
 from raystudy.learn.spec import TrialSpec
@@ -57,9 +58,10 @@ def exercise(run: Run) -> None:
         run.measure(None)
 
 
-def probe(spec: TrialSpec, data_root: Path) -> float:
+def probe(spec: TrialSpec, data_root: Path, texts: dict[str, str]) -> float:
     """Runs a short training on a free device, in a process of its own. Returns the share it needs."""
     total = torch.cuda.get_device_properties(0).total_memory
+    own.provide(texts)
     try:
         data = prepare(spec.dataset, data_root, Noise(**spec.noise), spec.val_fraction, "cuda")
         exercise(Run(spec, data, "cuda"))

@@ -21,6 +21,7 @@ from raystudy.running.session import session
 from raystudy.terminal import printable
 from raystudy.tracking import cursor, follower, store, sync
 
+OWN = "own"  # the folder of a study for files of the user's own
 TRACKING_SECONDS = 120.0  # how long the end of a sweep waits for MLflow; it goes on in the background after that
 FEW_UPDATES = 1000  # below this many updates a network, methods that mix are not given a fair chance
 
@@ -62,6 +63,10 @@ def run(
                 f"study {study.name!r} was begun with other data ({', '.join(old.datasets)}, not {', '.join(other)}); give this one a name "
                 f"of its own with --name, or --name {study.name} to add it to that study"
             )
+        if silent := [n for n in old.brought if n not in study.brought]:
+            raise InputError(
+                f"study {study.name!r} also has {silent[0]}, which is not ours: name it in the command, so that it may run"
+            )
         study = study.grown_from(old)
     builder = Builder(study, resources.data_root)
     builder.check(folder)
@@ -96,7 +101,7 @@ def run(
                     )
                 following = follower.start(folder, uri) if uri else None
                 with beside(folder, builder.data, resources.data_root, study.val_fraction) as undrawn:
-                    execute(study.name, searches, resources, places, audience, budget)
+                    execute(study.name, searches, resources, places, audience, budget, builder.own)
                 _cards(folder, searches, audience)
                 for line in undrawn:
                     audience.line(f"note: {printable(line)}", style="yellow")
@@ -122,6 +127,9 @@ def _begin(builder: Builder, study: Study, ledger: Ledger, searches: list[CellSe
     try:
         _write(ledger.dir / "study.toml", study.to_toml())
         builder.store_masks(ledger.dir)
+        for name, text in builder.own.items():  # files of the user's own, beside what they were used for
+            (ledger.dir / OWN).mkdir(exist_ok=True)
+            _write(ledger.dir / OWN / name, text)
         ledger.release()
         for search in searches:
             search.tidy()
@@ -144,6 +152,6 @@ def _cards(folder: Path, searches: list[CellSearch], audience: Audience) -> None
 
 def _write(path: Path, text: str) -> None:
     """Writes a file in one step: a reader sees the old text or the new."""
-    new = path.with_suffix(".new")
+    new = path.with_name(f"{path.name}.new")
     new.write_text(text, encoding="utf-8")
     os.replace(new, path)

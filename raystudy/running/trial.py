@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ray import tune
 
+from raystudy import own
 from raystudy.data.noise import Noise
 from raystudy.learn.celldata import prepare
 from raystudy.learn.spec import TrialSpec
@@ -26,9 +27,10 @@ class TrialActor(tune.Trainable):
 
     The config names the trial (``spec``), how many epochs the driver already holds (``recorded``), where rungs lie (``rungs``), the
     checkpoint file, how often it is written and the storage it is copied to, what the trial may use (``gpus``, ``whole``), and the file
-    for what a finished trial leaves (``arrays``; ``model`` where its weights are wanted, ``whose`` they are). One ``step`` is one epoch, or
-    as many as fit in half a second without passing a rung, so that trials are judged at equal epochs. A checkpoint carries its records:
-    what it knows and the driver does not is told again, what the driver knows beyond it is trained again, identically.
+    for what a finished trial leaves (``arrays``; ``each``: of every image, too; ``model`` where its weights are wanted, ``whose`` they
+    are). One ``step`` is one epoch, or as many as fit in half a second without passing a rung, so that trials are judged at equal epochs. A
+    checkpoint carries its records: what it knows and the driver does not is told again, what the driver knows beyond it is trained again,
+    identically.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -52,6 +54,7 @@ class TrialActor(tune.Trainable):
         self.next: int = config["recorded"]
         try:
             torch.set_num_threads(config["threads"])
+            own.provide(config["own"])
             device = "cuda" if torch.cuda.is_available() and config["gpus"] else "cpu"
             if device == "cuda":
                 memory.limit(config["gpus"])
@@ -60,6 +63,7 @@ class TrialActor(tune.Trainable):
             self.run = Run(spec, data, device)
             self.checkpoints = Checkpoints(Path(config["checkpoint"]), config["storage"], config["study"])
             self.arrays: str | None = config.get("arrays")
+            self.each: bool = config.get("each", False)
             self.model: str | None = config.get("model")
             self.whose: dict[str, Any] = config.get("whose", {})
             self.checkpoints.fetch()
@@ -130,7 +134,7 @@ class TrialActor(tune.Trainable):
         assert self.checkpoints is not None
         try:
             with self.checkpoints.leaving(path) as new, new.open("wb") as f:
-                np.savez_compressed(f, **self.run.arrays())
+                np.savez_compressed(f, **self.run.arrays(self.each))
         except Exception as e:
             self.notes.append(f"no arrays written: {_told(e)}")
 
