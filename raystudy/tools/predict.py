@@ -185,11 +185,11 @@ def _save(file: Path, model: Model, given: Inputs, parts: list[NDArray[np.float3
         np.savez_compressed(f, **which, **told)  # type: ignore[arg-type]
 
 
-def opened(text: str, device: str | None = None, threads: int | None = None) -> Model:
+def opened(text: str, device: str | None = None, threads: int | None = None, code: Sequence[str] = ()) -> Model:
     """The model that a path names, its weights read. Sets torch's threads, unless they are None. Raises InputError."""
     if threads is not None:
         torch.set_num_threads(threads)
-    found = Model(located(text), device_here(device))
+    found = Model(located(text), device_here(device), code)
     found.network  # noqa: B018 - damaged weights are told before anything else is done
     return found
 
