@@ -6,6 +6,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import NamedTuple
 
+from raystudy.data.spec import family
 from raystudy.design.study import Cell, Study
 
 # Which of our rules answers a published statistic: the best test epoch is an ORACLE, there as here.
@@ -64,7 +65,7 @@ def published() -> list[Published]:
 
 
 def beside(cell: Cell, datasets: Collection[str] | None = None) -> list[Published]:
-    """Published numbers of a cell's method at its nominal noise: of its data set, or of any of ``datasets`` where given."""
+    """Published numbers of a cell's method at its nominal noise: of its data set, whatever its options, or of any of ``datasets``."""
     noise = cell.noise
     return [
         p
@@ -74,14 +75,19 @@ def beside(cell: Cell, datasets: Collection[str] | None = None) -> list[Publishe
         and p.rate is not None
         and abs(p.rate - noise.rate) < 1e-9
         and (not p.variant or not noise.variant or p.variant == noise.variant)
-        and (p.dataset == cell.dataset if datasets is None else p.dataset in datasets)
+        and (same_data(p, cell) if datasets is None else p.dataset in datasets)
     ]
+
+
+def same_data(row: Published, cell: Cell) -> bool:
+    """Whether a published number is of the cell's data set, by the name under which papers file it."""
+    return family(row.dataset) == family(cell.dataset)
 
 
 def differences(network: str, cell: Cell, row: Published) -> str:
     """How a published protocol differs from that of a cell with our ``network``, in words."""
     out = []
-    if row.dataset != cell.dataset:
+    if not same_data(row, cell):
         out.append(f"data set {row.dataset}, ours {cell.dataset}")
     theirs, ours = (a.replace("-", "").replace("_", "").lower() for a in (row.architecture, network))
     if theirs != ours:

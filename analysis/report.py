@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from analysis import page, rendering, words
 from analysis.material import Item, Material, Plot, gathered
 from analysis.page import Code, Picture, Section
-from analysis.sections import cost, provenance, published, results, search, selection, statistics, training
+from analysis.sections import cost, provenance, published, results, search, selection, statistics, suspects, training
 from analysis.sheets import Sheet
 from analysis.sheets import document as latex_document
 from raystudy.errors import InputError
@@ -33,6 +33,7 @@ SECTIONS: dict[str, Callable[[Material], Iterator[Item]]] = {
     "statistics": statistics.items,
     "published": published.items,
     "training": training.items,
+    "suspects": suspects.items,
     "search": search.items,
     "cost": cost.items,
     "provenance": provenance.items,

@@ -7,7 +7,7 @@ test set, and it is called so wherever it is shown.
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -109,6 +109,25 @@ def replicates(cell: CellHistory, of: TrialHistory | None) -> list[TrialHistory]
         return []
     done = [t for t in repeated(cell) if t.state == "complete" and t.point == of.point]
     return done or ([of] if of.state == "complete" else [])
+
+
+def standing(cell: CellHistory, among: Collection[str] | None = None) -> TrialHistory | None:
+    """The training whose weights stand for a cell: the best finished replicate by the noisy validation set, before there are any
+    the best finished trial of the search. ``among``: of those with these keys only, such as those whose weights there are."""
+    worth = _worth(cell.header.get("objective", VAL))
+    for kind in (repeated(cell), searched(cell)):
+        if found := best((t for t in kind if among is None or t.key in among), worth):
+            return found
+    return None
+
+
+def winners(trials: Mapping[str, tuple[str, float]]) -> set[str]:
+    """Of each condition the cell that is best by noisy validation. ``trials``: cell -> condition and what its training is worth."""
+    first: dict[str, str] = {}
+    for cell, (condition, worth) in trials.items():
+        if not math.isnan(worth) and (condition not in first or worth > trials[first[condition]][1]):
+            first[condition] = cell
+    return set(first.values())
 
 
 class Score(NamedTuple):

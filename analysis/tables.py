@@ -9,14 +9,14 @@ from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table
 
-from analysis import names, truth
+from analysis import collapse, names, truth
 from analysis.leaderboard import Line, foremost, label, lines, overall, rules
 from analysis.select import CLEAN_VAL, TEST, Score, chosen
 from raystudy.design.names import OBJECTIVES
 from raystudy.design.study import Cell, Study
 from raystudy.record.ledger import ENDED, CellHistory
 
-READ = (*OBJECTIVES, TEST, CLEAN_VAL, "cost/seconds")  # the metrics that the tables here look at
+READ = (*OBJECTIVES, TEST, CLEAN_VAL, "cost/seconds", collapse.METRIC)  # the metrics that the tables here look at
 SCREEN = 40  # rows of the short form
 PLENTY = 24  # characters of a hyperparameter point from which on it may be folded
 WHOLE = ("noise", "method")  # columns that are never left out nor cut
@@ -169,7 +169,18 @@ def status(study: Study, histories: Mapping[Cell, CellHistory], width: int = 160
             columns.setdefault(name, []).append(text)
     table = _table(columns, width, SELDOM, (*WHOLE, "chosen point"), ())
     table.title = escape(f"{study.name}: {study.trials} trials a cell, {study.replicates} replicates{shortened}")
+    table.caption = escape(_collapsed(study, histories, most)) or None
     return table
+
+
+def _collapsed(study: Study, histories: Mapping[Cell, CellHistory], most: int | None) -> str:
+    """Which cells have trainings that failed early; of many cells how many of each method."""
+    found = collapse.found(histories, study.cells())
+    told = [f"{c.cell.method} {level(c.cell, study)} ({len(c.trials)} of {c.of})" for c in found]
+    if most is not None and len(told) > most // 4:
+        methods = Counter(c.cell.method for c in found)
+        told = [f"{method} ({n} cells)" for method, n in methods.items()]
+    return f"Collapsed trials ({collapse.WHAT}): {', '.join(told)}." if told else ""
 
 
 def _state(study: Study, cells: Sequence[Cell], histories: Mapping[Cell, CellHistory]) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from analysis import names
+from analysis import collapse, names
 from analysis.select import MAIN
 from analysis.sheets import sentence
 from analysis.stats import DRAWS
 from analysis.surfaces import FAR, FEW
+from analysis.suspects import WORST
 from raystudy.design.study import Cell, Study
 from raystudy.record.ledger import CellHistory
 
@@ -16,6 +17,7 @@ LEADS = {
     "statistics": "Which differences are more than chance: over replicates within a condition, and over conditions.",
     "published": "Ours beside published numbers. The protocols differ, and the differences are named.",
     "training": "What happened during training, at the chosen points.",
+    "suspects": "Which images the methods distrust at their chosen points, and how they agree. Distrust is no proof: look at them.",
     "search": "What the search tried, which hyperparameters matter, and how the best ones move with the noise rate.",
     "cost": "What a training and a search cost, and the methods at equal budget.",
     "provenance": "How to get these numbers again.",
@@ -62,6 +64,10 @@ INTERVALS = (
 )
 ELSEWHERE = "Other data sets than this study's: for orientation only; the numbers are not comparable. "
 CURVES = "Mean of the replicates."
+COLLAPSED = (
+    f"Trials with {collapse.WHAT}: a failure of the training, not a number to compare. "
+    "Epochs are counted from 1; told is the first that was the third of its kind."
+)
 MEMORY = "Memorised, corrected: share of the wrong training labels that are predicted as given, as the truth."
 SIEVE = (
     "Of the samples a method trusts (weight above one half): precision, the share with a right label; "
@@ -74,6 +80,20 @@ LOSSES = (
 CONFUSION = "Test images by class and predicted class, after the last epoch, all replicates together, % of each class."
 TRANSITION = "The labels: training images by true and given class, as counted. The model: what the noise draws from."
 NO_ARRAYS = "no trial has left arrays (written when a trial completes; studies from before that have none)"
+SUSPECTS = (
+    "Position in the data set's training set: given label→what the models would rather call it (trust; mean of the replicates). "
+    "Told by weight: the one the method gave the label in its last epoch; by confidence: the method weighs nothing, so its final "
+    "models' probability of the given label. Both are in-sample: the label was learned from. Validation images are out of sample: "
+    "the probability of the given label from models that never saw it. The CSV has more of them."
+)
+AGREEMENT = (
+    f"Spearman's correlation of the trust in the given labels, and how many of the {WORST:.0%} most distrusted images two methods share "
+    f"(by chance {WORST:g})."
+)
+NO_SUSPECTS = (
+    "no replicate has left what it holds of single images (written when one completes; studies from before have none)"
+)
+ALONE = "only one method here has left what it holds of single images"
 IMPORTANCE = (
     "Optuna's PED-ANOVA on {metric}, all noise levels together, each counted from its median; sums to 1. "
     "With few trials it is a hint."

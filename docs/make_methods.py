@@ -30,7 +30,8 @@ Made by `python docs/make_methods.py` from the docstring cards, the signatures a
 How to read it: *searched* is the range the search proposes from, *fixed* what only a point names (`raystudy train METHOD --set
 NAME=VALUE`, or a line in the search space). Durations are fractions of the epochs. *Published settings* are the points a cell's trial 0
 is taken from: the row of the nearest setting (data set, then kind of noise, then rate; the first listed wins ties). *oracle* names what
-the original read off the truth. The recipe is the paper's own; a study uses it with `--recipe paper`, and else one for all methods.
+the original read off the truth. *Recipes* are those of published runs, each with whose it is, often of another paper's tables; on the
+data sets that have one of their own, that one holds. A study uses them with `--recipe paper`, and else one for all methods.
 """
 
 
@@ -88,6 +89,17 @@ def table_of_papers(papers: tuple[Paper, ...]) -> list[str]:
     return lines
 
 
+def table_of_recipes(loaded: Space) -> list[str]:
+    """Whose recipe it is, and what is otherwise on a data set."""
+    if not loaded.recipe:
+        return ["No published recipe."]
+    lines = [row("recipe", "whose", "settings"), row(*["---"] * 3)]
+    for name, told in {"in general": loaded.recipe, **loaded.recipes}.items():
+        settings = ", ".join(f"{k} {value(v)}" for k, v in told.items() if k != "source")
+        lines.append(row(name, (loaded.recipe | told).get("source", "not said"), settings))
+    return lines
+
+
 def remarks(name: str) -> list[str]:
     """The comment at the head of a search space."""
     lines = []
@@ -101,9 +113,8 @@ def remarks(name: str) -> list[str]:
 def section(name: str) -> str:
     loaded = space.load(name)
     card = (sys.modules[METHODS[name].__module__].__doc__ or "").strip()
-    recipe = ", ".join(f"{k} {value(v)}" for k, v in loaded.recipe.items())
     lines = [f"## {name}", "", card, "", *table_of_hyperparameters(name, loaded), "", *remarks(name)]
-    lines += [f"Recipe of the paper: {recipe or 'none'}.", "", *table_of_papers(loaded.papers), ""]
+    lines += [*table_of_recipes(loaded), "", *table_of_papers(loaded.papers), ""]
     return "\n".join(lines)
 
 

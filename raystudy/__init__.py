@@ -15,6 +15,7 @@ __all__ = [
     "Batch",
     "InputError",
     "Method",
+    "NoisyLabelClassifier",
     "Results",
     "Study",
     "Task",
@@ -31,12 +32,14 @@ __all__ = [
 ELSEWHERE = {  # than in raystudy.interface
     "InputError": "raystudy.errors",
     "Batch": "raystudy.learn.method",
+    "NoisyLabelClassifier": "raystudy.estimator",
     "Method": "raystudy.learn.method",
     "Task": "raystudy.learn.method",
 }
 
 if TYPE_CHECKING:
     from raystudy.errors import InputError
+    from raystudy.estimator import NoisyLabelClassifier
     from raystudy.interface import Results, Study, corrupt, datasets, load, methods, noise, run, train
     from raystudy.learn.method import Batch, Method, Task
 

@@ -46,7 +46,8 @@ TOLD: dict[Kind, str] = {
 }
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(
-        ("dataset", "name", "network", "recipe", "stream", "scale", "sampler", "scheduler", "objective"), TEXT
+        ("dataset", "name", "network", "recipe", "stream", "scale", "sampler", "scheduler", "objective", "keep_models"),
+        TEXT,
     ),
     **dict.fromkeys(("method", "noise", "address", "time_budget", "tracking_uri", "device"), TEXT),
     **dict.fromkeys(("file", "data_root", "labels", "storage"), PATH),
@@ -72,12 +73,11 @@ class Study:
     """What is to be run: a grid of methods over noise levels and a search budget, or a study file. Nothing runs before ``run``.
 
     ``methods``: names of ``methods()``, or FILE.py:CLASS of your own; plain cross-entropy is run beside them unless ``baseline`` is False.
-    ``dataset``: a name of
-    ``datasets()``, ``npz:PATH`` or ``folder:PATH``, None for digits. ``noise``: one or several of ``KIND[:VARIANT]:RATE,...``. ``file``: a
-    shipped study or a .toml, instead of methods, data, noise, network and recipe; ``trust``: methods and
-    networks that it names as files or modules may run. What is None is the study file's, or chosen by data set.
-    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction`` and ``clean_val`` are the options of
-    ``raystudy sweep``.
+    ``dataset``: a name of ``datasets()``, or npz:, csv:, parquet: or folder:PATH; None for digits. ``noise``: one or several of
+    ``KIND[:VARIANT]:RATE,...``. ``file``: a shipped study or a .toml, instead of methods, data, noise, network and recipe; ``trust``:
+    methods and networks that it names as files or modules may run. What is None is the study file's, or chosen by data set.
+    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val`` and ``keep_models``
+    are the options of ``raystudy sweep``.
     Raises InputError for anything that cannot be.
     """
 
@@ -180,6 +180,13 @@ class Results:
         from raystudy.tools import export
 
         return export.records(load.study(self.folder)[1])
+
+    def suspects(self) -> pd.DataFrame:
+        """A row an image and cell: how far the replicates of its chosen point trust the given label, the most distrusted first."""
+        from analysis import load
+        from raystudy.tools import export
+
+        return export.suspects(*load.study(self.folder), self.folder)
 
     def report(self, out: str | PathLike[str] | None = None) -> Path:
         """Writes the report (one page, tables, figures) and returns its page. ``out``: default the folder ``report`` of the study."""

@@ -20,7 +20,10 @@ from typing import Any
 from raystudy.errors import InputError, unknown
 
 KINDS = ("methods", "networks", "datasets", "noise")  # the entry points: raystudy.methods, ...
-NAME = re.compile(r"(?P<file>[^:]*\.py|(?P<module>[A-Za-z_]\w*(\.\w+)*)):(?P<name>[A-Za-z_]\w*)")
+# Not a network of timm, the stand-in of one, or one of torchvision with its weights.
+NAME = re.compile(
+    r"(?!timm:|smoke:|[^:]*:pretrained$)(?P<file>[^:]*\.py|(?P<module>[A-Za-z_]\w*(\.\w+)*)):(?P<name>[A-Za-z_]\w*)"
+)
 
 _texts: dict[str, str] = {}  # file's own name -> source, of all that were named here or were sent
 _folders: dict[str, Path] = {}  # file's own name -> where it was read

@@ -118,4 +118,23 @@ def leave(folder: Path, key: str, classes: int = 10) -> None:
         gmm=np.array([[0.6, 3.0], [0.24, 0.64], [0.5, 0.5]]),
         confusion=40 * np.eye(classes, dtype=int) + rng.integers(0, 3, (classes, classes)),
         transition=60 * np.eye(classes, dtype=int) + rng.integers(0, 6, (classes, classes)),
+        **each(rng, classes),
     )
+
+
+def each(rng: np.random.Generator, classes: int, n: int = 180, m: int = 20) -> dict[str, Any]:
+    """What a replicate leaves of single images: of the same ones in every trial; every tenth label is trusted less."""
+    index, given = np.arange(n + m), np.arange(n + m) % classes
+    trust = np.clip(np.where(index % 10, 0.8, 0.2) + rng.normal(0, 0.1, n + m), 0, 1).astype(np.float16)
+    probs = np.full((m, classes), 0.02)
+    probs[np.arange(m), given[n:]] = trust[n:]
+    return {
+        "train_index": index[:n].astype(np.int32),
+        "train_given": given[:n].astype(np.int16),
+        "train_weight": trust[:n],
+        "train_confidence": trust[:n],
+        "train_predicted": given[:n].astype(np.int16),
+        "val_index": index[n:].astype(np.int32),
+        "val_given": given[n:].astype(np.int16),
+        "val_probs": probs.astype(np.float16),
+    }

@@ -47,6 +47,28 @@ class ToyTrain:
             yield Batch(i, view(i, asked[0]), self.y[i], view(i, asked[1]) if views == 2 else None)
 
 
+class InOrder:
+    """A training set whose batches come as they are in a given order, and all of it at once where it is only looked at."""
+
+    def __init__(self, x: Tensor, y: Tensor, n_classes: int, order: tuple[Tensor, ...]) -> None:
+        self.x, self.y, self.n_classes, self.order = x, y, n_classes, order
+        self.batch_size = len(order[0]) if order else len(y)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def batches(
+        self,
+        subset: Tensor | None = None,
+        views: int = 1,
+        augment: View | tuple[View, ...] = True,
+        shuffle: bool = True,
+        batch_size: int | None = None,
+    ) -> Iterator[Batch]:
+        for index in self.order if augment else (torch.arange(len(self.y)),):
+            yield Batch(index, self.x[index], self.y[index])
+
+
 @dataclass
 class Toy:
     """A training set with its truth beside it, which only the test sees."""

@@ -17,7 +17,7 @@ def items(material: Material) -> Iterator[Item]:
     for o in material.outcomes:
         network = o.history.header.get("network", material.study.network)
         for p in literature.beside(o.cell) or literature.beside(o.cell, known):
-            same, rule = p.dataset == o.cell.dataset, literature.RULE_OF[p.statistic]
+            same, rule = literature.same_data(p, o.cell), literature.RULE_OF[p.statistic]
             ours, differ = score(o.tuned, rule), literature.differences(network, o.cell, p)
             line: Row = [
                 o.condition,

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import truth, words
+from analysis import collapse, truth, words
 from analysis.figures import training as figures
 from analysis.grid import Group, Outcome
 from analysis.material import FEW, TOP, Item, Material, Plot
-from analysis.sheets import sentence
+from analysis.sheets import Row, Sheet, num, sentence
 from raystudy.data import masks
 from raystudy.data.noise import transition_matrix
 from raystudy.design.study import Cell, slug
@@ -18,6 +18,7 @@ from raystudy.errors import InputError
 
 
 def items(material: Material) -> Iterator[Item]:
+    yield from _collapsed(material)
     for g in material.groups:
         some, (top, kept) = g.some(FEW), g.top(TOP)
         panels = {level: {m: row[m].tuned for m in top if m in row} for level, row in some.items()}
@@ -33,6 +34,20 @@ def items(material: Material) -> Iterator[Item]:
         figure = figures.curves(panels, sieve) if g.known else None
         yield Plot(f"sieve-{g.name}", title, words.SIEVE + kept, figure, why if g.known else truth.UNKNOWN)
         yield from _per_sample(material, g, some)
+
+
+def _collapsed(material: Material) -> Iterator[Item]:
+    """The cells in which trainings failed early; nothing where none did."""
+    rows: list[Row] = []
+    for o in material.outcomes:
+        for fallen in collapse.found({o.cell: o.history}, [o.cell]):
+            first = min(collapse.epochs(t)[0] for t in fallen.trials)
+            chosen = sum(bool(collapse.epochs(t)) for t in o.tuned)
+            row: Row = [o.condition, o.method, f"{len(fallen.trials)} of {fallen.of}", f"{chosen} of {len(o.tuned)}"]
+            rows.append([*row, num(first + 1, digits=0)])
+    if rows:
+        columns = ["noise", "method", "trials", "of the chosen point", "first in epoch"]
+        yield Sheet("collapsed", "Trials that failed early", columns, rows, words.COLLAPSED)
 
 
 def _per_sample(material: Material, g: Group, some: Mapping[str, Mapping[str, Outcome]]) -> Iterator[Item]:

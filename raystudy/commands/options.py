@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter, Token
 
-from raystudy.design.names import OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, SHIPPED
+from raystudy.design.names import MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, SHIPPED
 from raystudy.errors import InputError, unknown
 from raystudy.record import storage as storages
 
@@ -50,8 +50,12 @@ def choice(*choices: str) -> Any:
     return convert
 
 
-DatasetArgument = Annotated[str, Parameter(help="a data set of `raystudy datasets`, npz:PATH or folder:PATH")]
-Dataset = Annotated[str, Parameter(help="a data set of `raystudy datasets`, npz:PATH or folder:PATH (default: digits)")]
+DatasetArgument = Annotated[
+    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH")
+]
+Dataset = Annotated[
+    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH (default: digits)")
+]
 Labels = Annotated[
     Path | None, Parameter(help="labels of folder:PATH, a .csv or .parquet with the columns path, label")
 ]
@@ -82,7 +86,8 @@ Recipe = Annotated[
     str | None,
     Parameter(
         converter=choice(*RECIPES),
-        help="shared: one recipe for all methods; paper: each method's own; or a method, whose paper's recipe all have (default: shared)",
+        help="shared: one recipe for all methods; paper: each method's published one for the data set; "
+        "or a method, whose published one all have (default: shared)",
     ),
 ]
 Device = Annotated[str | None, Parameter(help="cpu or cuda (default: cuda where there is one)")]
@@ -142,7 +147,8 @@ class Grid:
         ),
     ] = "full"
     dataset: Annotated[
-        str | None, Parameter(help="a data set of `raystudy datasets`, npz:PATH or folder:PATH (default: digits)")
+        str | None,
+        Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH (default: digits)"),
     ] = None
     labels: Labels = None
     size: Size = None
@@ -211,6 +217,15 @@ class Search:
         Parameter(
             converter=whole,
             help="also score N validation images against clean labels; shown as a rule of its own (default: 0)",
+        ),
+    ] = None
+    keep_models: Annotated[
+        str | None,
+        Parameter(
+            group=_WHERE,
+            converter=choice(*MODELS),
+            help="whose weights stay in the study: the best replicate's of each cell by noisy validation (best), all finished trainings', "
+            "or none (default: best, or what the study was begun with)",
         ),
     ] = None
 

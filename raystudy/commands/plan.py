@@ -80,6 +80,12 @@ def _told(r: "Range", whole: bool = False) -> str:
     return mid if low == high else f"{mid} ({low} to {high})"
 
 
+def _stored(size: "Range") -> str:
+    """Bytes as people read them."""
+    unit, scale = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size.high >= s or u == "kB")
+    return f"{_told(size.scaled(1 / scale))} {unit}"
+
+
 def show(plan: "Plan", console: Console) -> None:
     """Prints a plan."""
     from analysis import names
@@ -127,6 +133,7 @@ def show(plan: "Plan", console: Console) -> None:
     say(console, f"to go: {_told(plan.work.trials, whole=True)} trials, {_told(plan.work.epochs, whole=True)} epochs")
     if not plan.work.epochs.high:
         return
+    say(console, f"to keep: {_stored(plan.left)} in arrays/, weights and predictions of every image, by replicates")
     hours, devices = plan.hours, plan.device_hours
     unknown = sum(any(math.isnan(p.seconds.mid) for p in row.paces) for row in plan.rows)
     if unknown:

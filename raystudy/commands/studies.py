@@ -5,14 +5,14 @@ from pathlib import Path
 from raystudy.errors import unknown
 
 
-def held(storage: Path, study: str, arrays: bool = False) -> Path:
+def held(storage: Path, study: str, arrays: bool = False, weights: bool = False) -> Path:
     """A study's folder, brought up to its storage. Raises InputError, with the nearest name, where there is none."""
     from raystudy.design.study import study_dir
     from raystudy.record import mirror
     from raystudy.record import storage as storages
 
     folder = study_dir(storage.expanduser().absolute(), study)
-    mirror.pull(folder, arrays)
+    mirror.pull(folder, arrays, weights)
     if not (folder / "study.toml").exists():
         raise unknown(f"study in {storages.told(storage)}", study, storages.studies(storage.expanduser()))
     return folder

@@ -97,6 +97,26 @@ examples:
         "How far a study is, and its leaderboard so far.",
         "example:\n  raystudy status dividemix-digits\n",
     ),
+    "model": (
+        "model:model",
+        "The models that a study has kept: list them, or write them for other programs.",
+        """\
+examples:
+  raystudy model dividemix-digits
+  raystudy model dividemix-digits --export exported --format onnx
+  raystudy model dividemix-digits --cell dividemix_digits_symmetric-inclusive-0.5 --export exported --format mlflow
+""",
+    ),
+    "predict": (
+        "model:predict",
+        "What a kept model says of other data: a probability for every class.",
+        """\
+examples:
+  raystudy predict studies/dividemix-digits/models/dividemix_digits_symmetric-inclusive-0.5 mine.npz --out predicted.csv
+  raystudy predict MODEL ~/pictures --out predicted.csv     a folder of pictures, resized to what the model takes
+  raystudy predict MODEL digits --out predicted.npz         the test images of a data set
+""",
+    ),
     "report": (
         "results:report",
         "Write a study's report: one HTML page, tables (CSV, Markdown, LaTeX) and figures (PNG, PDF).",

@@ -106,6 +106,12 @@ def train(
     if run.diverged:
         say(console, "the run diverged: its loss is not finite", "red")
         return 1
+    if any(r.get("method/collapsed") for r in run.records):
+        say(
+            console,
+            "the run collapsed: for three epochs or more it predicted one class, or weighed all samples alike",
+            "yellow",
+        )
     last = [r["test/acc"] or 0.0 for r in run.records[-10:]]
     header = {"effective_rate": run.data.effective_rate, "cell": {"dataset": spec.dataset}}
     against = "" if truth.tested_clean(header) else " against given labels"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from raystudy.data import embedded, folder, human, listed, lists, npz, published, smoke, tables
+from raystudy.data import columns, embedded, folder, human, listed, lists, npz, published, smoke, tables
 from raystudy.data.dataset import Dataset, changed
 from raystudy.data.files import Listing, size_and_time
 from raystudy.data.noise import Noise, open_set
@@ -19,6 +19,9 @@ from raystudy.errors import InputError, unknown
 
 Stamp = tuple[int, ...]  # sizes and times of files
 FILE_OPTIONS = ("labels", "size", "channels", "skip_corrupt", "stream")  # options of image files only
+TABLE_OPTIONS = ("target", "drop")  # of tables of features
+TABLES = ("csv", "parquet")
+KINDS = ("npz:PATH", "folder:PATH", "csv:PATH", "parquet:PATH")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def load(spec: str, root: Path | str = "data", noise: Noise | None = None) -> Da
                 raise InputError(
                     f"data set {name!r} has no option {option}: it is for sets of image files, such as folder:PATH"
                 )
+    if kind not in TABLES and (wrong := [o for o in TABLE_OPTIONS if o in options.given()]):
+        raise InputError(f"data set {name!r} has no option {wrong[0]}: it is for tables, such as csv:PATH")
     if name not in DATASETS:
         where = Path(path).expanduser()
         table = Path(options.labels).expanduser() if options.labels else None
@@ -71,8 +76,8 @@ def load(spec: str, root: Path | str = "data", noise: Noise | None = None) -> Da
 
 
 def _known(name: str) -> None:
-    if name not in DATASETS and not name.startswith(("npz:", "folder:")):
-        raise unknown("data set", name, [*DATASETS, "npz:PATH", "folder:PATH"])
+    if name not in DATASETS and not name.startswith(tuple(kind.removesuffix("PATH") for kind in KINDS)):
+        raise unknown("data set", name, [*DATASETS, *KINDS])
 
 
 def stamp(spec: str, root: Path | str, noise: Noise | None = None) -> Stamp:
@@ -105,6 +110,8 @@ def _stamp_of_file(kind: str, path: Path, table: Path | None) -> Stamp:
     if not path.exists():
         takes = {
             "npz": "npz: takes the path of an .npz file",
+            "csv": "csv: takes the path of a table, a column of which are labels",
+            "parquet": "parquet: takes the path of a table, a column of which are labels",
             "folder": "folder: takes a folder of images, or an archive of one",
         }
         raise InputError(f"{path}: no such file; {takes[kind]}, see README")
@@ -130,6 +137,10 @@ def _cached(name: str, root: Path, options: Options, noise: Noise | None, stamp:
 
 @lru_cache(maxsize=2)
 def _cached_file(kind: str, path: Path, options: Options, table: Path | None, stamp: Stamp) -> Dataset:
+    if kind in TABLES:
+        if (path.suffix.lower() == ".parquet") != (kind == "parquet"):
+            raise InputError(f"{path}: {kind}: takes a {'.parquet' if kind == 'parquet' else '.csv'} file")
+        return changed(columns.read(path.resolve(), options), options)
     if kind == "npz":
         return changed(npz.read(path.resolve()), options)
     if table is None:
@@ -157,7 +168,7 @@ def present(name: str, root: Path | str = "data") -> bool:
     _known(name)
     kind, colon, path = name.partition(":")
     if colon:
-        return Path(path).expanduser().is_file() if kind == "npz" else Path(path).expanduser().exists()
+        return Path(path).expanduser().is_file() if kind != "folder" else Path(path).expanduser().exists()
     found = all((Path(root).expanduser() / file).is_file() for file in DATASETS[name].files)
     return found and (name not in HUMAN or human.find(HUMAN[name], Path(root).expanduser()) is not None)
 

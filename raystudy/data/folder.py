@@ -41,9 +41,9 @@ def read(folder: Path, table: Path) -> Listing:
     rows = tables.read(table)
     paths = [inside(p, rows.where(i)) for i, p in enumerate(rows.columns["path"])]
     labels: dict[str, list[str]] = {name: y for name, y in rows.columns.items() if name in ("label", "clean_label")}
-    classes, numbers = _classes(rows, labels)
+    classes, numbers = classes_of(rows, labels)
     label, clean = numbers["label"], numbers.get("clean_label", numbers["label"])
-    split = _splits(rows, paths)
+    split = splits_of(rows, paths)
     repeated = _repeated(rows, paths, {**labels, "split": split.tolist()})
 
     def part(name: str) -> tuple[list[str], Array]:
@@ -54,7 +54,7 @@ def read(folder: Path, table: Path) -> Listing:
     for name, n in (("train", len(train)), ("test", len(test))):
         if not n:
             raise InputError(f"{table}: has no {name} images; its {len(paths)} rows are all of other splits")
-    _learnable(rows, classes, split, label, clean)
+    learnable(rows, classes, split, label, clean)
     untested = sorted(set(clean[train].tolist()) - set(y_test.tolist()))
     return Listing(
         name=table.name,
@@ -81,7 +81,7 @@ def _title(folder: Path) -> str:
     return name
 
 
-def _classes(rows: Table, columns: dict[str, list[str]]) -> tuple[tuple[str, ...], dict[str, Array]]:
+def classes_of(rows: Table, columns: dict[str, list[str]]) -> tuple[tuple[str, ...], dict[str, Array]]:
     """The names that occur, in order, and every column as positions [n] among them. Numbers are names, too: in order of size."""
     every = {v for column in columns.values() for v in column}
     if all(_whole(v) for v in every):
@@ -115,7 +115,7 @@ def _one_spelling(rows: Table, columns: dict[str, list[str]]) -> None:
                 raise InputError(f"{rows.where(i)}: {name} is {value}, in {rows.places[at]} {before}; write it one way")
 
 
-def _learnable(rows: Table, classes: Sequence[str], split: Array, label: Array, clean: Array) -> None:
+def learnable(rows: Table, classes: Sequence[str], split: Array, label: Array, clean: Array) -> None:
     """Raises InputError for a class that only test or validation images have: nothing can learn it."""
     known = {*label[split == "train"].tolist(), *clean[split == "train"].tolist()}
     for i in np.flatnonzero(split != "train").tolist():
@@ -146,7 +146,8 @@ def _repeated(rows: Table, paths: Sequence[str], columns: dict[str, list[str]]) 
     return (f"rows that list an image again, which then counts twice: {len(again):,} (the first is {again[0]})",)
 
 
-def _splits(rows: Table, paths: list[str]) -> Array:
+def splits_of(rows: Table, paths: list[str]) -> Array:
+    """The split of each row: the table's, or else by the digests of what ``paths`` holds of each."""
     told = rows.columns.get("split")
     if told is None:
         share = [int.from_bytes(hashlib.sha256(p.encode()).digest()[:8], "big") / 2**64 for p in paths]

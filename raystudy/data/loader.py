@@ -81,8 +81,7 @@ class OnDevice:
         self._grey = torch.tensor(
             [round(255 * m) for m in mean], dtype=torch.uint8, device=self.device
         )  # ~0 when normalised
-        self._scale = torch.tensor([1 / (255 * s) for s in std], device=self.device).view(-1, 1, 1)
-        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=self.device).view(-1, 1, 1)
+        self._scale, self._shift = (t.to(self.device) for t in scaling(mean, std))
         self.at(0)
 
     def _hold(self, x: Any) -> None:
@@ -188,6 +187,12 @@ class OnDevice:
         if strong is not None:
             x = augment.strong(x, strong, self._grey)
         return self.normalised(x)
+
+
+def scaling(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Factor and summand [C, 1, 1] that make of pixels 0 to 255 what networks take; mean and std per channel of pixels in [0, 1]."""
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1)
+    return scale, torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
 
 
 def split_validation(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -252,3 +252,8 @@ def _labels(path: Path, name: str, y: Array, n: int, one: str, n_classes: int | 
             i = int(wrong.argmax())
             raise InputError(f"{path}: {name}[{i}] is {y[i].item()}, {why}")
     return y.astype(np.int64)
+
+
+def taken(path: Path, name: str, x: Array, kind: str) -> Array:
+    """Images uint8 [N, C, H, W] or vectors, as ``read`` makes them of an array; InputError for what is neither."""
+    return (_images if kind == "images" else _vectors)(path, name, x)

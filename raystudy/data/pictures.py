@@ -44,6 +44,7 @@ class Condition:
     nominal: float | None  # the rate asked for; None where none was
     expected: Matrix | None  # [K, K] of the noise model; None where it has none
     notes: tuple[str, ...] = ()  # what a person should hear of the data, a sentence each
+    places: NDArray[np.int64] | None = None  # [N] where each is in the data set
     nearest: NDArray[np.int64] | None = (
         None  # [n, k] of vectors: positions of the training vectors nearest to the chosen
     )
@@ -79,8 +80,9 @@ class Condition:
 def pictures(shown: Condition, out: Path) -> list[Path]:
     """Writes ``sheet``, ``matrix``, ``rates`` and ``counts`` (.png), ``summary.json`` and ``classes.csv`` into ``out``.
 
-    In place of the sheet, vectors have ``nearest.csv``: some of them, and the labels of the nearest others. Where the truth is unknown there are no rates, and a matrix only if the noise model has one. Each file appears whole or not
-    at all. Returns the files.
+    In place of the sheet, vectors have ``nearest.csv``: some of them, and the labels of the nearest others. Where the truth is
+    unknown there are no rates, and a matrix only if the noise model has one. Each file appears whole or not at all. Returns the
+    files.
     """
     from matplotlib import rc_context
 
@@ -151,16 +153,21 @@ def by_class(shown: Condition) -> list[dict[str, Any]]:
 
 
 def by_vector(shown: Condition) -> list[dict[str, Any]]:
-    """A row per chosen vector: its labels, then position, given label and distance of the nearest other training vectors."""
+    """A row per chosen vector: its place in the data set and labels, then place, given label and distance of the nearest others."""
     assert shown.nearest is not None
     assert shown.distance is not None
+    assert shown.places is not None
     rows = []
     for i, others, distances in zip(shown.chosen, shown.nearest, shown.distance, strict=True):
-        row: dict[str, Any] = {"vector": int(i), "given": shown.classes[shown.given[i]]}
+        row: dict[str, Any] = {"vector": int(shown.places[i]), "given": shown.classes[shown.given[i]]}
         if shown.clean is not None:
             row["true"] = shown.classes[shown.clean[i]] if shown.clean[i] >= 0 else "no class"
         for k, (j, d) in enumerate(zip(others, distances, strict=True), 1):
-            row |= {f"nearest{k}": int(j), f"given{k}": shown.classes[shown.given[j]], f"distance{k}": f"{d:.4g}"}
+            row |= {
+                f"nearest{k}": int(shown.places[j]),
+                f"given{k}": shown.classes[shown.given[j]],
+                f"distance{k}": f"{d:.4g}",
+            }
         rows.append(row)
     return rows
 

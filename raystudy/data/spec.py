@@ -1,4 +1,4 @@
-"""How a data set is written: ``NAME`` or ``npz:PATH`` or ``folder:PATH``, then ``?option=value&...``. Text only; no file is opened.
+"""How a data set is written: ``NAME`` or ``KIND:PATH`` (npz, folder, csv, parquet), then ``?option=value&...``. No file is opened.
 
 The text carries everything that decides what the images are, so it can travel from a command line through a study's ledger to any worker.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from raystudy.errors import InputError, unknown
 
 STREAM = ("auto", "always", "never")
-PATHS = ("npz", "folder")  # kinds that are followed by a path
+PATHS = ("npz", "folder", "csv", "parquet")  # kinds that are followed by a path
 FAMILY = {
     "cifar10n": "cifar10",
     "cifar100n": "cifar100",
@@ -32,6 +32,8 @@ class Options:
     mean: tuple[float, ...] | None = None  # per channel, pixels in [0, 1]
     std: tuple[float, ...] | None = None
     skip_corrupt: bool | None = None  # image files: leave out those that are missing or cannot be decoded
+    target: str | None = None  # tables: the column of labels
+    drop: tuple[str, ...] | None = None  # tables: columns that are no features
     stream: str | None = None  # image files: auto (by their size), always, never
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ def _value(key: str, value: str) -> Any:
             return int(value)
         if kind == "bool":
             return {"yes": True, "no": False}[value]
+        if kind.startswith("tuple[str"):
+            return tuple(value.split(","))
         if kind.startswith("tuple"):
             return tuple(float(v) for v in value.split(","))
     except (ValueError, KeyError):
@@ -91,7 +95,9 @@ def text(name: str, options: Options) -> str:
     def word(value: Any) -> str:
         if isinstance(value, bool):
             return "yes" if value else "no"
-        return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+        return (
+            ",".join(v if isinstance(v, str) else f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+        )
 
     return name + "".join(f"{'&' if i else '?'}{k}={word(v)}" for i, (k, v) in enumerate(options.given().items()))
 

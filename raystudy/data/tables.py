@@ -3,6 +3,7 @@
 import csv
 import io
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,16 +65,36 @@ def read(file: Path) -> Table:
     return Table(file, columns, places)
 
 
+def whole(file: Path, target: str, dropped: Collection[str] = ()) -> tuple[list[str], list[list[str]], list[str]]:
+    """A table of features, with the column ``target`` in it: its header, its rows, each as long as that, and their places.
+
+    Fields of ``dropped`` are not looked at. Raises InputError, one line with the file.
+    """
+    if file.suffix.lower() == ".parquet":
+        header, rows, places = _parquet(file, None, dropped)
+    else:
+        header, rows, places = _csv(file, (target,))
+    if header.count(target) != 1:
+        found = ", ".join(filter(None, header)) or "(nothing)"
+        raise InputError(
+            f"{file}: has {header.count(target) or 'no'} column{'s' * (header.count(target) > 1)} {target!r}, the labels; "
+            f"name another with target=COLUMN, the file has: {found[:300]}"
+        )
+    if not rows:
+        raise InputError(f"{file}: has no rows")
+    return header, rows, places
+
+
 def composed(label: str) -> str:
     """A name as it is compared: names that look alike, but for space around them, are one."""
     return unicodedata.normalize("NFC", label).strip()
 
 
-def _csv(file: Path) -> tuple[list[str], list[list[str]], list[str]]:
+def _csv(file: Path, needed: Collection[str] = NEEDED) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, rows and their lines. The separator is the one that splits the header into the columns that are needed."""
     text = _text(file)
     found = {separator: _header(text, separator) for separator in SEPARATORS}
-    separator = next((s for s, header in found.items() if set(NEEDED) <= set(header)), ",")
+    separator = next((s for s, header in found.items() if set(needed) <= set(header)), ",")
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != "\t", strict=True
     )
@@ -127,13 +148,15 @@ def _header(text: str, separator: str) -> list[str]:
     return []
 
 
-def _parquet(file: Path) -> tuple[list[str], list[list[str]], list[str]]:
+def _parquet(
+    file: Path, wanted: Collection[str] | None = (*NEEDED, *OPTIONAL), dropped: Collection[str] = ()
+) -> tuple[list[str], list[list[str]], list[str]]:
     import pyarrow.parquet as pq  # not at the top: it is slow to import
 
     try:
         table = pq.ParquetFile(file).read()
         header = [str(name) for name in table.column_names]
-        at = [i for i, name in enumerate(header) if name in (*NEEDED, *OPTIONAL)]
+        at = [i for i, name in enumerate(header) if (wanted is None or name in wanted) and name not in dropped]
         columns = {i: table.column(i).to_pylist() for i in at}
     except Exception as error:  # pyarrow has many of its own
         raise InputError(f"{file}: cannot be read as a table ({one_line(error)})") from None

@@ -7,6 +7,7 @@ Normal numbers are dear where a network is a few matrix products, so jitter is n
 normal draws each sample takes the stretch that begins at a place of its own, as a crop is a window into an image.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -34,9 +35,14 @@ def feature_stats(x: Array) -> Stats:
     spread = np.sqrt(np.sum([((part - mean) ** 2).sum(0) for part in parts], axis=0) / len(x))
     largest = np.abs(x).max(0).astype(np.float64)
     constant = (spread <= 1e-7 * largest) | (spread < 1e-30)  # less than float32 can tell apart
-    # Sums of floats may differ in their last bits between machines; six digits do not.
-    told = [[float(f"{v:.6g}") for v in moment] for moment in (mean, np.where(constant, 1.0, spread))]
-    return tuple(told[0]), tuple(told[1])
+    # Sums of floats may differ in their last bits between machines; six digits do not. Those of a mean are told in deviations.
+    std = [float(f"{v:.6g}") for v in np.where(constant, 1.0, spread)]
+    return tuple(round(float(m), 5 - math.floor(math.log10(s))) for m, s in zip(mean, std, strict=True)), tuple(std)
+
+
+def standardising(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Factor and mean [d] that make of vectors what networks take."""
+    return 1 / torch.tensor(std, dtype=torch.float32), torch.tensor(mean, dtype=torch.float32)
 
 
 class Drawn(NamedTuple):
@@ -80,8 +86,7 @@ class Vectors:
         self._x = x.to(self.device).reshape(-1, x.shape[-1])
         weak = [v for v in range(self._views) if v not in strong]
         self._sets: dict[View, list[int]] = {False: [0], True: weak, "strong": list(strong) or weak}
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device)
-        self._scale = 1 / torch.tensor(std, dtype=torch.float32, device=self.device)
+        self._scale, self._mean = (t.to(self.device) for t in standardising(mean, std))
         rng, d = drawn_from(STREAM_POOL, seed), x.shape[-1]
         self._jitter = self._stretches(torch.randn(POOL + d, generator=rng), d)
         self._kept = self._stretches((torch.rand(POOL + d, generator=rng) >= DROPPED).float(), d)

@@ -129,6 +129,7 @@ BUDGET: dict[str, Any] = {  # and what it is where nobody says otherwise
     "seed": 0,
     "val_fraction": 0.1,
     "clean_val": 0,
+    "keep_models": "",
 }
 
 

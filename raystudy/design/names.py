@@ -10,7 +10,10 @@ SAMPLERS = ("tpe", "random", "qmc", "gp")
 
 SCHEDULERS = ("asha", "none")
 
-# One recipe for all methods, each method's own paper's, or one paper's for all methods (by the name of its method).
+# Which finished trainings leave their weights: none, the best of a cell, or all.
+MODELS = ("none", "best", "all")
+
+# One recipe for all methods, each method's published one, or one method's published one for all.
 SPACES = {p.stem for p in Path(search_spaces.__path__[0]).glob("*.toml")} - {"recipes", "prices"}
 
 RECIPES = ("shared", "paper", *sorted(SPACES))

@@ -1,14 +1,15 @@
 """Search spaces: ``search_spaces/*.toml`` -> Optuna parameters, paper points and recipes, every name and value checked.
 
-A space file holds ``[space]`` (where hyperparameters may lie), ``[recipe]`` (the paper's own) and ``[[paper]]`` rows (published
-settings; ``rate`` may list several noise rates). Names are the keyword arguments of the method's constructor; a point may also
+A space file holds ``[space]`` (where hyperparameters may lie), ``[recipe]`` (how the published runs were trained, and in ``source``
+whose runs these were; ``[recipe.cifar100]`` and the like what is otherwise on a data set) and ``[[paper]]`` rows (published
+settings; ``rate`` and ``noise`` may list several). Names are the keyword arguments of the method's constructor; a point may also
 name fields of the recipe.
 """
 
 import math
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from torch import nn
 
 import search_spaces
 from raystudy import own
-from raystudy.data.noise import Noise
+from raystudy.data.datasets import DATASETS
+from raystudy.data.noise import NOISES, Noise
 from raystudy.data.smoke import PREFIX
-from raystudy.data.spec import family
+from raystudy.data.spec import PATHS, family
 from raystudy.errors import InputError, unknown
 from raystudy.learn.method import Task
 from raystudy.learn.methods import METHODS
@@ -28,6 +30,8 @@ from raystudy.learn.point import RECIPE_FIELDS, Point, checked, checked_recipe, 
 from raystudy.learn.recipe import Recipe
 
 FOLDER = Path(search_spaces.__path__[0])
+# What a published recipe says beside the fields of Recipe: for people, since a study has its own.
+BESIDE: dict[str, type] = {"epochs": int, "network": str, "source": str}
 
 
 @dataclass(frozen=True)
@@ -107,12 +111,13 @@ class Paper:
 
 @dataclass(frozen=True)
 class Space:
-    """A method's search space, paper points and paper recipe."""
+    """A method's search space, paper points and published recipe; ``recipes``: what of it is otherwise on a data set, by its family."""
 
     method: str
     dimensions: tuple[Dimension, ...]
     papers: tuple[Paper, ...]
     recipe: dict[str, Any]
+    recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def suggest(self, trial: optuna.Trial, flat: bool = False) -> Point:
         """A point, from an Optuna trial."""
@@ -142,6 +147,10 @@ class Space:
             raise InputError(
                 f"{self.method} cannot be made ({type(e).__name__}: {e}); `raystudy check` tells more"
             ) from None
+
+    def recipe_on(self, dataset: str) -> dict[str, Any]:
+        """The published recipe for a data set: that of its family, where there is one, laid over the general one."""
+        return self.recipe | self.recipes.get(family(dataset.removeprefix(PREFIX)), {})
 
     def paper(self, dataset: str, noise: Noise) -> tuple[Point, tuple[str, ...], str]:
         """The published point for the nearest setting: (complete point, names filled from the truth, source).
@@ -220,11 +229,26 @@ def load(method: str, folder: Path = FOLDER) -> Space:
     if not isinstance(rows, list) or not all(isinstance(t, dict) for t in (*tables, *rows)):
         raise InputError(f"{where}: [space] and [recipe] must be tables and [[paper]] a list of tables")
     dimensions = tuple(_dimension(method, name, d, where) for name, d in told.get("space", {}).items())
-    recipe = told.get("recipe", {})
-    _only(recipe, [*RECIPE_FIELDS, "epochs", "network"], f"[recipe] of {where}")
-    checked_recipe({k: v for k, v in recipe.items() if k in RECIPE_FIELDS}, f"[recipe] of {where}")
+    recipe, recipes = _recipes(told.get("recipe", {}), where)
     papers = tuple(paper for row in rows for paper in _papers(method, row, dimensions, f"[[paper]] of {where}"))
-    return Space(method, dimensions, papers, recipe)
+    return Space(method, dimensions, papers, recipe, recipes)
+
+
+def _recipes(told: dict[str, Any], where: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The general recipe, and by family of data sets what is otherwise there; each is checked as it will be used."""
+    recipe = {k: v for k, v in told.items() if not isinstance(v, dict)}
+    recipes = {k: v for k, v in told.items() if isinstance(v, dict)}
+    families = sorted({family(d) for d in DATASETS})
+    for name, more in {"": recipe, **recipes}.items():
+        table = f"[recipe{'.' * bool(name)}{name}] of {where}"
+        if name and name not in families and name.partition(":")[0] not in PATHS:
+            raise unknown(f"data set or key in [recipe] of {where}", name, [*families, *RECIPE_FIELDS])
+        _only(more, [*RECIPE_FIELDS, *BESIDE], table)
+        for key, kind in BESIDE.items():
+            if key in more and type(more[key]) is not kind:
+                raise InputError(f"{table}: {key}={more[key]!r} is of the wrong type")
+        checked_recipe({k: v for k, v in (recipe | more).items() if k in RECIPE_FIELDS}, table)
+    return recipe, recipes
 
 
 def _told(method: str, folder: Path) -> tuple[dict[str, Any], str]:
@@ -242,10 +266,10 @@ def _told(method: str, folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _papers(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], where: str) -> list[Paper]:
-    """A checked row, once for each of its rates (a number or a list). Data sets and kinds of noise may be ones that only the paper has."""
+    """A checked row, once for each of its kinds of noise and rates (one or a list). Data sets may be ones that only the paper has."""
     kinds = {
         "dataset": str,
-        "noise": str,
+        "noise": str | list,
         "rate": int | float | list,
         "point": dict,
         "source": str,
@@ -259,9 +283,12 @@ def _papers(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], w
     for name, value in row.items():
         if not isinstance(value, kinds[name]) or isinstance(value, bool):
             raise InputError(f"{where}: {name}={value!r} is of the wrong type")
-    rates = row["rate"] if isinstance(row["rate"], list) else [row["rate"]]
-    if not rates:
-        raise InputError(f"{where}: rate is an empty list")
+    rates, noises = ([v] if not isinstance(v, list) else v for v in (row["rate"], row["noise"]))
+    if not rates or not noises:
+        raise InputError(f"{where}: {'noise' if rates else 'rate'} is an empty list")
+    for noise in noises:
+        if str(noise) not in NOISES:
+            raise unknown(f"noise kind in {where}", str(noise), NOISES)
     for rate in rates:
         if not isinstance(rate, int | float) or isinstance(rate, bool):
             raise InputError(f"{where}: rate={rate!r} is of the wrong type")
@@ -274,16 +301,17 @@ def _papers(method: str, row: dict[str, Any], dimensions: Iterable[Dimension], w
     for name in row["oracle"]:
         if name not in list(point):
             raise unknown(f"name in oracle of {where}", name, point)
-    return [Paper(**{**row, "rate": rate, "point": point, "oracle": tuple(row["oracle"])}) for rate in rates]
+    told = {**row, "point": point, "oracle": tuple(row["oracle"])}
+    return [Paper(**{**told, "noise": noise, "rate": rate}) for noise in noises for rate in rates]
 
 
 def recipe_for(kind: str, method: str, dataset: str, network: str, folder: Path = FOLDER) -> Recipe:
-    """The recipe of a cell: ``shared`` (one per data set and network, ``recipes.toml``), ``paper`` (the method's own) or the paper's of
-    the method that ``kind`` names."""
+    """The recipe of a cell: ``shared`` (one per data set and network, ``recipes.toml``), ``paper`` (the method's published one for this
+    data set) or the published one of the method that ``kind`` names."""
     dataset, network = dataset.removeprefix(PREFIX), network.removeprefix(PREFIX)
     if kind != "shared":
         owner = method if kind == "paper" else kind
-        values, where = load(owner, folder).recipe, f"{owner}.toml"
+        values, where = load(owner, folder).recipe_on(dataset), f"{owner}.toml"
     else:
         where = "recipes.toml"
         told = _table(folder / where)

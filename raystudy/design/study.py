@@ -13,7 +13,7 @@ import tomli_w
 
 from raystudy import own
 from raystudy.data.noise import Noise
-from raystudy.design.names import OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS
+from raystudy.design.names import MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS
 from raystudy.errors import InputError, unknown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -137,6 +137,7 @@ class Study:
     val_fraction: float = 0.1
     clean_val: int = 0
     batch: int = 0  # proposals of a cell that are out at once; 0: told by the machine when the study begins
+    keep_models: str = ""  # whose weights are kept, of MODELS; empty: nobody has said, so the best of each cell
     grid: tuple[Block, ...] = ()
 
     def __post_init__(self) -> None:
@@ -155,6 +156,7 @@ class Study:
             ("sampler", self.sampler, SAMPLERS),
             ("scheduler", self.scheduler, SCHEDULERS),
             ("recipe", self.recipe, RECIPES),
+            ("keep-models", self.keeps, MODELS),
         ):
             if name not in choices:
                 raise unknown(what, name, choices)
@@ -197,6 +199,11 @@ class Study:
         """The methods and networks that are files or modules of a user's own."""
         networks = (self.network, *(b.network for b in self.grid))
         return tuple(dict.fromkeys(n for n in (*self.methods, *networks) if own.written(n)))
+
+    @property
+    def keeps(self) -> str:
+        """Whose weights are kept: "none", "best" or "all"."""
+        return self.keep_models or "best"
 
     def network_of(self, cell: Cell) -> str:
         """A cell's network: its own or the study's."""
@@ -241,7 +248,7 @@ class Study:
 
     def grown_from(self, old: "Study") -> "Study":
         """This study united with what its folder already holds. Raises InputError where they are different studies."""
-        free = {"methods", "datasets", "noises", "grid", "trials", "replicates", "batch"}
+        free = {"methods", "datasets", "noises", "grid", "trials", "replicates", "batch", "keep_models"}
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(old, f.name)
             if f.name not in free and mine != theirs:
@@ -260,6 +267,7 @@ class Study:
             batch=old.batch,
             trials=max(self.trials, old.trials),
             replicates=max(self.replicates, old.replicates),
+            keep_models=self.keep_models or old.keep_models,
         )
 
 

@@ -34,6 +34,7 @@ class CellData:
     y: Tensor  # [n] given labels
     x_held: Tensor | Files  # [m + k, C, H, W] uint8: validation, then test
     x_val: Tensor | Files  # [m, ...] the validation images as one would train on them
+    places: Tensor  # [n + m] where these, training images and then validation images, are in the data set
     y_val: Tensor  # [m] given labels
     y_test: Tensor  # [k] clean labels
     extra: dict[str, tuple[Tensor | Files, Tensor]]  # further clean sets by name, ``val`` or a test set: images, labels
@@ -43,6 +44,7 @@ class CellData:
     flip: bool
     strong: tuple[int, ...]
     truth: Truth
+    classes: tuple[str, ...] = ()  # their names
     title: str = ""  # short, for pictures; empty: the name
     assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
 
@@ -90,6 +92,7 @@ def _prepared(
         shape=data.shape,
         n_classes=data.n_classes,
         x=placed(noisy.x_train[train]),
+        places=torch.cat([train, val]),
         y=y.to(device),
         x_held=held,
         x_val=held[: len(val)] if len(noisy.x_train.shape) != 3 else placed(noisy.x_train[val]),
@@ -102,6 +105,7 @@ def _prepared(
         flip=data.flip,
         strong=data.strong,
         truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device), known),
+        classes=data.classes,
         title=data.title,
         assumed=known and not data.truth,
     )

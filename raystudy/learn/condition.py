@@ -50,6 +50,7 @@ def condition(
         nominal=None if not drawn or setting.rate == noise.NOISES[setting.kind].default else setting.rate,
         expected=_expected(cell, setting) if drawn else None,
         notes=notes + assumption(cell, setting),
+        places=cell.places.numpy(),
         nearest=near,
         distance=far,
     )

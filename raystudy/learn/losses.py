@@ -123,6 +123,17 @@ def early_learning_penalty(logits: Tensor, target: Tensor, clamp: float = 1e-4) 
     return torch.log(1 - (target * p).sum(1))
 
 
+def bounded_nll(logits: Tensor, y: Tensor, eps: float) -> Tensor:
+    """-log(p_y + eps), [B]: cross-entropy of at most -log eps, which may be subtracted (peer loss, CORES, CAL)."""
+    return -torch.log(logits.softmax(1).gather(1, y[:, None]).squeeze(1) + eps)
+
+
+def expected_nll(logits: Tensor, prior: Tensor, eps: float) -> Tensor:
+    """sum_k prior_k (-log(p_k + eps)), [B]: ``bounded_nll`` with the label drawn from ``prior`` [K], averaged out."""
+    log_p = torch.log(logits.softmax(1) + eps)
+    return -(log_p * prior.to(log_p)).sum(1)
+
+
 def weighted_mean(losses: Tensor, v: Tensor, optimizer: torch.optim.Optimizer, reduction: str) -> Tensor:
     """The loss of samples with ``losses`` and constant weights ``v`` [B], a scalar.
 

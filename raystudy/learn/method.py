@@ -16,6 +16,7 @@ from raystudy.data.batch import Batch, View
 __all__ = ["Batch", "Log", "Method", "Task", "Train", "View"]  # all that a method needs of its surroundings
 
 Log = dict[str, Any]
+EVAL_BATCH = 2048  # images per forward pass when predictions are collected; changes no result
 
 
 class Train(Protocol):
@@ -73,6 +74,7 @@ class Method(nn.Module):
 
     n_nets = 1
     version = 1  # part of the trial key: raise it when behaviour changes
+    files: tuple[str, ...] = ()  # hyperparameters that name files, which are read once and then are a part of the state
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -98,10 +100,31 @@ class Method(nn.Module):
         """Class probabilities [B, K] of normalised images; by default the mean over the nets."""
         return torch.stack([net(x).float().softmax(1) for net in self.nets]).mean(0)
 
-    def descend(self, i: int, loss: Tensor) -> None:
-        """One optimizer step of net ``i`` on a scalar loss."""
+    def drive(self, i: int, rate: float) -> None:
+        """Gives optimizer ``i`` a learning rate of its own; in ``epoch``, since the training loop sets the recipe's before each."""
+        for group in self.optimizers[i].param_groups:
+            group["lr"] = rate
+
+    def scale_rate(self, factor: float) -> None:
+        """Multiplies the learning rate of every optimizer, for this epoch: the loop sets the recipe's before each."""
+        for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
+            group["lr"] *= factor
+
+    @torch.no_grad()
+    def predictions(self, train: Train) -> Tensor:
+        """Class probabilities of net 0 on all training images without augmentation, in evaluation mode; [n, K] float64."""
+        self.eval()
+        probs = torch.zeros(len(train), train.n_classes, dtype=torch.float64, device=train.y.device)
+        for batch in train.batches(augment=False, shuffle=False, batch_size=EVAL_BATCH):
+            probs[batch.index] = self.nets[0](batch.x).double().softmax(1)
+        return probs
+
+    def descend(self, i: int, loss: Tensor, clip_norm: float = 0.0) -> None:
+        """One optimizer step of net ``i`` on a scalar loss; its gradient cut down to norm ``clip_norm``, if that is not 0."""
         for group in self.optimizers[i].param_groups:  # zero_grad, without what its profiling costs a small net
             for parameter in group["params"]:
                 parameter.grad = None
         loss.backward()
+        if clip_norm > 0:
+            nn.utils.clip_grad_norm_(self.nets[i].parameters(), clip_norm)
         self.optimizers[i].step()

@@ -3,38 +3,26 @@ or to ``HEADS`` where it is for vectors. An ``mlp`` takes both; ``mlp:512x3`` is
 
 Besides the rows, every classifier of torchvision can be named (``resnet18``, ``efficientnet_b0``, ...) and, where timm is
 installed, every one of timm (``timm:inception_resnet_v2``); untrained, or with ImageNet weights (``resnet18:pretrained``).
+One of a user's own is ``FILE.py:FUNCTION`` (``raystudy.own``): a function of (shape, n_classes) or (shape, n_classes, dropout).
 Networks are made for a given image size and refuse one they cannot take; they know nothing of methods or data sets.
 """
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raystudy import own
 from raystudy.data import smoke
 from raystudy.errors import InputError, unknown
-
-
-class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation of [B, C] and [B, C, H, W] that also takes one value per channel.
-
-    In training mode torch refuses a batch of one where nothing is left to average over. The last batch of a pass can
-    be that small, as the subsets of methods change from epoch to epoch: it is normalised by the running statistics.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch_stats = self.training and x.numel() > x.shape[1]
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, batch_stats, self.momentum or 0.0, self.eps
-        )
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        pass
+from raystudy.learn.norm import BatchNorm as BatchNorm
 
 
 class TakesOne(nn.Module):
@@ -221,6 +209,8 @@ def build(name: str, shape: Sequence[int], n_classes: int, dropout: float = 0.0)
         return mlp(math.prod(shape), n_classes, dropout, int(sized[1]), int(sized[2]))
     if name.startswith("mlp:"):
         raise InputError(f"network {name!r} has no size; write mlp:WIDTHxDEPTH, such as mlp:512x3")
+    if name not in NETWORKS and name not in HEADS and (made := own.found("networks", name)) is not None:
+        return _brought(name, made, tuple(shape), n_classes, dropout)
     if len(shape) == 1:
         return _head(name, shape[0], n_classes, dropout)
     in_channels, size = shape[:2]
@@ -237,6 +227,29 @@ def build(name: str, shape: Sequence[int], n_classes: int, dropout: float = 0.0)
         )
     make = _timm(base, trained) if base.startswith(TIMM) else _torchvision(base, trained)
     return _fitted(name, make, in_channels, size, n_classes, dropout)
+
+
+def _brought(name: str, made: Any, shape: tuple[int, ...], n_classes: int, dropout: float) -> nn.Module:
+    """A network of a user's own: ``made(shape, n_classes)`` or ``made(shape, n_classes, dropout)``, for any size of batch."""
+    try:
+        takes_dropout = len(inspect.signature(made).parameters) > 2
+        if dropout and not takes_dropout:
+            raise InputError(f"network {name!r} has no place for dropout; let it take (shape, n_classes, dropout)")
+        net = made(shape, n_classes, dropout) if takes_dropout else made(shape, n_classes)
+        with torch.no_grad():
+            logits = take_one(net).eval()(torch.zeros(2, *shape))
+    except InputError:
+        raise
+    except Exception as error:  # theirs may raise anything
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        raise InputError(
+            f"network {name!r} cannot be made for {'x'.join(map(str, shape))} and {n_classes} classes: {why}"
+        ) from None
+    if not isinstance(logits, Tensor) or logits.shape != (2, n_classes):
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"network {name!r} gives {found} for two samples; it gives logits [2, {n_classes}]")
+    trained: nn.Module = net.train()
+    return trained
 
 
 def _head(name: str, features: int, n_classes: int, dropout: float) -> nn.Module:
@@ -279,7 +292,8 @@ def _torchvision(name: str, trained: bool) -> Maker:
         hint = f"did you mean {near[0]!r}? " if near else ""
         ours = ", ".join(sorted(NETWORKS))
         raise InputError(
-            f"unknown network {name!r}; {hint}choose from: {ours}, a torchvision classifier such as resnet18, or timm:NAME"
+            f"unknown network {name!r}; {hint}choose from: {ours}, a torchvision classifier such as resnet18, or timm:NAME, "
+            "or FILE.py:FUNCTION of your own"
         )
 
     def make(n_classes: int) -> nn.Module:

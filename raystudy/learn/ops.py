@@ -160,6 +160,11 @@ def anchor_transition(probs: Tensor, percentile: float, in_place: bool = False) 
     return torch.stack(rows), torch.stack(anchors)
 
 
+def label_shares(y: Tensor, n_classes: int) -> Tensor:
+    """The share of each class among the labels ``y`` [n], [K] float64."""
+    return torch.bincount(y, minlength=n_classes).double() / max(len(y), 1)
+
+
 def confusion(probs: Tensor, y: Tensor, soft: bool = False) -> Tensor:
     """How often each class is predicted where each label is given, [K, K] float64, rows = predicted.
 

@@ -11,6 +11,9 @@ from raystudy.errors import InputError, unknown
 
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("cosine", "step", "linear", "constant")
+CHANGED = {
+    "linear": 2
+}  # part of the trial key: schedules whose rates are no longer what they were, and how often they changed
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Recipe:
     """How networks are trained. Milestones and starts are fractions of the budget, as all durations are.
 
     ``step`` multiplies the rate by ``gamma`` at each milestone; ``linear`` keeps it until the first milestone
-    and then lets it fall to zero at the end (Co-teaching's schedule); ``cosine`` falls from the first epoch on.
+    and then lets it fall to zero at the end (Co-teaching's schedule, which counts epochs from 1 and never trains
+    the last, whose rate is 0: here it repeats the last but one); ``cosine`` falls from the first epoch on.
     """
 
     optimizer: str = "sgd"
@@ -77,6 +81,6 @@ class Recipe:
         if self.schedule == "step":
             return self.lr * self.gamma ** sum(done >= m for m in self.milestones)
         if self.schedule == "linear":
-            start = self.milestones[0]
-            return self.lr * min(1.0, (1 - done) / (1 - start))
+            left = max(epochs - (epoch + 1), 1) / epochs
+            return self.lr * min(1.0, left / (1 - self.milestones[0]))
         return self.lr

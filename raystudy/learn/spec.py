@@ -5,6 +5,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raystudy.learn.recipe import CHANGED
+
 
 @dataclass(frozen=True)
 class TrialSpec:
@@ -32,4 +34,7 @@ class TrialSpec:
         del told["dataset"], told["noise"]
         if not self.code:
             del told["code"]
+        schedules = {self.point.get("schedule"), self.recipe.get("schedule")}  # of a point: perhaps the method's own
+        if changed := {name: count for name, count in CHANGED.items() if name in schedules}:
+            told["changed"] = changed
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

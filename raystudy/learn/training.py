@@ -16,7 +16,7 @@ from raystudy.data.noise import NONE
 from raystudy.data.streaming import Streaming
 from raystudy.data.vectors import Vectors
 from raystudy.errors import InputError, unknown
-from raystudy.learn import checkpoint, networks
+from raystudy.learn import checkpoint, networks, samples
 from raystudy.learn.celldata import CellData, joined
 from raystudy.learn.checkpoint import previous
 from raystudy.learn.method import Log, Task
@@ -30,6 +30,8 @@ MEMORISED = (
     250  # wrong labels looked at for memorisation: three points of standard error at most, for a small fixed cost
 )
 LOSS_BINS = 100
+ALIKE = "method/alike"
+COLLAPSED = 3  # epochs in a row, after the warm-up, in which all is alike: then a training has collapsed
 # Pixels in one evaluation pass. On the CPU 64 images of 32x32: from 256 on, activations outgrow the 32 MB up to which malloc
 # reuses memory, and half the time goes into page faults. Elsewhere few kernel launches count.
 CHUNK_PIXELS = (1 << 16, 1 << 22)
@@ -46,6 +48,17 @@ def device_here(asked: str | None) -> str:
     if device not in here:
         raise unknown("device here", device, here)
     return device
+
+
+def _alike(values: Tensor) -> Tensor:
+    """Whether all of ``values`` [n] are equal, 0-d bool; fewer than two tell nothing."""
+    return (values == values[:1]).all() & (len(values) > 1)
+
+
+def at_once(shape: tuple[int, ...], on_gpu: bool) -> int:
+    """Images or vectors of this shape in one pass of evaluation."""
+    pixels = max(shape[0], WIDTH) if len(shape) == 1 else shape[1] * shape[2]
+    return max(1, CHUNK_PIXELS[on_gpu] // pixels)
 
 
 def _seed(seed: int, epoch: int) -> None:
@@ -74,6 +87,7 @@ class Run:
         self.on_gpu = self.device.type == "cuda"
         self.records: list[Record] = []
         self.diverged = False
+        self.weight: Tensor | None = None  # [n] of the newest epoch, NaN where not weighed; None where nothing was
 
         values, overrides = split(spec.method, spec.point)
         self.recipe = Recipe(**{**spec.recipe, **overrides})
@@ -112,9 +126,7 @@ class Run:
     @property
     def looked_at_once(self) -> int:
         """Images, or vectors, in one pass of evaluation."""
-        shape = self.data.shape
-        pixels = max(shape[0], WIDTH) if len(shape) == 1 else shape[1] * shape[2]
-        return max(1, CHUNK_PIXELS[self.on_gpu] // pixels)
+        return at_once(self.data.shape, self.on_gpu)
 
     def _net(self, dropout: float = 0.0) -> nn.Module:
         net = networks.build(self.spec.network, self.data.shape, self.data.n_classes, dropout).to(self.device)
@@ -130,8 +142,8 @@ class Run:
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu, cache_enabled=False)
         with torch.random.fork_rng(devices), autocast:
             _seed(self.spec.seed, t)
-            told, weight = self.train(t)
-            record = scalars(told | self.measure(weight))
+            told, self.weight = self.train(t)
+            record = self._collapse(scalars(told | self.measure(self.weight)))
         self.diverged = record["train/loss"] is None or record["val/loss"] is None
         record["cost/seconds"] = float(f"{time.perf_counter() - start:.4g}")
         self.records.append(record)
@@ -162,6 +174,15 @@ class Run:
         told: dict[str, Tensor | float] = {"train/loss": loss, "cost/passes": float(passes)}
         return told | {f"method/{k}": v for k, v in extra.items()}, weight
 
+    def _collapse(self, record: Record) -> Record:
+        """A record with ``method/alike``, for how many epochs since the warm-up all has been alike (one class is predicted, or all
+        weights are equal), and ``method/collapsed`` 1 from the third on; with neither where it is not."""
+        alike, warm = record.pop(ALIKE), self.method.settled() * self.spec.epochs
+        if not alike or len(self.records) < warm:
+            return record
+        row = ((self.records[-1].get(ALIKE) if self.records else None) or 0.0) + 1.0
+        return record | {ALIKE: row} | ({"method/collapsed": 1.0} if row >= COLLAPSED else {})
+
     @torch.no_grad()
     def measure(self, weight: Tensor | None) -> dict[str, Tensor | float]:
         """Noisy validation, clean test, memorisation of wrong labels, and how well the weights find them. One pass over all images."""
@@ -186,6 +207,8 @@ class Run:
         if (n := self.spec.clean_val) and "val" not in self._extra and truth.known:
             shown = (truth.val_clean != NONE).nonzero()[:n, 0]  # a clean validation set has no foreign images in it
             out["val/clean_acc"] = (predicted[shown] == truth.val_clean[shown]).float().mean()
+        seen = predicted[:0] if weight is None else weight[~weight.isnan()]
+        out[ALIKE] = (_alike(predicted[: m + k]) | _alike(seen)).float()
         if len(self._wrong):
             out |= labels(predicted[done:], data.y[self._wrong], truth.clean[self._wrong])
         if weight is not None and truth.known:
@@ -193,8 +216,9 @@ class Run:
         return out
 
     @torch.no_grad()
-    def arrays(self) -> dict[str, Any]:
-        """What records cannot carry, counted: for figures alone, since nothing is decided by it.
+    def arrays(self, each: bool = False) -> dict[str, Any]:
+        """What records cannot carry, counted: for figures alone, since nothing is decided by it. ``each``: with what it holds of
+        every single image (``samples``).
 
         ``edges`` [B + 1] of bins of the loss (cross-entropy with the given label, nats) of the training images, without augmentation;
         ``clean`` and ``wrong`` [B] how many images of right and of wrong label lie in each, ``all`` [B] of any label where nobody knows
@@ -210,7 +234,8 @@ class Run:
 
         devices = [self.device] if self.on_gpu else []
         with torch.random.fork_rng(devices), torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
-            p_train, predicted = probs(plain(data.x)), probs(data.x_held[len(data.y_val) :]).argmax(1)
+            p_train, p_held = probs(plain(data.x)), probs(data.x_held)
+        p_val, predicted = p_held[: len(data.y_val)], p_held[len(data.y_val) :].argmax(1)
         losses = -p_train.gather(1, data.y[:, None]).flatten().clamp_min(1e-12).log().cpu().double()
         low, span = float(losses.min()), float(losses.max() - losses.min())
         fit = gmm_1d(normalise_losses(losses))
@@ -231,6 +256,7 @@ class Run:
             "gmm": torch.stack([low + span * fit.means, span**2 * fit.variances, fit.weights]).numpy(),
             "confusion": counted(data.y_test, predicted).numpy(),
             **(transition if truth.known else {}),
+            **(samples.kept(data.places, (data.y, data.y_val), p_train, p_val, self.weight) if each else {}),
         }
 
     def save(self, path: Path) -> None:

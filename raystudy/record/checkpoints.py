@@ -31,6 +31,7 @@ class Checkpoints:
     """A trial's checkpoints on a worker: files of this machine, each also in the storage, so that another node can go on."""
 
     def __init__(self, file: Path, address: str | None, study: str) -> None:
+        self.here = file.parent.parent
         self.study = place(address) / study if address else None
         self.there = self.study / "checkpoints" if self.study else None
         self._scratch = tempfile.TemporaryDirectory(prefix="raystudy-checkpoint-") if address else None
@@ -61,11 +62,12 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def leaving(self, file: Path) -> Iterator[Path]:
-        """Where to write what a finished trial leaves at ``file``, which gets its place in one step: in the storage, where there is one."""
+        """Where to write what a finished trial leaves at ``file`` of the study, which gets its place in one step: in the storage, where
+        there is one."""
         if self._scratch and self.study:
             new = Path(self._scratch.name) / file.name
             yield new
-            (self.study / "arrays" / file.name).upload(new)
+            (self.study / file.relative_to(self.here).as_posix()).upload(new)
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_name(f"{file.name}.{os.getpid()}.new")

@@ -23,7 +23,7 @@ from raystudy.record.ledger import ORIGINS, CellHistory, Event, Ledger, is_runni
 
 FIXED = ("cell", "digests", "network", "recipe", "epochs", "objective")  # of a cell's header: what all its trials share
 CONFLICTS = ("refuse", "keep")
-BESIDES = ("arrays", "artifacts", "data", "masks")  # folders whose files come along
+BESIDES = ("arrays", "artifacts", "data", "masks", "models")  # folders whose files come along
 
 
 @dataclass

@@ -10,10 +10,12 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from raystudy.errors import InputError
+from raystudy.record import models
 from raystudy.record.checkpoints import checkpoint_names
 from raystudy.record.storage import Place, line_of, place, reached, url
 
@@ -32,11 +34,16 @@ KEPT = ("masks", "report", "own")  # folders of a study whose files are copied a
 ARRAYS = ("arrays",)  # another, of one file a trial
 
 
-def pull(study_dir: Path, arrays: bool = False) -> int:
+Surplus = Callable[
+    [str, Collection[str]], Collection[str]
+]  # key of a cell, trials with a model -> those whose model goes
+
+
+def pull(study_dir: Path, arrays: bool = False, weights: bool = False) -> int:
     """Brings the working copy of a study up to what its storage holds; of two ledger files the longer one wins.
 
-    ``arrays``: also what finished trials left for figures, one small file each. Returns how many files were taken; does nothing for a
-    folder that is used as it is.
+    ``arrays``: also what finished trials left for figures, one small file each; ``weights``: also the weights of models, whose cards are
+    brought in any case. Returns how many files were taken; does nothing for a folder that is used as it is.
     Raises InputError where the copy and the storage tell different stories: neither continues the other.
     """
     address = url(study_dir.parent)
@@ -57,12 +64,37 @@ def pull(study_dir: Path, arrays: bool = False) -> int:
                 for name in (there / kind).files()
                 if not (study_dir / kind / name).exists()
             ]
+        taken += _models(study_dir, there, weights)
         settings = there / "study.toml"
         if settings.size() is not None and (taken or not (study_dir / "study.toml").exists()):
             taken.append((settings, study_dir / "study.toml"))
         for source, file in taken:
             source.download(file)
     return len(taken)
+
+
+def _models(study_dir: Path, there: Place, weights: bool) -> list[tuple[Place, Path]]:
+    """The files of models to take. Models here that the storage has no more are removed: this is a copy, and trials leave theirs there."""
+    taken = []
+    for cell in (there / models.FOLDER).folders():
+        held = (there / models.FOLDER / cell).files()
+        models.remove(study_dir, cell, models.here(study_dir, cell) - models.keys(held))
+        for name, size in held.items():
+            mine = models.folder(study_dir, cell) / name
+            if name.endswith(models.ENDINGS if weights else ".json") and not (
+                mine.exists() and mine.stat().st_size == size
+            ):
+                taken.append((there / models.FOLDER / cell / name, mine))
+    return taken
+
+
+def pull_models(study_dir: Path, weights: bool = False) -> None:
+    """Brings the cards of a study's models from its storage, and the weights where asked for; does nothing for a folder that is used as
+    it is. Raises InputError where the storage cannot be read."""
+    if address := url(study_dir.parent):
+        with reached(address):
+            for source, file in _models(study_dir, place(address) / study_dir.name, weights):
+                source.download(file)
 
 
 def _continues(mine: Path, other: Place, size: int) -> bool:
@@ -85,19 +117,22 @@ def _continues(mine: Path, other: Place, size: int) -> bool:
 
 
 class Mirror:
-    """Copies a study's ledger to its storage from a thread, and removes the checkpoints of trials that have ended.
+    """Copies a study's ledger to its storage from a thread, and removes there the checkpoints of trials that have ended, and the models
+    that are not kept (``surplus``).
 
     A file is copied, up to its last whole line, when it has grown and ``MIRROR_SECONDS`` have passed or a trial has ended in it. A copy
     that fails is tried again with the next; ``close`` makes a last one, and raises InputError if the storage still lacks anything.
     """
 
-    def __init__(self, study_dir: Path, address: str) -> None:
+    def __init__(self, study_dir: Path, address: str, surplus: Surplus = lambda cell, trials: ()) -> None:
         self.dir, self.address, self.there = study_dir, address, place(address) / study_dir.name
         self.problem = ""
         self._sizes: dict[str, int] = {}  # what the storage holds, bytes
         self._seen: dict[str, int] = {}  # how far a file was searched for ends of trials
         self._stamps: dict[str, tuple[int, int]] = {}  # of files that are no ledger
         self._ended: list[str] = []
+        self.surplus = surplus
+        self._stirred: set[str] = set()  # cells whose models may be too many
         self._next = 0.0
         self._id = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
         self._stop = threading.Event()
@@ -114,6 +149,7 @@ class Mirror:
         try:
             self._claim()
             self._sizes = (self.there / "cells").files()
+            self._stirred = set((self.there / models.FOLDER).folders())
         except OSError as e:
             raise InputError(f"--storage {self.address} cannot be written: {line_of(e)}") from None
         self._thread.start()
@@ -153,6 +189,8 @@ class Mirror:
                 for name in checkpoint_names(self._ended[-1]):
                     (self.there / "checkpoints" / name).remove()
                 self._ended.pop()
+            while due and self._stirred:
+                self._remove_models(next(iter(self._stirred)))
             if due:
                 self.problem = ""
         except Exception as e:
@@ -168,6 +206,7 @@ class Mirror:
             new = new[: new.rfind(b"\n") + 1]
             ends = [json.loads(line)["key"] for line in new.splitlines() if b'"event":"end"' in line]
             self._ended += ends
+            self._stirred |= {file.stem} if ends else set()
             self._seen[name] = start + len(new)
             due = due or bool(ends)
         whole = self._seen.get(name, 0)
@@ -175,6 +214,17 @@ class Mirror:
             with file.open("rb") as f:
                 (self.there / "cells" / name).write(f.read(whole))
             self._sizes[name] = whole
+
+    def _remove_models(self, cell: str) -> None:
+        self._stirred.discard(cell)  # first: what ends from now on is looked at again
+        held = self.there / models.FOLDER / cell
+        try:
+            for key in self.surplus(cell, models.keys(held.files())):
+                for end in models.ENDINGS:
+                    (held / f"{key}{end}").remove()
+        except BaseException:
+            self._stirred.add(cell)
+            raise
 
     def _copy_whole(self, file: Path) -> None:
         name, stat = str(file.relative_to(self.dir)), file.stat()
@@ -188,12 +238,12 @@ class Mirror:
         (self.there / "driver.json").write(json.dumps(mine).encode())
 
 
-def mirror(study_dir: Path) -> Mirror | None:
+def mirror(study_dir: Path, surplus: Surplus = lambda cell, trials: ()) -> Mirror | None:
     """Begins to mirror a study that is about to be run; None for a folder that is used as it is."""
     address = url(study_dir.parent)
     if not address:
         return None
-    begun = Mirror(study_dir, address)
+    begun = Mirror(study_dir, address, surplus)
     begun.start()
     return begun
 

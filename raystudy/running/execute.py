@@ -17,6 +17,7 @@ from ray import tune
 from raystudy.errors import InputError
 from raystudy.record.checkpoints import arrays_path, checkpoint_path
 from raystudy.record.ledger import TrialHistory
+from raystudy.record.models import weights_path
 from raystudy.record.storage import url
 from raystudy.running import memory
 from raystudy.running.audience import Audience
@@ -122,6 +123,9 @@ def _experiment(
             "rungs": search.rungs if trial.origin != "replicate" else [],
             "checkpoint": str(checkpoint_path(search.ledger.dir, trial.key)),
             "arrays": str(arrays_path(search.ledger.dir, trial.key)),
+            # Of every image only what is reported: a search would fill the storage with points that were not chosen.
+            "each": trial.origin == "replicate" or not search.study.replicates,
+            **({} if search.study.keeps == "none" else _model(name, search, trial)),
             "storage": url(search.ledger.dir.parent),
             "study": name,
             "checkpoint_seconds": resources.checkpoint_every,
@@ -162,6 +166,15 @@ def _experiment(
     for line in noted(searcher.notes):
         audience.line(line, style="yellow")
     return searcher.problem
+
+
+def _model(study: str, search: CellSearch, trial: TrialHistory) -> dict[str, Any]:
+    """Where a trial leaves its weights, and what their card says of whose they are."""
+    cell, told = search.cell, search.history.header
+    whose = {"study": study, "cell": cell.key, "condition": cell.condition, "number": trial.number}
+    whose |= {"origin": trial.origin, "oracle": list(trial.oracle), "commit": told.get("commit", "")}
+    place = weights_path(search.ledger.dir, cell.key, trial.key)
+    return {"model": str(place), "whose": whose | {"versions": told.get("versions", {})}}
 
 
 def noted(notes: Mapping[str, Collection[str]], most: int = 3) -> list[str]:

@@ -12,7 +12,7 @@ high where it stops none; the middle lets the best third of each rung go on. Pac
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from raystudy.design import space
 from raystudy.design.space import Space
 from raystudy.design.study import Cell, Study, study_dir
 from raystudy.errors import InputError
+from raystudy.learn import samples
 from raystudy.record import ledger
 from raystudy.record.ledger import CellHistory
 from raystudy.running.budget import Price
-from raystudy.running.pace import NOTHING, Kind, Pace, Probe, Range, elsewhere, per_epoch, spread_of
+from raystudy.running.pace import NOTHING, Kind, Pace, Probe, Range, elsewhere, facts, per_epoch, spread_of
 from raystudy.running.pruning import PEERS, REDUCTION, rungs
 from raystudy.running.resources import Resources
 
@@ -34,6 +35,14 @@ class Work:
 
     trials: Range
     epochs: Range
+    leaving: Range = NOTHING  # trainings that leave what they hold of every image (``learn.samples``)
+
+
+def added(several: Iterable[Work]) -> Work:
+    trials, epochs, leaving = NOTHING, NOTHING, NOTHING
+    for work in several:
+        trials, epochs, leaving = trials.plus(work.trials), epochs.plus(work.epochs), leaving.plus(work.leaving)
+    return Work(trials, epochs, leaving)
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Row:
     cells: int
     work: Work
     seconds: Range  # of training
+    left: Range  # bytes in arrays/, before compression
     paces: tuple[Pace, ...]
 
 
@@ -63,10 +73,7 @@ class Plan:
 
     @property
     def work(self) -> Work:
-        trials, epochs = NOTHING, NOTHING
-        for row in self.rows:
-            trials, epochs = trials.plus(row.work.trials), epochs.plus(row.work.epochs)
-        return Work(trials, epochs)
+        return added([row.work for row in self.rows])
 
     @property
     def hours(self) -> Range:
@@ -75,6 +82,14 @@ class Plan:
         for row in self.rows:
             total = total.plus(row.seconds)
         return total.scaled(1 / 3600)
+
+    @property
+    def left(self) -> Range:
+        """Bytes that trainings leave of single images."""
+        total = NOTHING
+        for row in self.rows:
+            total = total.plus(row.left)
+        return total
 
     @property
     def device_hours(self) -> Range:
@@ -104,7 +119,17 @@ def work(study: Study, cell: Cell, space_: Space, history: CellHistory | None) -
     points = (distinct,) * 3 if told and not new else (1, 1.5, 2) if target > 1 else (1, 1, 1)
     more = Range(*(max(0.0, study.replicates * p - len(told)) for p in points))
     running = sum(t.state == "running" for t in trials)
-    return Work(Range(*(running + new + m for m in more)), search.plus(more.scaled(epochs)))
+    ahead = Range(*(running + new + m for m in more))
+    repeated = sum(t.state == "running" for t in told)
+    leaving = Range(*(repeated + m for m in more)) if study.replicates else ahead
+    return Work(ahead, search.plus(more.scaled(epochs)), leaving)
+
+
+def _each(study: Study, cell: Cell, root: Path) -> int:
+    """Bytes that one training leaves of single images."""
+    _, classes, train, _ = facts(cell.dataset, root)
+    held = round(train * study.val_fraction)
+    return samples.size(train - held, held, classes)
 
 
 def _stopped(study: Study, cell: Cell, space_: Space) -> tuple[int, float]:
@@ -116,9 +141,6 @@ def _stopped(study: Study, cell: Cell, space_: Space) -> tuple[int, float]:
     marks = [*levels, epochs]
     middle = marks[0] + sum((b - a) / REDUCTION ** (k + 1) for k, (a, b) in enumerate(itertools.pairwise(marks)))
     return levels[0], middle
-
-
-# -- the pace ------------------------------------------------------------------------------------------------------------------------
 
 
 # -- the plan ------------------------------------------------------------------------------------------------------------------------
@@ -155,13 +177,14 @@ def made(
     probe = Probe(study, resources.data_root, resources.gpus, probe_seconds, resources.threads)
     rows = []
     for n, (kind, cells) in enumerate(kinds.items(), 1):
-        total, seconds = Work(NOTHING, NOTHING), NOTHING
+        total, seconds, size = Work(NOTHING, NOTHING), NOTHING, 0
         paces: dict[str, Pace] = {}
         for cell in cells:
             left = work(study, cell, spaces[cell.method], histories.get(cell))
-            total = Work(total.trials.plus(left.trials), total.epochs.plus(left.epochs))
+            total = added([total, left])
             if not left.epochs.high:
                 continue
+            size = size or _each(study, cell, resources.data_root)
             if means := mine.get(cell):
                 pace = spread_of(means, "of this study")
             elif "rest" in paces:
@@ -176,7 +199,7 @@ def made(
             paces[pace.source] = pace
             seconds = seconds.plus(left.epochs.times(pace.seconds))
         told = tuple({p.source: p for p in paces.values()}.values())
-        rows.append(Row(*kind, len(cells), total, seconds, told))
+        rows.append(Row(*kind, len(cells), total, seconds, total.leaving.scaled(size), told))
     trials = [t for h in histories.values() for t in h.trials.values()]
     spent = math.fsum(v for t in trials for v in t.curves.get("cost/seconds", ()) if math.isfinite(v))
     ended = sum(t.state != "running" for t in trials)

@@ -7,7 +7,7 @@ With a batch of one (as many cells as workers, or more) this is plain sequential
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import optuna
@@ -19,8 +19,10 @@ from raystudy.design.space import Space
 from raystudy.design.study import Cell, Study
 from raystudy.learn.point import Point
 from raystudy.learn.spec import TrialSpec
+from raystudy.record import models
 from raystudy.record.checkpoints import checkpoint_path
 from raystudy.record.ledger import CellHistory, Event, Ledger, TrialHistory
+from raystudy.running.keeping import surplus
 from raystudy.running.pruning import rungs, stopped
 from raystudy.running.samplers import STATES, draw, sampler
 
@@ -255,7 +257,17 @@ class CellSearch:
         checkpoint = checkpoint_path(self.ledger.dir, key)
         for file in (checkpoint, checkpoint.with_name(checkpoint.name + ".prev")):
             file.unlink(missing_ok=True)
+        self.tidy()
         self.advance()
+
+    def surplus(self, present: Collection[str]) -> set[str]:
+        """Of the trials that have left a model those whose model goes."""
+        return surplus(self.history, present, self.study.keeps)
+
+    def tidy(self) -> None:
+        """Removes the models that are not kept."""
+        there = models.here(self.ledger.dir, self.cell.key)
+        models.remove(self.ledger.dir, self.cell.key, self.surplus(there))
 
     def _judge(self, trial: TrialHistory) -> None:
         """Ends a trial that is complete, or that its newest rung says to stop."""

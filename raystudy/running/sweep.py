@@ -81,7 +81,7 @@ def run(
         if begun:
             searches = builder.searches(study, ledger)
         if begun and all(s.finished() for s in searches):
-            mirror = _begin(builder, study, ledger)
+            mirror = _begin(builder, study, ledger, searches)
             if uri and cursor.behind(folder, uri):
                 following = follower.start(folder, uri)
         else:
@@ -92,7 +92,7 @@ def run(
                         searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
                         study = replace(study, batch=max(1, math.ceil(places / max(1, searched))))
                     searches = builder.searches(study, ledger)
-                mirror = _begin(builder, study, ledger)
+                mirror = _begin(builder, study, ledger, searches)
                 few = min(builder.updates(c) for c in study.cells())
                 if few < FEW_UPDATES:
                     audience.line(
@@ -102,6 +102,7 @@ def run(
                 following = follower.start(folder, uri) if uri else None
                 with beside(folder, builder.data, resources.data_root, study.val_fraction) as undrawn:
                     execute(study.name, searches, resources, places, audience, budget, builder.own)
+                _cards(folder, searches, audience)
                 for line in undrawn:
                     audience.line(f"note: {printable(line)}", style="yellow")
     finally:
@@ -119,9 +120,10 @@ def run(
     return Outcome(study, folder, ended, len(trials), left, budget.reason if budget else "")
 
 
-def _begin(builder: Builder, study: Study, ledger: Ledger) -> mirrors.Mirror | None:
+def _begin(builder: Builder, study: Study, ledger: Ledger, searches: list[CellSearch]) -> mirrors.Mirror | None:
     """From here on the study is written."""
-    mirror = mirrors.mirror(ledger.dir)
+    by_cell = {s.cell.key: s for s in searches}
+    mirror = mirrors.mirror(ledger.dir, lambda cell, keys: by_cell[cell].surplus(keys) if cell in by_cell else ())
     try:
         _write(ledger.dir / "study.toml", study.to_toml())
         builder.store_masks(ledger.dir)
@@ -129,11 +131,23 @@ def _begin(builder: Builder, study: Study, ledger: Ledger) -> mirrors.Mirror | N
             (ledger.dir / OWN).mkdir(exist_ok=True)
             _write(ledger.dir / OWN / name, text)
         ledger.release()
+        for search in searches:
+            search.tidy()
     except BaseException:
         if mirror:
             mirror.close()
         raise
     return mirror
+
+
+def _cards(folder: Path, searches: list[CellSearch], audience: Audience) -> None:
+    """Brings the cards of models that trials left in a storage, so that MLflow shows them."""
+    try:
+        mirrors.pull_models(folder)
+    except InputError as e:
+        audience.line(f"note: {printable(str(e))}", style="yellow")
+    for search in searches:
+        search.tidy()
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from raystudy.learn.celldata import prepare
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run, resume
 from raystudy.record.checkpoints import Checkpoints
-from raystudy.running import memory
+from raystudy.running import keeping, memory
 from raystudy.terminal import lenient
 
 STEP_SECONDS = 0.5  # epochs shorter than this are reported together: a driver can take only so many results a second
@@ -27,9 +27,10 @@ class TrialActor(tune.Trainable):
 
     The config names the trial (``spec``), how many epochs the driver already holds (``recorded``), where rungs lie (``rungs``), the
     checkpoint file, how often it is written and the storage it is copied to, what the trial may use (``gpus``, ``whole``), and the file
-    for what a finished trial leaves (``arrays``). One ``step`` is one epoch, or as many as fit in half a second without passing a rung, so
-    that trials are judged at equal epochs. A checkpoint carries its records: what it knows and the driver does not is told again, what the
-    driver knows beyond it is trained again, identically.
+    for what a finished trial leaves (``arrays``; ``each``: of every image, too; ``model`` where its weights are wanted, ``whose`` they
+    are). One ``step`` is one epoch, or as many as fit in half a second without passing a rung, so that trials are judged at equal epochs. A
+    checkpoint carries its records: what it knows and the driver does not is told again, what the driver knows beyond it is trained again,
+    identically.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -62,6 +63,9 @@ class TrialActor(tune.Trainable):
             self.run = Run(spec, data, device)
             self.checkpoints = Checkpoints(Path(config["checkpoint"]), config["storage"], config["study"])
             self.arrays: str | None = config.get("arrays")
+            self.each: bool = config.get("each", False)
+            self.model: str | None = config.get("model")
+            self.whose: dict[str, Any] = config.get("whose", {})
             self.checkpoints.fetch()
             resume(self.run, self.checkpoints.file, self.notes.append)
         except Exception as e:
@@ -118,8 +122,11 @@ class TrialActor(tune.Trainable):
             if problem:
                 self.notes.append(problem)
             self.saved = time.monotonic()
-        if len(self.run.records) == self.run.spec.epochs and not self.run.diverged and self.arrays:
-            self._leave(Path(self.arrays))
+        if len(self.run.records) == self.run.spec.epochs and not self.run.diverged:
+            if self.arrays:
+                self._leave(Path(self.arrays))
+            if self.model:
+                self._leave_model(Path(self.model))
 
     def _leave(self, path: Path) -> None:
         """Writes the finished trial's arrays, before its last records are told; without them only figures are missing."""
@@ -127,9 +134,20 @@ class TrialActor(tune.Trainable):
         assert self.checkpoints is not None
         try:
             with self.checkpoints.leaving(path) as new, new.open("wb") as f:
-                np.savez_compressed(f, **self.run.arrays())
+                np.savez_compressed(f, **self.run.arrays(self.each))
         except Exception as e:
             self.notes.append(f"no arrays written: {_told(e)}")
+
+    def _leave_model(self, path: Path) -> None:
+        """Writes the finished trial's weights and their card, before its last records are told."""
+        assert self.run is not None
+        assert self.checkpoints is not None
+        try:
+            for ending, data in keeping.files(self.run, self.whose).items():
+                with self.checkpoints.leaving(path.with_suffix(ending)) as new:
+                    new.write_bytes(data)
+        except Exception as e:
+            self.notes.append(f"no model written: {_told(e)}")
 
 
 def _told(e: Exception) -> str:

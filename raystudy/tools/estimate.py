@@ -182,7 +182,8 @@ def examine(
     for remark in datasets.load(dataset, data_root, setting).remarks:
         tell(f"note: {remark}")
     came = setting.label if noise or setting.kind == "given" else "its labels as they are"
-    labels = f"{len(cell.y):,} images, {cell.n_classes} classes"
+    what = "vectors" if len(cell.shape) == 1 else "images"
+    labels = f"{len(cell.y):,} {what}, {cell.n_classes} classes"
     tell(f"{cell.name}, {came}: {labels}; {folds} x cross-entropy, {network}, up to {epochs} epochs")
 
     def progress(fold: int, epoch: int, accuracy: float) -> None:

@@ -30,7 +30,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from analysis import load
-from analysis.select import RULES, objective
+from analysis.select import RULES, chosen, objective, replicates
+from analysis.suspects import PARTS, WORST, left, rows, trusted
 from raystudy.design import space
 from raystudy.design.space import Dimension, Space
 from raystudy.design.study import Cell, Study
@@ -60,6 +61,15 @@ def export(folder: Path, out: Path) -> dict[Path, str]:
             told |= {
                 f"{name}.{kind}": f"{len(table)} {name}, {len(table.columns)} columns" for kind in ("parquet", "csv")
             }
+        doubted = suspects(study, histories, folder)
+        if len(doubted):
+            worst = doubted[
+                doubted["rank"] <= (WORST * doubted.groupby(["cell", "part"])["rank"].transform("size")).clip(1)
+            ]
+            doubted.to_parquet(scratch / "suspects.parquet", index=False)
+            worst.to_csv(scratch / "suspects.csv", index=False)
+            told["suspects.parquet"] = f"{len(doubted)} images of cells, the most distrusted of each cell first"
+            told["suspects.csv"] = f"of these the worst {WORST:.0%}, {len(worst)} rows"
         n = to_optuna(study, histories, scratch / OPTUNA)
         told[OPTUNA] = (
             f"{len(histories)} Optuna studies, {n} trials; look at them with: optuna-dashboard {out / OPTUNA}"
@@ -162,6 +172,22 @@ def records(histories: Histories) -> pd.DataFrame:
         missing = {n: np.full(n, math.nan) for n in set(lengths)}
         columns[name] = np.concatenate([np.asarray(t.curves.get(name, missing[t.epochs])) for _, t in flat])
     return pd.DataFrame(columns)
+
+
+def suspects(study: Study, histories: Histories, folder: Path) -> pd.DataFrame:
+    """A row an image and cell: how far the replicates of the chosen point trust its given label (``analysis.suspects``), by rank.
+
+    Empty where no replicate left what it holds of single images.
+    """
+    found = []
+    for cell, history in histories.items():
+        arrays = left(folder, replicates(history, chosen(history, study.objective)))
+        for part in PARTS:
+            if trust := trusted(arrays, part):
+                told = {"cell": cell.key, "method": cell.method, "part": part, "measure": trust.measure}
+                columns = rows(trust, np.arange(len(trust.image)))
+                found.append(pd.DataFrame(told | columns | {"replicates": trust.replicates}))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 # ------------------------------------------------------------------------------------------------------------- Optuna

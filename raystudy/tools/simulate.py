@@ -204,7 +204,7 @@ def replay(
             cell.method, 1, point, "", "", {}, "", "", {}, study.epochs_of(cell), seed, study.val_fraction, 0
         )
 
-    where = Pool(found.method, found.dimensions, found.papers, found.recipe, tuple(points), history)
+    where = Pool(found.method, found.dimensions, found.papers, found.recipe, points=tuple(points), history=history)
     search = CellSearch(told, cell, where, Memory(history), history, spec)  # type: ignore[arg-type]
     winner = max(value(t, metric) for t in pool if t.state == "complete")
     best = -math.inf

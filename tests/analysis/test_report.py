@@ -95,6 +95,34 @@ def test_published_numbers_stand_beside_the_cell_they_belong_to() -> None:
     assert literature.beside(Cell("dividemix", "digits", Noise("symmetric", 0.8))) == []
 
 
+def test_published_numbers_are_found_by_the_family_of_a_data_set_and_its_noise_as_it_was_run() -> None:
+    bare = Cell("coteaching", "cifar10?pad=0&flip=no&mean=0,0,0&std=1,1,1", Noise("pair", 0.45, count="bernoulli"))
+    rows = literature.beside(bare)
+    assert rows == literature.beside(Cell("coteaching", "cifar10", Noise("pair", 0.45)))
+    assert rows
+    assert not [p for p in rows if "data set" in literature.differences("cnn9", bare, p)]
+    elsewhere = literature.differences("mlp", Cell("coteaching", "digits", Noise("pair", 0.45)), rows[0])
+    assert "data set cifar10, ours digits" in elsewhere
+    assert not literature.beside(Cell("coteaching", "cifar100", Noise("symmetric", 0.4)))
+    blocks = literature.beside(Cell("elr", "cifar100", Noise("asym_block5", 0.4)))
+    assert blocks
+    assert {p.dataset for p in literature.published() if p.noise == "asymmetric"} == {"cifar10"}
+
+
+def test_published_numbers_that_are_inflated_or_chosen_by_clean_labels_say_so() -> None:
+    told = [
+        p
+        for p in literature.published()
+        if p.method == "elr_plus" and p.noise in ("symmetric", "asymmetric", "asym_block5")
+    ]
+    assert told
+    assert all("redraws the noise" in p.note for p in told)
+    assert not [p for p in literature.published() if "redraws" in p.note and p not in told]
+    own = [p for p in literature.published() if p.method == "p_correction" and "yikun2019/PENCIL" in p.source]
+    assert own
+    assert all("clean_val" in p.note for p in own)
+
+
 def test_errors_are_turned_into_accuracies() -> None:
     (row,) = [
         p
@@ -168,7 +196,9 @@ def test_a_report_is_whole(folder: Path) -> None:
     ):
         for end in ("png", "pdf"):
             assert f"figures/{kind}-digits-symmetric-inclusive.{end}" in names
+    assert "figures/agreement-digits-symmetric-inclusive-0.2.png" in names
     for table in (
+        "suspects-digits-symmetric-inclusive-0.2",
         "selection",
         "intervals",
         "recommendations",
@@ -216,6 +246,7 @@ def test_every_tab_and_figure_shows_in_a_browser_without_a_network(folder: Path,
             "Statistics",
             "Published",
             "Training",
+            "Suspects",
             "Search",
             "Cost",
             "Provenance",

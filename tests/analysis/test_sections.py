@@ -6,7 +6,7 @@ from pathlib import Path
 import recorded
 
 from analysis.material import Material, Plot, gathered
-from analysis.sections import results, statistics
+from analysis.sections import results, statistics, training
 from analysis.sheets import Sheet, Value
 
 
@@ -84,3 +84,19 @@ def test_pairs_are_tested_where_a_difference_can_show(tmp_path: Path) -> None:
     pairs = sheet(list(statistics.items(told)), "pairs")
     assert isinstance(pairs.rows[0][-1], Value)
     assert pairs.rows[0][-1].number == 2 / 2**8  # all eight of one sign
+
+
+def test_trials_that_failed_early_are_named(tmp_path: Path) -> None:
+    told = material(tmp_path / "s")
+    assert not [i for i in training.items(told) if isinstance(i, Sheet)]
+    fallen = next(o for o in told.outcomes if o.cell.method == "elr" and o.cell.noise.rate == 0.5)
+    for trial, first in zip(fallen.tuned[:2], (2, 3), strict=True):
+        trial.curves["method/collapsed"] = array("d", [float("nan")] * first + [1.0] * (trial.epochs - first))
+    (row,) = sheet(list(training.items(told)), "collapsed").rows
+    assert [v.text if isinstance(v, Value) else v for v in row] == [
+        "digits symmetric:0.5",
+        "elr",
+        f"2 of {len(fallen.history.trials)}",
+        f"2 of {len(fallen.tuned)}",
+        "3",
+    ]

@@ -159,6 +159,22 @@ def test_status() -> None:
     assert told("coteaching", HIGH) == ["0", "0", "0", "0", "0", "0", "–", "–"]  # not begun
 
 
+def test_status_names_the_cells_whose_trainings_failed_early() -> None:
+    assert "Collapsed" not in "\n".join(lines(status(study(), histories())))
+    found = histories()
+    cell = next(c for c in found if c.method == "dividemix" and c.noise == LOW)
+    fallen = next(iter(found[cell].trials.values()))
+    fallen.curves["method/collapsed"] = array("d", [math.nan, 1.0])
+    text = " ".join(" ".join(lines(status(study(), found))).split())
+    assert "Collapsed trials (one class predicted, or all weights equal" in text
+    assert f"dividemix symmetric {LOW.rate} (1 of {len(found[cell].trials)})" in text
+    told, cells = grid(5, 60)
+    for c, h in cells.items():
+        if c.method == "m01":
+            next(iter(h.trials.values())).curves["method/collapsed"] = array("d", [math.nan, 1.0])
+    assert "m01 (60 cells)" in " ".join(" ".join(printed(status(told, cells, 120, 40), 120)).split())
+
+
 def test_status_follows_the_objective() -> None:
     cell = Cell("ce", "digits", LOW)
     worse, better = trial(0, "paper", [0.9, 0.9], {"a": 1.0}), trial(1, "search", [0.5, 0.5], {"a": 2.0})

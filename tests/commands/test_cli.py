@@ -178,6 +178,13 @@ def test_mistake(run: Callable[..., Told], argv: Sequence[str], words: Sequence[
 # -- mistakes in files
 
 
+def test_train_says_that_a_run_collapsed(run: Callable[..., Told]) -> None:
+    """A co-teaching that forgets nothing gives every sample the weight 1."""
+    short = ("train", "coteaching", "--epochs", "3", "--set", "gradual=0.0", "--set")
+    assert "the run collapsed" in run(*short, "forget_rate=0.0").out
+    assert "the run collapsed" not in run(*short, "forget_rate=0.3").out
+
+
 @pytest.mark.parametrize("command", [SWEEP, TRAIN], ids=["sweep", "train"])
 def test_images_that_cannot_be_used(run: Callable[..., Told], command: Sequence[str]) -> None:
     whole = Path(images().removeprefix("npz:")).read_bytes()

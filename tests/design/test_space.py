@@ -65,6 +65,13 @@ def mistake(folder: Path, text: str, method: str = "dividemix") -> str:
         ('[recipe]\nlr = "fast"', ["lr", "float", "'fast'"]),
         ("[recipe]\nbatch_size = true", ["batch_size", "int", "True"]),
         ("[recipe]\nmilestones = 3", ["milestones", "not 3"]),
+        ("[recipe]\nsource = 3", ["[recipe]", "source=3", "type"]),
+        ("[recipe.cifar_100]\nlr = 0.1", ["'cifar_100'", "did you mean 'cifar100'", "webvision"]),
+        ("[recipe.cifar100]\nlrate = 0.1", ["[recipe.cifar100]", "'lrate'", "lr", "epochs"]),
+        ("[recipe]\nnesterov = true\n[recipe.mnist]\nmomentum = 0", ["[recipe.mnist]", "nesterov", "momentum"]),
+        (ROW.replace('"symmetric"', '"symetric"'), ["'symetric'", "did you mean 'symmetric'", "asym_block5"]),
+        (ROW.replace('"symmetric"', '["pair", "asymetric"]'), ["'asymetric'", "did you mean 'asymmetric'"]),
+        (ROW.replace('"symmetric"', "[]"), ["noise", "empty"]),
         (ROW + "point = 3", ["[[paper]]", "point=3", "type"]),
         (ROW + 'point = { alpha = "x" }', ["alpha", "float", "'x'"]),
         (ROW + "point = { loss_history = 1.5 }", ["loss_history", "int", "1.5"]),
@@ -142,6 +149,22 @@ def test_recipes_later_tables_win(tmp_path: Path) -> None:
 def test_the_papers_recipe(tmp_path: Path) -> None:
     (tmp_path / "ce.toml").write_text('[recipe]\noptimizer = "adam"\nlr = 1\nepochs = 9\nnetwork = "cnn9"\n')
     assert recipe_for("paper", "ce", "digits", "mlp", tmp_path) == Recipe(optimizer="adam", lr=1.0)
+
+
+def test_the_papers_recipe_on_a_data_set(tmp_path: Path) -> None:
+    """Of the family of the data set, whatever its options; laid over the general one."""
+    (tmp_path / "ce.toml").write_text('[recipe]\nlr = 1\nmomentum = 0.5\n[recipe.cifar100]\nlr = 2\nsource = "there"\n')
+    told = ("cifar100", "cifar100n", "cifar100?pad=0", "smoke:cifar100", "cifar10")
+    rates = [recipe_for(kind, "ce", d, "mlp", tmp_path) for d in told for kind in ("paper", "ce")]
+    assert [(r.lr, r.momentum) for r in rates] == [(2, 0.5)] * 8 + [(1, 0.5)] * 2
+
+
+def test_a_row_may_hold_for_several_kinds_of_noise(tmp_path: Path) -> None:
+    (tmp_path / "ce.toml").write_text(
+        ROW.replace('"symmetric"', '["pair", "asym_block5"]').replace("0.5", "[0.1, 0.2]")
+    )
+    rows = [(p.noise, p.rate) for p in load("ce", tmp_path).papers]
+    assert rows == [("pair", 0.1), ("pair", 0.2), ("asym_block5", 0.1), ("asym_block5", 0.2)]
 
 
 # -- the spaces that are shipped

@@ -310,7 +310,7 @@ TABLES = {  # cells by hand: data sets x noise levels x methods (x networks)
     "mentornet-table2": 2 * 3 * 7 * 2,
     "mentormix-table2": 2 * 20 * (8 + 7),
     "dividemix-table1": 2 * 4 * 9,
-    "coteaching-tables4-6": 3 * 3 * 6,
+    "coteaching-tables4-6": 3 * 3 * 7,
     "mixup-table2": 3 * 3,
     "rethinking-fig1": 9,
     "quick": 3 * len(METHODS),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import raystudy as rs
 from raystudy import own
@@ -14,7 +15,7 @@ from raystudy.data.noise import Noise
 from raystudy.design import space, studyfile
 from raystudy.design.single import single
 from raystudy.errors import InputError
-from raystudy.learn import point
+from raystudy.learn import networks, point
 from raystudy.learn.celldata import prepare
 from raystudy.learn.training import Run
 from raystudy.tools.check import CHECKS, check
@@ -100,6 +101,48 @@ def test_what_cannot_be_had_is_said_in_a_line(text: str, name: str, words: str, 
     with pytest.raises(InputError, match=words) as told:
         point.method_class(own.located(name))
     assert "\n" not in str(told.value)
+
+
+NETWORKS = """
+from torch import nn
+
+
+def head(shape, n_classes):
+    pixels = shape[0] * shape[1] * shape[2]
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, n_classes))
+
+
+def dropped(shape, n_classes, dropout):
+    return nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.LazyLinear(n_classes))
+
+
+def wrong(shape, n_classes):
+    return nn.Flatten()
+
+
+def broken(shape, n_classes):
+    return shape[7]
+"""
+
+
+def test_a_network_of_ones_own(folder: Path) -> None:
+    (folder / "nets.py").write_text(NETWORKS)
+    name = own.located("nets.py:head")
+    net = networks.build(name, (1, 8, 8), 10)
+    assert net(torch.zeros(1, 1, 8, 8)).shape == (1, 10)  # in training, too
+    assert networks.build(own.located("nets.py:dropped"), (1, 8, 8), 10, 0.3)[1].p == 0.3
+    for wrong, words in (
+        (("nets.py:head", (1, 8, 8), 10, 0.5), "has no place for dropout"),
+        (("nets.py:head", (256,), 10), r"cannot be made for 256 and 10 classes: IndexError"),
+        (("nets.py:wrong", (1, 8, 8), 10), r"gives \[2, 64\] for two samples; it gives logits \[2, 10\]"),
+        (("nets.py:broken", (1, 8, 8), 10), "cannot be made for 1x8x8 and 10 classes: IndexError"),
+        (("nets.py:non", (1, 8, 8), 10), "unknown name in nets.py 'non'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            networks.build(*wrong)
+    assert point.code("ce", name)
+    assert point.code("ce", "resnet18:pretrained") == ""
+    assert rs.Study("ce", network="nets.py:head", epochs=2).design.brought == (name,)
 
 
 def test_two_files_of_one_name_are_refused(folder: Path) -> None:

@@ -48,6 +48,14 @@ def test_every_hyperparameter_has_a_meaning(maker, method: str) -> None:
         )
 
 
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_page_says_whose_each_recipe_is(maker, method: str) -> None:
+    loaded = maker.space.load(method)
+    lines = maker.section(method).splitlines()
+    for name, told in {"in general": loaded.recipe, **loaded.recipes}.items():
+        assert any(x.startswith(f"| {name} | {(loaded.recipe | told)['source']} | ") for x in lines)
+
+
 def test_meanings_are_read_off_the_docstring(maker) -> None:
     class Sample:
         """Net of width ``wide``.

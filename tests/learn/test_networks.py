@@ -11,6 +11,7 @@ from torchvision import models
 from raystudy.errors import InputError
 from raystudy.learn.networks import NETWORKS, BatchNorm, PreActBlock, build, take_one
 
+VECTORS = ["linear", "cosine", "mlp", "mlp:20x3"]
 FITS = [
     ("mlp", 1, 8),
     ("mlp", 3, 32),
@@ -42,6 +43,32 @@ def test_images_become_logits_and_gradients_reach_every_parameter(name, channels
     assert z.shape == (3, 7)
     F.cross_entropy(z, torch.tensor([0, 3, 6])).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("name", VECTORS)
+def test_vectors_become_logits_and_gradients_reach_every_parameter(name, dropout):
+    torch.manual_seed(0)
+    net, x = build(name, (12,), 7, dropout), torch.randn(5, 12)
+    assert net.training
+    F.cross_entropy(net(x), torch.tensor([0, 3, 6, 1, 1])).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    assert (net(x).allclose(net(x))) == (dropout == 0)
+    assert net.eval()(x[:1]).allclose(net(x)[:1], atol=1e-6)
+    assert build(name, (12,), 7).train()(x[:1]).isfinite().all()  # a batch of one
+
+
+def test_heads_by_hand():
+    assert count(build("linear", (12,), 7)) == 12 * 7 + 7
+    assert (
+        count(build("mlp", (12,), 7)) == count(build("mlp", (3, 2, 2), 7)) == 256 * (12 + 256) + 4 * 256 + 256 * 7 + 7
+    )
+    assert count(build("mlp:20x3", (12,), 7)) == 20 * (12 + 20 + 20) + 6 * 20 + 20 * 7 + 7
+    net = build("cosine", (2,), 2)
+    cosine = net[-1]
+    with torch.no_grad():
+        cosine.weight.copy_(torch.tensor([[5.0, 0.0], [0.0, 0.1]]))
+    assert net(torch.tensor([[3.0, 4.0]])).allclose(torch.tensor([[6.0, 8.0]]))
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -228,6 +255,16 @@ def test_one_channel_is_shown_to_torchvision_three_times():
         (("resnet81", (3, 32, 32), 10), "did you mean 'resnet18'"),
         (("zzz", (3, 32, 32), 10), "a torchvision classifier such as resnet18, or timm:NAME"),
         (("fcn_resnet50", (3, 32, 32), 10), "unknown network"),  # segmentation
+        (("linear", (1, 8, 8), 10), "network 'linear' takes vectors, these are images; choose from: cnn9, convnet"),
+        (
+            ("convnet", (12,), 10),
+            "network 'convnet' takes images, these are vectors of 12; choose from: cosine, linear, mlp",
+        ),
+        (("resnet18:pretrained", (12,), 10), "takes images, these are vectors of 12"),
+        (("timm:resnet10t", (12,), 10), "takes images, these are vectors of 12"),
+        (("liner", (12,), 10), "did you mean 'linear'"),
+        (("mlp:big", (12,), 10), "write mlp:WIDTHxDEPTH, such as mlp:512x3"),
+        (("mlp:0x3", (1, 8, 8), 10), "write mlp:WIDTHxDEPTH"),
         (("cnn9", (1, 8, 8), 10), "at least 28x28 pixels, these are 8x8"),
         (("cnn9", (1, 27, 27), 10), "would leave nothing"),
         (("convnet", (1, 3, 3), 10), "at least 4x4"),

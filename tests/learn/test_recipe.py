@@ -1,6 +1,9 @@
 """Recipes: learning rates by hand, what is refused, and optimizers that hold what they were told."""
 
+import hashlib
+import json
 import math
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from torch import nn
 
 from raystudy.errors import InputError
 from raystudy.learn.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from raystudy.learn.spec import TrialSpec
 
 
 def rates(**told: Any) -> list[float]:
@@ -28,20 +32,31 @@ def test_steps() -> None:
 
 
 def test_linear_is_kept_then_falls() -> None:
-    assert rates(schedule="linear", milestones=(0.5,)) == pytest.approx([1, 1, 1, 0.5])
-    assert rates(schedule="linear", milestones=(0,)) == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert rates(schedule="linear", milestones=(0.5,)) == pytest.approx([1, 1, 0.5, 0.5])
+    assert rates(schedule="linear", milestones=(0,)) == pytest.approx([0.75, 0.5, 0.25, 0.25])
 
 
-def test_constant() -> None:
-    assert rates(schedule="constant") == [1, 1, 1, 1]
+def test_linear_is_what_co_teaching_has_in_its_epoch() -> None:
+    """bhanML/Co-teaching main.py: alpha_plan[e] = lr (200 - e) / (200 - 80) from e = 80 on; our epoch t is its e = t + 1, up to 199."""
+    recipe = Recipe(lr=1e-3, schedule="linear", milestones=(0.4,))
+    told = [recipe.rate(t, 200) for t in range(200)]
+    assert told[:199] == pytest.approx([1e-3 if e < 80 else 1e-3 * (200 - e) / 120 for e in range(1, 200)])
+    assert told[199] == told[198] == pytest.approx(1e-3 / 120)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("epochs", [1, 2, 7])
-def test_no_epoch_is_trained_in_vain(schedule: str, epochs: int) -> None:
-    told = [Recipe(schedule=schedule).rate(epoch, epochs) for epoch in range(epochs)]
-    assert all(0 < r <= Recipe().lr for r in told)
-    assert told == sorted(told, reverse=True)
+def test_the_key_of_a_trial_tells_a_schedule_that_has_changed() -> None:
+    told = {"data_digest": "d", "noise": {}, "noise_digest": "n", "network": "mlp", "epochs": 4, "seed": 0}
+    spec = TrialSpec("ce", 1, {}, "digits", recipe=Recipe().to_dict(), val_fraction=0.1, clean_val=0, **told)
+    assert spec.key == "f3a3a99c7a6bec9b"  # of cosine: as ever
+    linear = Recipe(schedule="linear").to_dict()
+    for changed in (
+        replace(spec, recipe=linear),
+        replace(spec, point={"schedule": "linear"}),
+        replace(spec, method="coteaching_plus", point={"schedule": "type_1"}, recipe=linear),  # one of its own
+    ):
+        before = asdict(changed)
+        del before["dataset"], before["noise"], before["code"]
+        assert changed.key != hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from raystudy.data import corruption, datasets
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.errors import InputError
+from raystudy.learn import samples
 from raystudy.learn.celldata import CellData, _prepared, prepare
 from raystudy.learn.checkpoint import previous
 from raystudy.learn.methods import METHODS
+from raystudy.learn.metrics import selection
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run, resume
@@ -361,3 +365,74 @@ def test_arrays_hold_no_truth_that_nobody_knows() -> None:
     assert set(unknown) == {"edges", "all", "gmm", "confusion"}
     assert unknown["all"].tolist() == (told["clean"] + told["wrong"]).tolist()
     assert unknown["confusion"].tolist() == told["confusion"].tolist()
+
+
+# -- early failure
+
+
+def stuck(method: str, epochs: int, **point: Any) -> Run:
+    """A run whose networks say class 3, whatever they see, and hardly learn."""
+    run = Run(replace(spec_for(method, **point), epochs=epochs, recipe=Recipe(lr=1e-12).to_dict()), data_for())
+    for net in run.method.nets:
+        *_, weight, bias = net.parameters()
+        torch.nn.init.zeros_(weight)
+        with torch.no_grad():
+            bias.copy_(torch.eye(10)[3])
+    return run
+
+
+def collapse(run: Run) -> list[tuple[float | None, float | None]]:
+    return [(r.get("method/alike"), r.get("method/collapsed")) for r in run.records]
+
+
+def test_one_class_for_three_epochs_is_told_as_a_collapse(tmp_path: Path) -> None:
+    run = stuck("ce", 5)
+    for _ in range(4):
+        run.epoch()
+    assert collapse(run) == [(1, None), (2, None), (3, 1), (4, 1)]
+    run.save(tmp_path / "c.pt")
+    again = Run(run.spec, run.data)
+    again.load(tmp_path / "c.pt")
+    again.epoch()
+    assert collapse(again)[-1] == (5, 1)  # of the same networks, by the records before
+
+
+def test_a_warm_up_does_not_count() -> None:
+    run = stuck("f_correction", 8, warmup=0.5, restart=False, t_source="anchor")
+    assert run.method.settled() == 0.5
+    for _ in range(8):
+        run.epoch()
+    assert collapse(run) == [(None, None)] * 4 + [(1, None), (2, None), (3, 1), (4, 1)]
+
+
+def test_weights_that_are_all_equal_are_a_collapse_and_others_are_none() -> None:
+    for rate, told in ((0.0, [(1, None), (2, None), (3, 1), (4, 1)]), (0.3, [(None, None)] * 4)):
+        run = Run(replace(spec_for("coteaching", forget_rate=rate, gradual=0.0), epochs=4), data_for())
+        for _ in range(4):
+            run.epoch()
+        assert collapse(run) == told
+
+
+@pytest.mark.parametrize(("method", "weighs"), [("ce", False), ("dividemix", True)])
+def test_single_images_are_named_by_their_place_in_the_data_set(method: str, weighs: bool) -> None:
+    run = run_for(method)
+    for _ in range(EPOCHS):
+        record = run.epoch()
+    told = run.arrays(each=True)
+    data = datasets.load("digits", "data")
+    given = corruption.corrupted(data, NOISE).given
+    both = np.concatenate([told["train_index"], told["val_index"]])
+    assert sorted(both.tolist()) == list(range(len(given)))
+    assert np.array_equal(np.concatenate([told["train_given"], told["val_given"]]), given[both])
+    assert np.array_equal(run.data.x.numpy(), data.x_train[torch.from_numpy(told["train_index"]).long()].numpy())
+    assert told["val_probs"].dtype == np.float16
+    assert (told["val_probs"].argmax(1) == told["val_given"]).mean() == pytest.approx(record["val/acc"], abs=0.01)
+    assert ("train_weight" in told) == weighs
+    stored = sum(told[k].nbytes for k in told if k.startswith(("train_", "val_")))
+    n, m = len(told["train_index"]), len(told["val_index"])
+    assert stored == samples.size(n, m, 10) - (0 if weighs else 2 * n)
+    if weighs:
+        weight = torch.from_numpy(told["train_weight"]).float()
+        assert selection(weight, run.data.truth.wrong)["select/auroc"] == pytest.approx(
+            record["select/auroc"], abs=0.01
+        )

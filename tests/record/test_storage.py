@@ -13,7 +13,7 @@ import pytest
 
 from raystudy.cli import main
 from raystudy.errors import InputError
-from raystudy.record import checkpoints, storage
+from raystudy.record import checkpoints, models, storage
 from raystudy.record import mirror as mirrors
 from raystudy.record.ledger import Ledger, replay
 
@@ -281,9 +281,9 @@ def test_checkpoints_move_between_nodes(address: str, tmp_path: Path) -> None:
     mirror.close()
 
 
-def test_what_a_trial_leaves_on_another_node_is_brought_back_to_who_asks(address: str, tmp_path: Path) -> None:
+def test_what_a_trial_leaves_on_another_node_is_brought_back_to_who_asks(address: str) -> None:
     folder = storage.folder(address) / "s"
-    node = checkpoints.Checkpoints(tmp_path / "k.pt", address, "s")
+    node = checkpoints.Checkpoints(folder / "checkpoints" / "k.pt", address, "s")
     with node.leaving(folder / "arrays" / "k.npz") as file:
         file.write_bytes(b"arrays")
     with contextlib.suppress(RuntimeError), node.leaving(folder / "arrays" / "l.npz") as file:
@@ -294,6 +294,35 @@ def test_what_a_trial_leaves_on_another_node_is_brought_back_to_who_asks(address
     assert mirrors.pull(folder) == 0
     assert mirrors.pull(folder, arrays=True) == 1
     assert {p.name: p.read_bytes() for p in (folder / "arrays").iterdir()} == {"k.npz": b"arrays"}
+
+
+def test_models_lie_in_the_storage_and_only_those_that_are_kept(address: str) -> None:
+    """Trials leave theirs there; the mirror removes what the driver does not keep; a copy has what the storage has."""
+    folder, ledger = begun(address)
+    node = checkpoints.Checkpoints(folder / "checkpoints" / "k.pt", address, "s")
+    for name in ("k.safetensors", "k.json", "l.safetensors", "l.json"):
+        with node.leaving(folder / "models" / "c" / name) as file:
+            file.write_bytes(name.encode())
+    mirrors.pull_models(folder)
+    assert models.here(folder, "c") == {"k", "l"}
+    assert [p.suffix for p in (folder / "models" / "c").iterdir()] == [".json", ".json"]  # weights on demand
+
+    mirror = mirrors.mirror(folder, lambda cell, trials: {"k"} & set(trials) if cell == "c" else ())
+    assert mirror is not None
+    held = storage.place(address) / "s" / "models" / "c"
+    within(5, lambda: set(held.files()) == {"l.safetensors", "l.json"})  # what an earlier driver left
+    with node.leaving(folder / "models" / "c" / "k.json") as file:
+        file.write_bytes(b"again")
+    ledger.append("c", END)
+    within(8, lambda: set(held.files()) == {"l.safetensors", "l.json"})  # and what a trial left that has ended now
+    node.close()
+    ledger.close()
+    mirror.close()
+    mirrors.pull(folder, weights=True)
+    assert {p.name: p.read_bytes() for p in (folder / "models" / "c").iterdir()} == {
+        name: name.encode() for name in ("l.safetensors", "l.json")
+    }
+    assert [m.key for m in models.listed(folder)] == ["l"]
 
 
 def test_commands_tell_a_mistake_in_one_line(

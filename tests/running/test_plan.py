@@ -94,6 +94,19 @@ def test_a_finished_cell_without_a_search_needs_nothing() -> None:
     assert told(replace(STUDY, trials=1), ELR, one) == ((0, 0, 0), (0, 0, 0))
 
 
+def test_what_replicates_leave_of_every_image_is_told() -> None:
+    def leaving(study: Study, cell: Cell, *trials: tuple[str, int, str]) -> tuple[float, ...]:
+        return tuple(work(study, cell, space.load(cell.method), history(*trials, points=1) if trials else None).leaving)
+
+    assert leaving(STUDY, ELR) == (2, 3, 4)  # of one or two points
+    assert leaving(STUDY, CE) == (2, 2, 2)
+    assert leaving(STUDY, CE, ("paper", 27, "complete"), ("replicate", 27, "complete")) == (1, 1, 1)
+    assert leaving(STUDY, CE, ("paper", 27, "complete"), ("replicate", 5, "running")) == (2, 2, 2)
+    assert leaving(replace(STUDY, replicates=0), ELR) == (4, 4, 4)  # then it is the trials of the search
+    each = 1212 * (4 + 2 + 2 + 2 + 2) + 135 * (4 + 2 + 10 * 2)
+    assert made(*SMALL, "--probe-seconds", "0").left.mid == 2 * each  # two noise levels, a replicate each
+
+
 def made(*argv: str) -> plan.Plan:
     told = options(*argv)
     study, resources = request(*argv)

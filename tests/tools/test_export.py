@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import recorded
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from searched import CELL, accuracy, opened, train
@@ -118,6 +119,22 @@ def test_the_benchmark_answers_a_surrogate_as_its_page_says(study: Path, out: Pa
     assert list(nearest["curve.val/acc"]) == list(trial.curves["val/acc"])
     assert nearest["censored"] == (trial.state != "complete")
     assert told["cells"][CELL.key]["whole"] == (~table[table["cell"] == CELL.key]["censored"]).sum()
+
+
+def test_suspects_are_every_image_by_rank_and_the_worst_for_people(tmp_path: Path) -> None:
+    recorded.write(tmp_path / "s", ("ce", "elr"), rates=(0.2, 0.5), trials=1, replicates=2)
+    export.export(tmp_path / "s", tmp_path / "out")
+    table, worst = pd.read_parquet(tmp_path / "out/suspects.parquet"), pd.read_csv(tmp_path / "out/suspects.csv")
+    assert len(table) == 4 * 200
+    assert set(table["measure"]) == {"weight", "out-of-sample"}
+    assert (table["replicates"] == 2).all()
+    for _, rows in table.groupby(["cell", "part"]):
+        assert rows["rank"].tolist() == list(range(1, len(rows) + 1))
+        assert rows["trust"].is_monotonic_increasing
+        assert rows["image"].is_unique
+    assert len(worst) == 4 * (9 + 1)
+    recorded.write(tmp_path / "old", ("ce",), rates=(0.2,), trials=1, replicates=1, arrays=False)
+    assert not [f for f in export.export(tmp_path / "old", tmp_path / "old-out") if "suspects" in f.name]
 
 
 def test_again_it_is_written_anew_and_nothing_else_is_left(study: Path, out: Path) -> None:

@@ -21,14 +21,14 @@ Deviations from the original, and why
   left out.
 - The gradient norm is clipped at 5 (``clip_norm``, 0: not), part of the original recipe and needed by NCE+RCE at large
   rates.
-- The network of the CIFAR-100 runs is ResNet-50 in the config and ResNet-34 in the paper; the study decides.
+- The network of the CIFAR-100 runs is ResNet-50 in the config and ResNet-34 in the paper; the study decides. Their
+  images are also rotated by up to 20 degrees, ours as the data set says. WebVision's rate falls by 0.97 every epoch
+  there; recipes have steps, so by 0.97^10 every tenth. MNIST's cosine ends at 0.001, ours at 0.
 
 NCE alone, or with a small beta, underfits on CIFAR-100. The training loss is not comparable with that of other losses.
 """
 
 from typing import Literal
-
-from torch import Tensor, nn
 
 from raystudy.errors import unknown
 from raystudy.learn.losses import mae, nce, nfl, rce
@@ -67,12 +67,5 @@ class APL(Method):
         active = nce(logits, y) if self.active == "nce" else nfl(logits, y, self.gamma, self.focal_detach)
         passive = mae(logits, y) if self.passive == "mae" else rce(logits, y)
         loss = (self.alpha * active + self.beta * passive).mean()
-        self.descend(0, loss)
+        self.descend(0, loss, self.clip_norm)
         return {"loss": loss.detach()}
-
-    def descend(self, i: int, loss: Tensor) -> None:
-        self.optimizers[i].zero_grad(set_to_none=True)
-        loss.backward()
-        if self.clip_norm > 0:
-            nn.utils.clip_grad_norm_(self.nets[i].parameters(), self.clip_norm)
-        self.optimizers[i].step()

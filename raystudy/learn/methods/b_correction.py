@@ -16,9 +16,10 @@ Deviations from the original, and why
   (``clip_norm``, 0: not). The original has neither.
 - The loss may be negative and is not bounded from below: its value says nothing.
 - The estimate of T, the stages and what they deviate in are those of ``f_correction``: a fixed ``warmup`` instead of
-  the checkpoint of the lowest noisy validation loss, one budget for both stages, ``restart`` from fresh weights as an
-  option, anchors read off a copy of the predictions (``ops.anchor_transition(in_place=True)`` is the published value,
-  in which earlier columns spoil later rows).
+  the checkpoint of the lowest noisy validation loss, one budget for both stages, fresh weights for the second
+  (``restart``, as in the released code), weight decay on all parameters (kernels only there), anchors read off a copy
+  of the predictions (``ops.anchor_transition(in_place=True)`` is the published value, in which earlier columns spoil
+  later rows).
 - Nothing is read from the truth (the original prints the true matrix as the estimate). ``t_source`` "symmetric" and
   "pair" are for a T that somebody gives; such a ``noise_rate`` is an oracle if it is the true one.
 - No clipping of p at 1e-7: log-softmax needs none.
@@ -33,13 +34,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from raystudy.errors import unknown
 from raystudy.learn.method import Batch, Log, Method, Task, Train
 from raystudy.learn.ops import anchor_transition, confusion, known_transition, row_normalise
 
-EVAL_BATCH = 2048  # images per forward pass when predictions are collected; changes no result
 SOURCES = ("anchor", "confusion", "symmetric", "pair")
 
 
@@ -64,6 +64,7 @@ class BCorrection(Method):
     no limit.
     """
 
+    version = 2
     inverse: Tensor  # [K, K] of T
 
     def __init__(
@@ -75,7 +76,7 @@ class BCorrection(Method):
         warmup: float = 0.25,
         percentile: float = 97.0,
         alpha: float = 0.0,
-        restart: bool = False,
+        restart: bool = True,
         max_condition: float = 100.0,
         clip_norm: float = 5.0,
     ) -> None:
@@ -101,10 +102,7 @@ class BCorrection(Method):
 
     @torch.no_grad()
     def _estimate(self, train: Train) -> Log:
-        self.eval()
-        probs = torch.zeros(len(train), train.n_classes, dtype=torch.float64, device=train.y.device)
-        for batch in train.batches(augment=False, shuffle=False, batch_size=EVAL_BATCH):
-            probs[batch.index] = self.nets[0](batch.x).double().softmax(1)
+        probs = self.predictions(train)
         if self.t_source == "anchor":
             rows = anchor_transition(probs, self.percentile)[0]
         else:
@@ -124,12 +122,5 @@ class BCorrection(Method):
             self.descend(0, loss)
         else:
             loss = backward_correction(logits, batch.y, self.inverse).mean()
-            self._descend_clipped(loss)
+            self.descend(0, loss, self.clip_norm)
         return {"loss": loss.detach()}
-
-    def _descend_clipped(self, loss: Tensor) -> None:
-        self.optimizers[0].zero_grad(set_to_none=True)
-        loss.backward()
-        if self.clip_norm > 0:
-            nn.utils.clip_grad_norm_(self.nets[0].parameters(), self.clip_norm)
-        self.optimizers[0].step()

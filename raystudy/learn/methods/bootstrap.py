@@ -18,6 +18,7 @@ Deviations from the original, and why
 - No probability is clipped (at 1e-7 there): log-softmax needs none.
 - The variant with a noise layer and a reconstruction of the input is left out; nobody uses it as a baseline. Nor is
   the split into two outputs with weights (1 - beta, beta) of another code base: the same loss in other words.
+- The recipe is that of Co-teaching's tables, where it is a row; Reed et al. have none for these data sets.
 - ``start``, epochs with the given labels only, is an extension; the default is the paper's 0.
 - Prediction and target come from the same view and step. An older or averaged prediction is another method (ELR).
 

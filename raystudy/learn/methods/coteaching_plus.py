@@ -15,8 +15,9 @@ Deviations from the original, and why
   losses lie in [1.46, 2.46] for 10 classes, gradients are weak and the order is only roughly that of the cross-entropy. Default is
   the cross-entropy of the logits.
 - The original divides the mean over the n kept samples by n once more. n changes from batch to batch, so batches with little
-  disagreement weigh more, and Adam does not cancel that. We descend on the plain mean; ``divide_twice`` of ``plus_losses`` is the
-  original value.
+  disagreement weigh more, and Adam does not cancel that. ``divide_twice=True`` is the original, before E_0 and after it; the default is
+  the plain mean. The published points have both switches on: without them trial 0 would be no published run. It acts on optimizers
+  with betas only, as ``late_beta1`` does: under SGD it would shrink the step about a hundredfold, and nobody published that.
 - ``empty`` says what a batch without disagreement does: "skip" (default, the paper: no optimizer step at all), "coteaching" or "ce"
   (plain cross-entropy of each net). The original: "ce" while epoch x iteration < 5000, which is true again at the start of every
   epoch, and afterwards a zero gradient, with which Adam's momentum still moves the weights.
@@ -30,6 +31,8 @@ Deviations from the original, and why
   device once a batch: how many samples disagree decides whether there is a step.
 - The published numbers are bound to a LeNet-like net of 62,000 parameters (below 60 % on CIFAR-10); noise is always seeded 0; the
   test set loses its last batch; the baseline of the script (``model_type=coteaching``) has no loss after E_0. None of that is rebuilt.
+- Images are scaled to [0, 1] there, not normalised, and not augmented (but for Tiny-ImageNet's); here both are the data set's. The
+  data set's options say otherwise: ``cifar10?pad=0&flip=no&mean=0,0,0&std=1,1,1``. It reports each net alone.
 - Weights: the small-loss verdict on the whole batch, as in Co-teaching and comparable with it, although after E_0 only those
   of D are trained on (a verdict within D alone, as the original logs it, is about the hardest samples only). Prediction is the mean
   softmax of both nets.
@@ -43,7 +46,7 @@ from torch import Tensor
 
 from raystudy.errors import unknown
 from raystudy.learn.method import Batch, Log, Method, Task, Train
-from raystudy.learn.methods.coteaching import CoTeachingLosses, coteaching_losses, drop_rate
+from raystudy.learn.methods.coteaching import CoTeachingLosses, coteaching_losses, drop_rate, set_beta1
 
 PlusSchedule = Literal["type_1", "type_2"]
 Empty = Literal["skip", "coteaching", "ce"]
@@ -96,8 +99,8 @@ class CoTeachingPlus(Method):
 
     ``forget_rate``: final share to drop, ideally the noise rate. ``gradual``: fraction of the epochs over which it
     ramps. ``schedule``: "type_1" stays at that share, "type_2" goes on to twice it. ``warmup``: fraction of the epochs
-    of plain Co-teaching. ``empty``: what a batch without disagreement does. ``loss_on_probs``: the published loss.
-    ``decay_start``: fraction of the epochs after which Adam's beta1 is ``late_beta1``.
+    of plain Co-teaching. ``empty``: what a batch without disagreement does. ``loss_on_probs``, ``divide_twice``: the
+    published loss. ``decay_start``: fraction of the epochs after which Adam's beta1 is ``late_beta1``.
     """
 
     n_nets = 2
@@ -112,6 +115,7 @@ class CoTeachingPlus(Method):
         warmup: float = 0.1,
         empty: Empty = "skip",
         loss_on_probs: bool = False,
+        divide_twice: bool = False,
         decay_start: float = 0.4,
         late_beta1: float = 0.1,
     ) -> None:
@@ -122,7 +126,8 @@ class CoTeachingPlus(Method):
             raise unknown("empty", empty, ("skip", "coteaching", "ce"))
         self.schedule: PlusSchedule = schedule
         self.empty: Empty = empty
-        self.forget_rate, self.loss_on_probs, self.late_beta1 = forget_rate, loss_on_probs, late_beta1
+        self.forget_rate, self.late_beta1 = forget_rate, late_beta1
+        self.loss_on_probs, self.divide_twice = loss_on_probs, divide_twice
         self.settled_at = min(max(warmup, gradual), 1.0)
         self.n_gradual = max(round(gradual * task.epochs), 1)
         self.warmup_epochs = round(warmup * task.epochs)
@@ -133,8 +138,7 @@ class CoTeachingPlus(Method):
 
     def epoch(self, t: int, train: Train) -> Iterator[Log]:
         if t + 1 >= self.decay_epoch:
-            for group in (g for optimizer in self.optimizers for g in optimizer.param_groups if "betas" in g):
-                group["betas"] = (self.late_beta1, group["betas"][1])
+            set_beta1(self.optimizers, self.late_beta1)
         disagreed, skipped = 0, 0
         for log in super().epoch(t, train):
             disagreed += log.pop("disagreed", 0)
@@ -145,7 +149,8 @@ class CoTeachingPlus(Method):
     def step(self, batch: Batch, t: int) -> Log:
         rate = drop_rate_plus(t + 1, self.forget_rate, self.n_gradual, self.task.epochs, self.schedule)
         logits1, logits2 = self.nets[0](batch.x), self.nets[1](batch.x)
-        judged = coteaching_losses(logits1, logits2, batch.y, rate)
+        twice = self.divide_twice and "betas" in self.optimizers[0].param_groups[0]
+        judged = coteaching_losses(logits1, logits2, batch.y, rate, divide_twice=twice)
         weight = torch.zeros(len(batch.y), device=batch.y.device)
         weight[judged.kept1] += 0.5
         weight[judged.kept2] += 0.5
@@ -154,7 +159,9 @@ class CoTeachingPlus(Method):
         if disagree is None or (len(disagree) == 0 and self.empty == "coteaching"):
             losses = judged
         elif len(disagree):
-            losses = plus_losses(logits1, logits2, batch.y, disagree, rate, loss_on_probs=self.loss_on_probs)
+            losses = plus_losses(
+                logits1, logits2, batch.y, disagree, rate, loss_on_probs=self.loss_on_probs, divide_twice=twice
+            )
             log["disagreed"] = len(disagree)
         elif self.empty == "skip":
             return log | {"passes": 2 * len(batch.y), "skipped": 1}

@@ -62,6 +62,7 @@ from raystudy.errors import InputError, unknown
 from raystudy.learn.losses import prior_penalty, soft_cross_entropy
 from raystudy.learn.method import Batch, Log, Method, Task, Train
 from raystudy.learn.ops import beta_draw, gmm_1d, mix, normalise_losses, permutation
+from raystudy.learn.semi import cycle, passes, views
 
 EVAL_BATCH = 2048  # images per forward pass when losses are collected; changes no result
 
@@ -220,13 +221,13 @@ class DivideMix(Method):
         net, peer = self.nets[i].train(), self.nets[1 - i].eval()
         subset_x, subset_u = labelled.nonzero().squeeze(1), (~labelled).nonzero().squeeze(1)
         n_iter = len(subset_x) // train.batch_size + 1  # as in the original: one too many where it divides
-        unlabelled = _cycle(train, subset_u, self.strong) if len(subset_u) else None
-        for step, (x, strong_x) in enumerate(_passes(train, subset_x, self.strong)):
+        unlabelled = cycle(train, subset_u, self.strong) if len(subset_u) else None
+        for step, (x, strong_x) in enumerate(passes(train, subset_x, self.strong)):
             u, strong_u = next(unlabelled) if unlabelled else (None, None)
             with torch.no_grad():
                 images, targets = self._targets(net, peer, x, w[x.index], u)
                 if strong_x is not None:
-                    images = torch.cat([*_views(strong_x), *(_views(strong_u) if strong_u else [])])
+                    images = torch.cat(views(strong_x) + views(strong_u))
                 lam = beta_draw(self.alpha)
                 images, targets = mix(images, targets, max(lam, 1 - lam), permutation(len(images), images.device))
             logits = net(images)
@@ -239,7 +240,7 @@ class DivideMix(Method):
 
     def _targets(self, net: nn.Module, peer: nn.Module, x: Batch, w: Tensor, u: Batch | None) -> tuple[Tensor, Tensor]:
         """Images [M, ...] in the order x1, x2, u1, u2 and their targets [M, K], M = 2 Bx + 2 Bu."""
-        views_x, views_u = _views(x), _views(u) if u else []
+        views_x, views_u = views(x), views(u)
         # The original's order (it matters to batch norm's running statistics): unlabelled views first.
         *own_u, own_x1, own_x2 = _forward_views(net, views_u + views_x, self.guess)
         probs = (own_x1.softmax(1) + own_x2.softmax(1)) / 2
@@ -251,32 +252,11 @@ class DivideMix(Method):
         return torch.cat(views_x + views_u), torch.cat([q_x, q_x, q_u, q_u])
 
 
-def _passes(train: Train, subset: Tensor, strong: bool) -> Iterator[tuple[Batch, Batch | None]]:
-    """One pass over ``subset`` in two weak views, beside them two strong ones of the same images where asked for."""
-    if not strong:
-        yield from ((batch, None) for batch in train.batches(subset, views=2))
-        return
-    order = subset[permutation(len(subset), subset.device)]
-    weak = train.batches(order, views=2, shuffle=False)
-    yield from zip(weak, train.batches(order, views=2, augment="strong", shuffle=False), strict=True)
-
-
-def _cycle(train: Train, subset: Tensor, strong: bool) -> Iterator[tuple[Batch, Batch | None]]:
-    """Passes over ``subset`` without end, in a new order each round."""
-    while True:
-        yield from _passes(train, subset, strong)
-
-
-def _views(batch: Batch) -> list[Tensor]:
-    assert batch.x2 is not None
-    return [batch.x, batch.x2]
-
-
-def _forward_views(net: nn.Module, views: list[Tensor], guess: str) -> list[Tensor]:
+def _forward_views(net: nn.Module, images: list[Tensor], guess: str) -> list[Tensor]:
     """The logits of each view. In train mode each view is a batch of its own; in eval mode one pass serves all."""
     if guess == "train":
-        return [net(view) for view in views]
+        return [net(view) for view in images]
     net.eval()
-    logits = net(torch.cat(views)).split([len(view) for view in views])
+    logits = net(torch.cat(images)).split([len(view) for view in images])
     net.train()
     return list(logits)

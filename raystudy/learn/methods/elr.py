@@ -14,6 +14,7 @@ Deviations from the original, and why
 - p is clamped to [1e-4, 1 - 1e-4] as in the code (the paper's formula is not bounded from below without it).
 - The learning rate is the recipe's: the code restarts a cosine every 10 epochs for symmetric CIFAR-10 noise, which
   recipes do not have; ``[recipe]`` is the paper's step schedule (x 0.01 at 40 and 80 of 120 epochs).
+- Its numpy is not seeded, so every run draws other symmetric noise.
 - The original's asymmetric CIFAR-100 noise is always seeded 0 and rotates blocks of five classes, not superclasses:
   matters of the noise model.
 - lambda and beta were chosen per kind of noise; the points that know the kind are marked oracle. beta = 0 fails (38 %

@@ -15,7 +15,8 @@ Deviations from the original, and why
   to this function gives v, so it is approximate there; here it is exact.
 - The percentile of the losses (0.7), burn-in (0) and example dropout (none) of those runs do not enter this weight.
 - The weight of the student's weight decay by mean(v) in the released code is not copied: the recipe's acts on every
-  method alike. So is the learning rate (the released baseline's schedule is computed and then overwritten).
+  method alike. So is the learning rate: the recipe's milestones are those of the MentorNet runs, steps 19531, 25000 and 30000
+  of 39000 (the released *baseline* computes x 0.1 every 50 epochs and then overwrites it with an exponential one).
 - Traps of the released runs that do not exist here: commands that misspell the percentile's flag (they fail, or keep
   0.7), a stop_gradient without effect (the weight is outside the graph for another reason), epochs counted in percent
   of the training, and test images under the name of validation.

@@ -13,13 +13,14 @@ HanxunH/Active-Passive-Losses @04bce53 for the plain loss.
 Deviations from the original, and why
 - Truncation is off by default (``k`` 0): the rows "GCE" of most tables are the plain loss.
 - The port prunes by the model that is best on the *test* set, as its author says. A method has no held-out set here:
-  it prunes by the current model.
+  it prunes by the current model. In its pruning epochs the port trains a copy of the net that it has just read from
+  disk, which the optimizer does not hold: nothing is learned in them. Ours are epochs like any other.
 - Durations are fractions: pruning from epoch 40 of 120 (80 of 150 for CIFAR-100), refreshed every 10 of 120 epochs.
 - Before the first pruning the truncated loss differs from the plain one by a constant only, so nothing else changes
   there.
 - v is refreshed on images without augmentation, in evaluation mode; it is reported as the weight.
-- The recipe is the port's (step schedule); the Active-Passive-Losses runs clip the gradient norm at 5, which is left
-  to ``apl``. The training loss is not comparable with that of other losses.
+- The recipe is the port's (step schedule; that of Active-Passive-Losses for WebVision, which the port has not); those
+  runs clip the gradient norm at 5, which is left to ``apl``. The training loss is not comparable with that of other losses.
 """
 
 from collections.abc import Iterator

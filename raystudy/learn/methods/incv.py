@@ -30,6 +30,8 @@ Deviations from the original, and why
 - Samples are ranked by the forward pass they are trained with, as ``CoTeaching.step`` does: the original ranks in inference mode with
   a pass of its own and then trains on the selected ones alone, so its batch norm sees only those.
 - Candidates are left out where they would be none per batch, an empty selection means all samples: the original crashes in both.
+- Images are scaled to [0, 1] there, not normalised, shifted by up to 4 of 32 pixels with the nearest pixel filled in, and flipped; here
+  that is the data set's. Its weight decay is of the blocks' convolutions only. It scores each net alone, we the mean of both.
 - Top-1 only (its formula for top-k is another). Only CIFAR-10 runs there; its "asym" noise is pair flipping.
 - Its folds are two halves. With more (``folds``, an extension) each training sees all folds but the held-out one: what is called a half
   below is then that fold, or the others. The estimate is still from the first hold-out.

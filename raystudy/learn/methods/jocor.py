@@ -26,7 +26,8 @@ Deviations from the original, and why
 - Prediction is the mean softmax of both networks (they agree at the end, so it gains little); the original reports the mean of their
   accuracies over epochs 190 to 199, which divides by zero below 190 epochs. Last short batches are kept, of the test set too.
 - The original's noise is always seeded 0 and its "superclass" noise of CIFAR-100 is not: matters of the noise models. It does not
-  augment; here augmentation is the data set's, for all methods alike.
+  augment, and scales images to [0, 1] without normalising them; here both are the data set's, for all methods alike. The data set's
+  options say what was published: ``cifar10?pad=0&flip=no&mean=0,0,0&std=1,1,1``.
 - ``lambda_ramp`` (fraction of the epochs over which lambda rises from 0) is an extension, off by default.
 """
 
@@ -39,7 +40,7 @@ from torch import Tensor
 from raystudy.errors import unknown
 from raystudy.learn.losses import kl_rows
 from raystudy.learn.method import Batch, Log, Method, Task, Train
-from raystudy.learn.methods.coteaching import Schedule, drop_rate, n_keep
+from raystudy.learn.methods.coteaching import Schedule, drop_rate, n_keep, set_beta1
 from raystudy.learn.ops import small_loss
 
 
@@ -95,8 +96,7 @@ class JoCoR(Method):
 
     def epoch(self, t: int, train: Train) -> Iterator[Log]:
         if t + 1 >= self.decay_epoch:
-            for group in (g for optimizer in self.optimizers for g in optimizer.param_groups if "betas" in g):
-                group["betas"] = (self.late_beta1, group["betas"][1])
+            set_beta1(self.optimizers, self.late_beta1)
         yield from super().epoch(t, train)
 
     def step(self, batch: Batch, t: int) -> Log:

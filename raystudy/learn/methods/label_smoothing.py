@@ -12,6 +12,7 @@ of PyTorch's cross-entropy; YisenWang/symmetric_cross_entropy_for_noisy_labels @
 Deviations from the originals, and why
 - The helper of the symmetric cross-entropy repository takes another e / K off the true class, so its target sums to
   1 - e / K (0.99 for e = 0.1, K = 10). That is a slip; ours sums to 1.
+- The recipe is the DivideMix paper's for plain cross-entropy; neither paper's is for these data sets with noise.
 - e < 0 is allowed (PyTorch refuses it). The loss is then unbounded from below and grows more negative for as long as
   it trains: its value says nothing, and it is not comparable with that of other losses.
 """

@@ -19,7 +19,8 @@ Deviations from the original, and why
 - Durations are fractions: epoch 106 of 300 begins bootstrapping (``start``; hard-coded there for MD-DYR-SH), 5 epochs of guided mixup
   before it in MD-DYR-SH (``lead``), whose temperature reaches .001 in epoch 199 (``temperature_end``; 89 steps there, whatever the
   budget). Keep ``start`` after the recipe's first drop. Drops act in epochs 100 and 250 exactly (fractions .33 and .83 of 0-based epochs).
-  Plain mixup at alpha 32 before is essential: cross-entropy would memorise.
+  Plain mixup at alpha 32 before is essential: cross-entropy would memorise. ``alpha`` is that of the plain and the guided phase, too,
+  where the original has 32 whatever its flag says: a point with another alpha differs from the original from the first epoch on.
 - R uses the number of classes; the soft variant of the original uses 10 for CIFAR-100, which makes its gradient ten times too large.
   Its soft variant weighs both halves lam and 1 - lam, as its last commit does (before: one half each). Without R, high noise collapses.
 - ``order_components=True`` calls the component with the larger mean the noisy one; False is published: component 1, however it ended.

@@ -13,7 +13,8 @@ that of cross-entropy times p_y, so it hardly learns what it does not yet believ
 
 Deviations from the original, and why
 - The reduced form of the code, half of the textbook's: with SGD the factor is one of the learning rate.
-- The recipe of the code also clips the gradient norm at 5; gradients of this loss are far below that.
+- The recipe is that of Active-Passive-Losses, not of Ghosh et al., and also clips the gradient norm at 5; gradients
+  of this loss are far below that.
 
 On CIFAR-100 an accuracy near chance within usual budgets is normal, not a mistake. The training loss is not
 comparable with that of other losses.

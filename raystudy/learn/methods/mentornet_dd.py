@@ -35,6 +35,9 @@ Deviations from the original, and why
   several losses is one loss in the code.
 - The output bias is added to the weights of the output layer, not to the output, as published.
 - v is a constant for the student, and the parameters of g_m are buffers: no optimizer, no weight decay reaches them.
+- The weight decay of the original acts on the weights of convolutions and dense layers only, here on all parameters.
+- The original's net starts from TensorFlow's defaults; ours is drawn as ``raystudy train-mentor`` says. Neither start is published,
+  and the embeddings that are never trained stay what they were drawn as, so two relearned nets differ.
 - The last short batch is kept.
 """
 
@@ -141,6 +144,7 @@ class MentorNetDD(Method):
     ``dropout_until`` of the epochs, ``late_dropout`` after it. ``mentor``: "package", or the path of a learned MentorNet.
     """
 
+    files = ("mentor",)
     m: Tensor  # 0-d moving average, NaN before the first batch
 
     def __init__(

@@ -29,6 +29,7 @@ Deviations from the original, and why
 - ``gamma`` is 1 in the generated data whatever its flag says (it is not passed on); focal weighting there has 2.
 - The step scales with the mean of v, dropped samples included, and so does the weight decay (the ResNet runs; the
   Inception runs have none): ``weighted_mean``'s "batch". v is a constant in it.
+- The weight decay of the original acts on the weights of convolutions and dense layers only, here on all parameters.
 - The last short batch is kept; a dropout leaves at least one sample. The weight reported is v without the dropout,
   from the end of the burn-in on; "focal" and "hard_mining" prefer large losses, so theirs finds no clean labels.
 - The "MentorNet" that papers of the Co-teaching line compare with is a self-paced net with small-loss selection:

@@ -27,8 +27,9 @@ Deviations from the original, and why
 - Stages are fractions of the budget (70, 130 and 120 of 320). Stage 1 has at least one epoch.
 - ``label_decay="linear"`` lowers lambda to 0 over stage 2 (4000 minus 30.76 per epoch, 130 epochs, for asymmetric 50 %). Clothing1M's
   separate rate in stage 2 (8e-4) and drop of lambda (3000 to 500) are not rebuilt.
-- Its noise overwrites CIFAR's pickles and its best epoch is by noisy validation: matters of noise and selection. The networks PreAct
-  ResNet-32 and ResNet-34 are the study's choice.
+- Its noise overwrites CIFAR's pickles ``data_batch_1`` to ``5`` only, and the ``val_batch`` by which it picks its epoch stays clean
+  (PENCIL.py, lines 101 and 291; addnoise_SN.py): compare its own numbers with our rule ``clean_val`` (``--clean-val 5000``), never with
+  one that knows noisy labels alone. The networks PreAct ResNet-32 and ResNet-34 are the study's choice.
 - Stage 1 must end before memorisation; at high noise ``lr1`` matters more than ``stage1``. lambda, alpha and beta were chosen per noise
   rate; sources disagree on CIFAR-100 (1000 or 10000).
 - Weights are the corrected label's share of the given label, y_i[given], from stage 2 on.
@@ -125,8 +126,7 @@ class PCorrection(Method):
         return self.label_lr * (1 - (t - self.begin2) / max(self.begin3 - self.begin2, 1))
 
     def epoch(self, t: int, train: Train) -> Iterator[Log]:
-        for group in self.optimizers[0].param_groups:
-            group["lr"] = self.rate(t)
+        self.drive(0, self.rate(t))
         if t == self.begin2:
             self.label_logits.copy_(self.init_scale * F.one_hot(train.y, train.n_classes))
         yield from super().epoch(t, train)

@@ -43,8 +43,6 @@ from raystudy.learn.losses import forward_correction
 from raystudy.learn.method import Batch, Log, Method, Task, Train
 from raystudy.learn.ops import confusion, row_normalise
 
-EVAL_BATCH = 2048  # images per forward pass when predictions are collected; changes no result
-
 
 def confusion_logits(counts: Tensor) -> Tensor:
     """log(row-normalised ``counts`` + 1e-8), [K, K]."""
@@ -115,10 +113,7 @@ class SModel(Method):
 
     @torch.no_grad()
     def _confuse(self, train: Train) -> Log:
-        self.eval()
-        probs = torch.zeros(len(train), train.n_classes, dtype=torch.float64, device=train.y.device)
-        for batch in train.batches(augment=False, shuffle=False, batch_size=EVAL_BATCH):
-            probs[batch.index] = self.nets[0](batch.x).double().softmax(1)
+        probs = self.predictions(train)
         self.channel.logits.copy_(confusion_logits(confusion(probs, train.y, self.soft_confusion)))
         return {"passes": len(train)}
 

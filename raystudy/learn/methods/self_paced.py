@@ -40,6 +40,7 @@ Deviations from the originals, and why
   would be read off the truth. ``keep`` = 1 - rate with ``start=1`` is Co-teaching's ramp with one net.
 - Diversity groups are the given classes, which works against class collapse (the paper has clusters). With a soft
   scheme each sample is weighed with its raised age, an extension.
+- The weight decay of MentorNet's code acts on the weights of convolutions and dense layers only, here on all parameters.
 - The last short batch is kept (dropped there) and weighs on the average as any other. Precision and recall of v are
   measured outside, from the weight.
 """

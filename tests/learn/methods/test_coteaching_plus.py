@@ -197,6 +197,23 @@ def test_disagreeing_samples_are_trained_on_and_counted_and_all_are_weighed() ->
     assert last["skipped"] in (0.0, 1.0)
 
 
+@pytest.mark.parametrize("adam", [True, False])
+@pytest.mark.parametrize("warmup", [0.0, 1.0])
+def test_the_second_division_is_reached_under_adam_and_left_out_under_sgd(adam: bool, warmup: float) -> None:
+    toy = blobs(n=40, batch_size=40)
+    losses = {}
+    for twice in (False, True):
+        torch.manual_seed(0)
+        method = CoTeachingPlus(
+            task(toy.train, epochs=20, adam=adam), warmup=warmup, forget_rate=0.5, divide_twice=twice
+        )
+        logits = [net.train()(toy.train.x) for net in method.nets]
+        n = n_keep(0.5, len(disagreement(*logits))) if warmup == 0 else n_keep(0.5, 40)
+        losses[twice] = method.step(Batch(torch.arange(40), toy.train.x, toy.train.y), 9)["loss"].item()
+    assert n > 1
+    assert losses[True] == pytest.approx(losses[False] / (n if adam else 1), rel=1e-5)
+
+
 @pytest.mark.parametrize(("name", "value"), [("schedule", "type_3"), ("empty", "skp")])
 def test_unknown_options_are_refused(name: str, value: str) -> None:
     with pytest.raises(InputError, match="did you mean"):

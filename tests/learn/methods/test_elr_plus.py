@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from toy import accuracy, blobs, run, task
 
 from raystudy.learn.losses import early_learning_penalty, early_learning_target, soft_cross_entropy
-from raystudy.learn.methods.elr_plus import ELRPlus, sharpened, sigmoid_rampup
+from raystudy.learn.methods.elr_plus import ELRPlus, average_decay, sharpened, sigmoid_rampup
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -52,18 +52,24 @@ def test_sharpened_labels_sum_to_one_and_survive_underflow() -> None:
 def test_the_averaged_nets_follow_slowly_and_have_no_gradient() -> None:
     toy = blobs(n=32, batch_size=32)
     torch.manual_seed(0)
-    method = ELRPlus(task(toy.train, epochs=4), ema_decay=0.9, ema_ramp=0.0)
+    method = ELRPlus(task(toy.train, epochs=4), ema_decay=0.3, ema_ramp=0.0)
     before = copy.deepcopy(method.averaged)
     assert not any(p.requires_grad for p in method.averaged.parameters())
     run(method, toy.train, range(1))  # one update of each net
     for average, old, net in zip(
         method.averaged.parameters(), before.parameters(), method.nets.parameters(), strict=True
     ):
-        torch.testing.assert_close(average, 0.9 * old + 0.1 * net)
+        torch.testing.assert_close(average, 0.3 * old + 0.7 * net)
     follows = ELRPlus(task(toy.train, epochs=4), ema_decay=0.0)
     run(follows, toy.train, range(1))
     for average, net in zip(follows.averaged.parameters(), follows.nets.parameters(), strict=True):
         torch.testing.assert_close(average, net)
+
+
+def test_without_a_ramp_it_is_an_average_of_all_so_far_until_it_is_long_enough() -> None:
+    """min(1 - 1/(step + 1), ema_alpha), of Clothing1M and WebVision (shengliu66/ELR, ema_update false)."""
+    assert [average_decay(i, 0.0, 0.9999, 0.0) for i in (1, 3, 10**6)] == pytest.approx([0.5, 0.75, 0.9999])
+    assert average_decay(1, 0.25, 0.997, 0.5) == pytest.approx(0.997 * math.exp(-1.25))
 
 
 def test_the_targets_of_a_net_come_from_its_peers_average_on_unmixed_images() -> None:

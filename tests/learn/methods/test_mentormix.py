@@ -193,7 +193,7 @@ def test_burn_in_follows_the_budget() -> None:
 
 def test_published_schedule_and_points() -> None:
     loaded = space.load("mentormix")
-    recipe = Recipe(**{k: v for k, v in loaded.recipe.items() if k not in ("epochs", "network")})
+    recipe = Recipe(**{k: v for k, v in loaded.recipe.items() if k not in space.BESIDE})
     assert [recipe.rate(e, 512) for e in (29, 30, 511)] == pytest.approx([0.1, 0.09, 0.1 * 0.9**17])
     assert all(("weight_decay" in row.point) == row.point["second_reweight"] for row in loaded.papers)
 

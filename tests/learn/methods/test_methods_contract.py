@@ -71,6 +71,23 @@ def blobs(tmp_path: Path) -> Any:
     return write
 
 
+@pytest.fixture
+def clouds(tmp_path: Path) -> Any:
+    """Writes a small npz of vectors with so many views of each sample."""
+
+    def write(views: int) -> str:
+        rng = np.random.default_rng(0)
+        y = np.arange(360) % 3
+        x = (3 * np.eye(3, 9)[y] + rng.normal(0, 1, (360, 9))).astype(np.float32)
+        seen = x[:, None] + rng.normal(0, 0.1, (360, views, 9)).astype(np.float32)
+        path = tmp_path / f"clouds{views}.npz"
+        held = {"y_train": y[:320], "x_test": x[320:], "y_test": y[320:]}
+        np.savez(path, x_train=seen[:320] if views > 1 else x[:320], kind="vectors", **held)
+        return f"npz:{path}"
+
+    return write
+
+
 @pytest.mark.slow
 @every_method
 def test_learns_a_noisy_task_far_better_than_chance(method: str) -> None:
@@ -121,6 +138,22 @@ def test_probabilities_sum_to_one(method: str) -> None:
     assert torch.allclose(p.sum(1), torch.ones(50), atol=1e-5)
     assert (p >= 0).all()
     assert torch.allclose(one, p[:1], atol=1e-5)  # an image's prediction does not hang on its neighbours
+
+
+@every_method
+@pytest.mark.parametrize("views", [1, 4])
+def test_takes_vectors_and_views_of_them(method: str, views: int, clouds: Any) -> None:
+    """A whole training of few samples: all phases of the method."""
+    run = run_for(method, clouds(views), epochs=8)
+    records = [run.epoch() for _ in range(8)]
+    assert not run.diverged
+    assert max(r["test/acc"] for r in records) > 0.6  # chance is 1/3
+    run.method.eval()
+    with torch.no_grad():
+        p = run.method.probs(run.train_set.normalised(run.data.x_held))
+    assert p.shape == (len(run.data.x_held), 3)
+    assert torch.allclose(p.sum(1), torch.ones(len(p)), atol=1e-5)
+    assert run.arrays()["confusion"].sum() == len(run.data.y_test)
 
 
 @pytest.mark.slow

@@ -1,0 +1,131 @@
+"""A user's own table of features (``csv:PATH``, ``parquet:PATH``) -> ``Dataset`` of vectors: numbers, categories and missing values.
+
+What a column becomes is scikit-learn's doing, fitted on the training rows alone: numbers get the median where they are missing and a
+column that says so, categories a column for each. Here belongs which columns are what, and the mistakes of tables.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from raystudy.data import folder, tables
+from raystudy.data.dataset import Array, Dataset, build, without_test
+from raystudy.data.spec import Options
+from raystudy.data.tables import Table
+from raystudy.data.vectors import feature_stats
+from raystudy.errors import InputError, unknown
+
+MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
+MOST = 100  # columns that the categories of one column become
+TARGET = "label"
+
+
+def read(file: Path, options: Options) -> Dataset:
+    """A .csv or .parquet with a column of labels (``target``: by default ``label``); optionally ``clean_label`` and ``split``.
+
+    Every other column is a feature but for those that ``drop`` names: numbers where all its values are, else categories. ``clean_label``
+    makes the labels the set "given" of a data set whose truth is known. Without ``split`` (train, test, val) a fifth of the rows, chosen by
+    a digest of what they hold so that equal rows stay together, is the test set; a note says so. Raises InputError, one line with the
+    table, its line and its first fault.
+    """
+    target, dropped = options.target or TARGET, options.drop or ()
+    header, rows, places = tables.whole(file, target, dropped)
+    for name in dropped:
+        if name not in header:
+            raise unknown(f"column to drop of {file}", name, header)
+    told = {TARGET: target}
+    told |= {name: name for name in ("clean_label", "split") if name in header and name != target}
+    columns = {what: [row[header.index(name)].strip() for row in rows] for what, name in told.items()}
+    for what, values in columns.items():
+        for i, value in enumerate(values):
+            if value in MISSING:
+                raise InputError(
+                    f"{file}, {places[i]}: {told[what]} is empty; fill it everywhere, or leave the row out"
+                )
+    labels = {what: [tables.composed(v) for v in values] for what, values in columns.items() if what != "split"}
+    table = Table(file, columns, places)
+    classes, numbers = folder.classes_of(table, labels)
+    features = [name for name in header if name not in (*told.values(), *dropped)]
+    if not features:
+        raise InputError(f"{file}: has no column beside {', '.join(told.values())}; the others are the features")
+    if twice := [name for name in features if header.count(name) > 1]:
+        raise InputError(f"{file}: has {header.count(twice[0])} columns {twice[0]!r}; give each a name of its own")
+    frame = pd.DataFrame({name: [row[header.index(name)].strip() for row in rows] for name in features}, dtype=object)
+    split = folder.splits_of(table, ["\x1f".join(row) for row in zip(*(frame[n] for n in features), strict=True)])
+    folder.learnable(table, classes, split, numbers[TARGET], numbers.get("clean_label", numbers[TARGET]))
+    parts = {name: np.flatnonzero(split == name) for name in folder.SPLITS}
+    for name in ("train", "test"):
+        if not len(parts[name]):
+            raise InputError(f"{file}: has no {name} rows; its {len(rows)} rows are all of other splits")
+    x, kinds = vectors(file, frame, parts["train"], places)
+    y = numbers.get("clean_label", numbers[TARGET])
+    notes = [kinds]
+    if "split" not in columns:
+        shown = f"{len(parts['test']):,} of {len(rows):,} rows"
+        notes.append(
+            f"no column split: the test set is {shown}, chosen by what they hold, so the same on every machine"
+        )
+    untested = [classes[c] for c in sorted({*y[parts["train"]].tolist()} - {*y[parts["test"]].tolist()})]
+    train, test = ((x[parts[name]], y[parts[name]]) for name in ("train", "test"))
+    given = {"given": numbers[TARGET][parts["train"]]}
+    data = build(file.name, train, test, classes, pad=0, flip=False, stats=feature_stats(train[0]), label_sets=given)
+    extra = {"val": _tensors(x[parts["val"]], y[parts["val"]])} if len(parts["val"]) else {}
+    notes += without_test(untested, "row")
+    return replace(data, truth="clean_label" in columns, title=file.stem, notes=tuple(notes), extra=extra)
+
+
+def _tensors(x: Array, y: Array):  # type: ignore[no-untyped-def]
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64))
+
+
+def vectors(file: Path, frame: pd.DataFrame, train: Array, places: Sequence[str]) -> tuple[Array, str]:
+    """The rows as vectors float32 [N, d], by what the training rows hold; and a sentence on what became of the columns."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    told = frame.where(~frame.isin(MISSING))  # None where missing
+    numeric = {name: values for name in frame if (values := _numbers(file, told[name], places)) is not None}
+    named = [name for name in frame if name not in numeric]
+    for name in named:
+        count = told[name].iloc[train].nunique()
+        if count > max(MOST, len(train) // 2):
+            raise InputError(
+                f"{file}: column {name!r} holds {count:,} different texts in {len(train):,} training rows, so it is no category; "
+                f"leave it out with drop={name}"
+            )
+    table = pd.DataFrame({**numeric, **{name: told[name].where(told[name].notna(), "") for name in named}})
+    numbers = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+    categories = OneHotEncoder(
+        handle_unknown="infrequent_if_exist", max_categories=MOST, sparse_output=False, dtype=np.float32
+    )
+    steps = [("numbers", make_pipeline(numbers), list(numeric)), ("categories", categories, named)]
+    made = ColumnTransformer([s for s in steps if s[2]], sparse_threshold=0)
+    made.fit(table.iloc[train])
+    x = np.ascontiguousarray(made.transform(table), dtype=np.float32)
+    holes = [name for name in frame if told[name].isna().any()]
+    kinds = [f"{len(names)} {what}" for names, what in ((numeric, "of numbers"), (named, "of categories")) if names]
+    filled = f"; missing values in {len(holes)} ({', '.join(holes[:3])}{', ...' * (len(holes) > 3)})" if holes else ""
+    return x, f"columns {' and '.join(kinds)}, as {x.shape[1]} features{filled}"
+
+
+def _numbers(file: Path, column: pd.Series, places: Sequence[str]) -> Array | None:
+    """A column as numbers, NaN where missing; None where it holds a text. Raises InputError for one that is infinite."""
+    out = np.full(len(column), math.nan)
+    for i, value in enumerate(column):
+        if value is None or value != value:
+            continue
+        try:
+            out[i] = float(value)
+        except ValueError:
+            return None
+        if not abs(out[i]) < 1e30:
+            raise InputError(f"{file}, {places[i]}: {column.name} is {value}; a number must be finite, and below 1e30")
+    return out

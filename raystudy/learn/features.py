@@ -1,0 +1,98 @@
+"""Features of networks: what stands before the last linear layer, that layer, and further heads beside it.
+
+Methods that need features build their networks through ``with_heads``. Any network will do whose output is that of its last linear
+layer, ours, torchvision's and timm's; one of a user may offer ``features(x)`` [B, D], a method, and ``head``, a module, itself. The
+network as others see it, and the names in its checkpoints, stay as they are: what is taken apart is a method's own copy.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raystudy.errors import InputError
+from raystudy.learn.method import Batch, Task
+from raystudy.learn.norm import BatchNorm
+
+Maker = Callable[[int], nn.Module]  # width of the features -> a head
+
+
+class Featured(nn.Module):
+    """A network whose logits are ``head(features(x))``; the ``heads`` further ones, by name, are modules of it, too."""
+
+    trunk: nn.Module
+    head: nn.Module
+
+    def __init__(self, net: Any, n_classes: int, **heads: Maker) -> None:
+        super().__init__()
+        self.own = inspect.ismethod(getattr(net, "features", None)) and isinstance(
+            getattr(net, "head", None), nn.Module
+        )
+        self.trunk, self.head = (net, net.head) if self.own else _apart(net, n_classes)
+        linear = [m for m in self.head.modules() if isinstance(m, nn.Linear)]
+        if not linear:
+            raise InputError(f"the head of a {type(net).__name__} has no linear layer to tell the width of features by")
+        self.width: int = linear[0].in_features
+        for name, make in heads.items():
+            self.add_module(name, make(self.width).to(linear[0].weight.device))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head is given, [B, width]. Raises InputError, one line, where that is not all that follows."""
+        trunk: Any = self.trunk
+        f: Tensor = trunk.features(x) if self.own else trunk(x)
+        if f.dim() != 2 or f.shape[1] != self.width:
+            raise InputError(
+                f"features of {type(self.trunk).__name__} have shape {list(f.shape[1:])}, its last linear layer takes {self.width}: "
+                "its output is not that layer's; give the network features(x) and head, or choose another"
+            )
+        return f
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+    @property
+    def learns(self) -> bool:
+        """Whether features can be trained: not in front of a linear classifier of fixed vectors."""
+        mine = {id(p) for p in self.head.parameters()}
+        return any(id(p) not in mine for p in self.trunk.parameters())
+
+
+def _apart(net: nn.Module, n_classes: int) -> tuple[nn.Module, nn.Module]:
+    """(``net`` without its last linear layer, that layer)."""
+    linear = [(path, m) for path, m in net.named_modules() if isinstance(m, nn.Linear)]
+    if not linear or linear[-1][1].out_features != n_classes:
+        raise InputError(
+            f"{type(net).__name__} has no last linear layer to take features in front of; "
+            "choose another network, or give it features(x) and head"
+        )
+    path, head = linear[-1]
+    if not path:
+        return nn.Flatten(), net
+    parent, _, name = path.rpartition(".")
+    owner = net.get_submodule(parent)
+    setattr(owner, name, nn.Identity())
+    return net, head
+
+
+def with_heads(task: Task, **heads: Maker) -> Task:
+    """``task`` with networks that give features, and have ``heads`` beside their own."""
+    return replace(task, net=lambda **options: Featured(task.net(**options), task.n_classes, **heads))
+
+
+def projector(width: int, hidden: int, out: int) -> nn.Module:
+    """A head of two layers with batch norm and ReLU between them."""
+    return nn.Sequential(nn.Linear(width, hidden), BatchNorm(hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+
+@torch.no_grad()
+def bank(net: Featured, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Features [n, D] and logits [n, K] of all images of ``batches``, in their order, float32; the mode of ``net`` is the caller's."""
+    parts = []
+    for batch in batches:
+        f = net.features(batch.x)
+        parts.append((f.float(), net.head(f).float()))
+    return torch.cat([f for f, _ in parts]), torch.cat([z for _, z in parts])
