@@ -1,8 +1,8 @@
 """What speaks for and against each label without having seen it: arrays in, scores of every class out. No truth, no files.
 
-``linear``: a linear model, out of fold. ``Kernel``: ridge regression with a Gaussian kernel, each sample left out in closed form, so that other
-targets cost one product. ``Neighbours``: the labels of the nearest others. The last two can be asked again of better labels (soft ones,
-rows of probabilities), which is how ``refined`` learns from what it found.
+``linear``: a linear model, out of fold. ``Kernel``: ridge regression with a Gaussian kernel, each sample left out in closed form, so
+that other targets cost one product. ``Neighbours``: the labels of the nearest others. The last two can be asked again of better
+labels (soft ones, rows of probabilities), which is how ``refined`` learns from what it found.
 """
 
 from collections.abc import Callable

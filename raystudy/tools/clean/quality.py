@@ -86,7 +86,7 @@ def _beta_binomial(missed: Values, total: Values, a: float, b: float) -> float:
 
 
 def _multinomial(wrong: Matrix, each: float) -> float:
-    """The logarithm of the likelihood of wrong labels [K, K] by class, their shares drawn from a Dirichlet of ``each`` for every other class."""
+    """The log likelihood of wrong labels [K, K] by class, their shares drawn from a Dirichlet of ``each`` for every other class."""
     k = len(wrong)
     off = wrong[~np.eye(k, dtype=bool)].reshape(k, k - 1)
     c = each * (k - 1)
