@@ -46,9 +46,17 @@ RATE_EPOCHS = (
 )  # in at most this share of the epochs, the best by a tenth that is held out: before the labels are memorised
 MANY = 50  # samples from which on a tenth of four folds can choose anything
 
+TEXT, WHOLE, NUMBER = ((str,), "a text"), ((int, np.integer), "a whole number"), ((int, float, np.number), "a number")
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    **{"method": TEXT, "params": ((Mapping,), "a dict"), "noise_rate": NUMBER, "network": TEXT, "epochs": WHOLE},
+    **{"batch_size": WHOLE, "folds": WHOLE, "verbose": WHOLE, "n_threads": WHOLE, "device": TEXT},
+}
+OPTIONAL = ("params", "noise_rate", "network", "epochs", "batch_size", "device")
+
 UPDATES = 1500  # of a network, where nobody names epochs: within these bounds
 EPOCHS = (10, 60)
 FEW = 4, 10  # a batch is at least the first, and at most a tenth of few samples
+FAR = 1e6  # standard deviations: what is further from all that was learned from stands there
 SHOWN = 256  # training samples that the progress looks at
 CHUNK_NUMBERS = 1 << 22  # of samples that are predicted at once
 
@@ -203,21 +211,22 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
 
     def _check(self) -> None:
         """Raises InputError, one line, for an argument that cannot be."""
+        for name, (kind, what) in KINDS.items():
+            value = getattr(self, name)
+            known = value is None and name in OPTIONAL
+            if not known and (not isinstance(value, kind) or (isinstance(value, bool) and name != "verbose")):
+                raise InputError(f"{name} is {value!r}; it must be {what}{', or None' * (name in OPTIONAL)}")
         if self.method not in (AUTO, *METHODS):
             raise unknown("method", self.method, [AUTO, *METHODS])
-        for name, value, least in (
-            ("epochs", self.epochs, 1),
-            ("batch_size", self.batch_size, 2),
-            ("n_threads", self.n_threads, 1),
-        ):
-            if value is not None and (not isinstance(value, int | np.integer) or value < least):
-                raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-        if not isinstance(self.folds, int | np.integer) or self.folds < 0 or self.folds == 1:
-            raise InputError(f"folds is {self.folds!r}; it must be 0, or a whole number of at least 2")
+        for name, least in (("epochs", 1), ("batch_size", 2), ("n_threads", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise InputError(f"{name} is {value}; it must be at least {least}")
+        if self.folds < 0 or self.folds == 1:
+            raise InputError(f"folds is {self.folds}; it must be 0, or at least 2")
         if self.method == AUTO and self.params is not None:
             raise InputError("params are of one method, and method is 'auto'; name the method, or leave params out")
         if self.noise_rate is not None and not 0 <= self.noise_rate <= 1:
-            raise InputError(f"noise_rate is {self.noise_rate!r}; it is a share of the labels, from 0 to 1")
+            raise InputError(f"noise_rate is {self.noise_rate}; it is a share of the labels, from 0 to 1")
 
     def _planned(self, x: Tensor, y: Tensor, n_classes: int, form: Form) -> tuple[Plan, Probs | None]:
         """The training to be made; with the out-of-fold predictions by which the share of wrong labels was estimated, if it was."""
@@ -295,11 +304,13 @@ def formed(x: Array, form: Form | None = None) -> tuple[Tensor, Form]:
         return torch.from_numpy(pixels), Form(pixels.shape[1:], *(form[1:] if form else channel_stats(pixels)))
     wide = x.astype(np.float64)
     if form is None or form.images:
-        scale = np.abs(wide).max(0)
-        std = wide.std(0)
-        constant = std <= 1e-12 * scale
-        form = Form((x.shape[1],), tuple(wide.mean(0).tolist()), tuple(np.where(constant, 1.0, std).tolist()))
-    standard = (wide - np.array(form.mean)) / np.array(form.std) if x.shape[1] == len(form.mean) else wide
+        largest = np.abs(wide).max(0)
+        unit = np.where(largest > 0, largest, 1.0)  # squares of very large numbers are none
+        mean, std = (wide / unit).mean(0), (wide / unit).std(0)
+        std = np.where(std <= 1e-12, 1.0, std)  # a feature that is constant
+        form = Form((x.shape[1],), tuple((mean * unit).tolist()), tuple((std * unit).tolist()))
+    fits = x.shape[1] == len(form.mean)
+    standard = ((wide - np.array(form.mean)) / np.array(form.std)).clip(-FAR, FAR) if fits else wide
     return torch.from_numpy(standard.astype(np.float32)), form._replace(shape=(x.shape[1],))
 
 

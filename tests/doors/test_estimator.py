@@ -223,6 +223,12 @@ def test_mistakes_are_one_line() -> None:
         ({"batch_size": 1}, "batch_size is 1"),
         ({"n_threads": 0}, "n_threads is 0"),
         ({"device": "tpu"}, "tpu"),
+        ({"method": None}, "method is None; it must be a text"),
+        ({"params": [1]}, "it must be a dict, or None"),
+        ({"epochs": True}, "epochs is True"),
+        ({"noise_rate": "a"}, "it must be a number"),
+        ({"verbose": "a"}, "verbose is 'a'"),
+        ({"network": 3}, "network is 3"),
     ):
         with pytest.raises(rs.InputError, match=words) as caught:
             NoisyLabelClassifier(**({"epochs": 1} | told)).fit(x, y)
@@ -243,7 +249,8 @@ def test_vectors_are_standardised_as_those_of_the_fit_were() -> None:
     x = np.array([[1e9, 5.0, 2.0], [1e9 + 2, 5.0, 4.0]])
     out, form = formed(x)
     np.testing.assert_allclose(out, [[-1, 0, -1], [1, 0, 1]])
-    np.testing.assert_allclose(formed(x[1:] + 2, form)[0], [[3, 2, 3]])
+    np.testing.assert_allclose(formed(x[1:] + 2, form)[0], [[3, 2 / 5, 3]])  # the constant one is in units of itself
+    assert formed(np.array([[1e300], [-1e300]]))[0].tolist() == [[1], [-1]]
 
 
 def test_the_matrix_by_hand() -> None:
