@@ -88,6 +88,17 @@ def projector(width: int, hidden: int, out: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, hidden), BatchNorm(hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 
+def apart(optimizer: torch.optim.Optimizer, head: nn.Module) -> None:
+    """Gives ``head`` a group of its own in ``optimizer``, for one whose training begins later than the network's.
+
+    Fused SGD wants a momentum of all parameters of a group or of none.
+    """
+    late = {id(p) for p in head.parameters()}
+    group = optimizer.param_groups[0]
+    params, group["params"] = group["params"], [p for p in group["params"] if id(p) not in late]
+    optimizer.add_param_group({**group, "params": [p for p in params if id(p) in late]})
+
+
 @torch.no_grad()
 def bank(net: Featured, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """Features [n, D] and logits [n, K] of all images of ``batches``, in their order, float32; the mode of ``net`` is the caller's."""

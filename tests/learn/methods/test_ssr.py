@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toy import accuracy, blobs, run, task
 
-from raystudy.learn.features import Featured, bank, projector, with_heads
+from raystudy.learn.features import Featured, apart, bank, projector, with_heads
 from raystudy.learn.losses import soft_cross_entropy
 from raystudy.learn.methods.ssr import SSR, balanced_order, balanced_vote, relabelled, right_score
 from raystudy.learn.neighbours import nearest, tally
@@ -240,6 +240,23 @@ def test_networks_without_a_last_linear_layer_are_refused_in_one_line() -> None:
     odd = Featured(nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.Flatten(0)), 5)
     with pytest.raises(InputError, match="not that layer's"):
         odd(torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_head_may_begin_to_train_later(momentum: float) -> None:
+    """With fused SGD, which the recipe uses; its first step is that of a fresh optimizer."""
+    net = Featured(nn.Linear(4, 3), 3, late=lambda d: nn.Linear(d, 2))
+    late = net.get_submodule("late")
+    optimizer = Recipe(momentum=momentum, weight_decay=0.0, lr=0.5).optimizer_for(net)
+    apart(optimizer, late)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
+    x, before = torch.randn(5, 4), late.weight.clone()
+    for step in range(3):
+        optimizer.zero_grad()
+        (net(x).sum() + (late(x).sum() if step == 2 else 0.0)).backward()
+        optimizer.step()
+        assert torch.equal(late.weight, before) == (step < 2)
+    torch.testing.assert_close(late.weight, before - 0.5 * x.sum(0).expand(2, -1))
 
 
 def test_the_bank_is_all_images_in_order() -> None:
