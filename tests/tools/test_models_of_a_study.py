@@ -128,7 +128,7 @@ def test_mlflow_has_the_cards_and_serves_the_model(place: Path, study: Path) -> 
 def test_an_unknown_cell_is_one_line_with_the_choices(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model", NAME, "--storage", str(study.parent), "--cell", "elr_digits"]) == 2
     told = capsys.readouterr().err
-    assert "did you mean 'elr_digits_symmetric-inclusive-0.5'" in told
+    assert "unknown cell with a model 'elr_digits'; choose from: ce_digits_symmetric-inclusive-0.5, elr_digits_" in told
     assert len(told.strip().splitlines()) == 1
 
 
