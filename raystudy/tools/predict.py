@@ -95,10 +95,11 @@ def _pictures(place: Path, card: Card, skip_corrupt: bool) -> Inputs:
 def _arrays(place: Path, card: Card, asked: str | None) -> Inputs:
     """One array of a file, and the labels beside it: ``x`` has ``y``, ``x_test`` has ``y_test``."""
     try:
-        with np.load(place, allow_pickle=False) as held:
-            if isinstance(held, np.ndarray):
-                name, x, y, named = place.name, held, None, None
-            else:
+        held = np.load(place, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            name, x, y, named = place.name, held, None, None
+        else:
+            with held:
                 name = _chosen(place, held.files, asked)
                 x, beside = held[name], name.replace("x", "y", 1)
                 y = held[beside] if beside != name and beside in held.files else None
