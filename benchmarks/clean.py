@@ -88,7 +88,7 @@ def measured(x: torch.Tensor, given: np.ndarray, truth: np.ndarray, seed: int) -
     chosen = [find_label_issues(given, p / p.sum(1, keepdims=True)) for p in (np.maximum(linear, 1e-6), ours)]
     left = [int((wrong & ~issue).sum()) for issue in chosen]
     final = np.where(told.sure, told.suggested, given)
-    kept = told.sure | ~told.issue
+    kept = told.kept
     return {
         "wrong": float(wrong.mean()),
         "auroc": float(roc_auc_score(wrong, -told.quality)),
@@ -112,8 +112,18 @@ def measured(x: torch.Tensor, given: np.ndarray, truth: np.ndarray, seed: int) -
 
 def table(lines: list[dict]) -> str:
     """Means over seeds, as Markdown."""
-    head = ["data, noise", "wrong", "AUROC", "AP", "AP cleanlab, its LR", "AP cleanlab, best", "F1", "F1 cleanlab"]
-    head += ["wrong after", "after cleanlab", "left / cleanlab's", "seconds"]
+    head = [
+        "data, noise",
+        "seeds",
+        "wrong",
+        "AUROC",
+        "AP",
+        "AP cleanlab, its LR",
+        "AP cleanlab, best",
+        "F1",
+        "F1 cleanlab",
+    ]
+    head += ["wrong after", "after cleanlab", "kept", "kept cleanlab", "left / cleanlab's", "seconds"]
     rows = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     gains, won = [], 0
     for name, noise in CONDITIONS:
@@ -127,8 +137,12 @@ def table(lines: list[dict]) -> str:
         gains.append(m["ap"] - m["ap_cleanlab"])
         won += gains[-1] > 0
         told = [m["wrong"], m["auroc"], m["ap"], m["ap_cleanlab_linear"], m["ap_cleanlab"], m["f1"], f1.max()]
-        told += [m["wrong_after"], after[i]]
-        cells = [f"{v:.3f}" for v in told] + [f"{m['left'] / max(left[i], 1):.2f}", f"{m['seconds']:.0f}"]
+        told += [m["wrong_after"], after[i], m["kept"], np.mean([line["kept_cleanlab"] for line in some], axis=0)[i]]
+        cells = (
+            [str(len(some))]
+            + [f"{v:.3f}" for v in told]
+            + [f"{m['left'] / max(left[i], 1):.2f}", f"{m['seconds']:.0f}"]
+        )
         rows.append(f"| {name.replace(VECTORS, 'CIFAR-10 vectors')}, {noise} | " + " | ".join(cells) + " |")
     rows.append(f"\nAbove cleanlab's best in {won} of {len(gains)}, by {np.mean(gains):.3f} on average.")
     return "\n".join(rows)

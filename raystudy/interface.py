@@ -370,7 +370,10 @@ class Cleaned:
         return self._found.measured()
 
     def write(self, out: str | PathLike[str], unsure: str = "drop", force: bool = False) -> list[Path]:
-        """labels.csv, the cleaned labels and suspects.html, into a folder. ``unsure``: "drop" or "keep" what has no sure suggestion."""
+        """labels.csv, the cleaned labels and suspects.html, into a folder.
+
+        ``unsure``: "drop" or "keep" what is neither right nor wrong for sure.
+        """
         from raystudy.tools.clean import outputs
 
         if unsure not in outputs.UNSURE:

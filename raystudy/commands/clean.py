@@ -52,7 +52,7 @@ def clean(
         str,
         Parameter(
             converter=choice("drop", "keep"),
-            help="what the cleaned data do with a label that looks wrong where no suggestion is sure: drop it, or keep it as given "
+            help="what the cleaned data do with a label that is neither right nor wrong for sure (0.8): drop it, or keep it as given "
             "(default: drop)",
         ),
     ] = "drop",

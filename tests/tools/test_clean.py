@@ -83,10 +83,17 @@ def test_no_evidence_sees_its_own_label():
 
 
 def test_verdict():
-    told = judge.verdict(np.array([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]]), np.array([1, 0, 0]))
-    assert told[0].tolist() == [0.5, 0.2, 0.9]
-    assert told[1].tolist() == [1, 1, 0]
-    assert told[2].tolist() == [False, True, False]  # a tie does not speak against the label given
+    told = judge.verdict(np.array([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]]), np.array([0.5, 0.2, 0.9]), np.array([1, 0, 0]))
+    assert told[0].tolist() == [1, 1, 0]
+    assert told[1].tolist() == [False, True, False]  # a tie does not speak against the label given
+
+
+def test_quality_keeps_the_order_and_takes_the_level():
+    order = np.linspace(0.3, 0.99, 50)
+    z = 2 * np.log(order / (1 - order)) - 3
+    found = judge.levelled(order, 1 / (1 + np.exp(-z)))
+    assert found == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-3)
+    assert (np.diff(judge.levelled(order, order[::-1])) > 0).all()  # even where both disagree
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ class Examined:
         if not 0 < wrong.sum() < len(wrong):
             return None
         final = np.where(told.sure, told.suggested, told.given)
-        kept = told.sure | ~told.issue
+        kept = told.kept
         return {
             "wrong": float(wrong.mean()),
             "auroc": float(roc_auc_score(wrong, -told.quality)),

@@ -41,8 +41,8 @@ def rows(found: Examined) -> list[list[str]]:
 
 
 def cleaned(told: Judged, unsure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions that stay [M] and their labels [M]: suggested where sure; an issue without a sure suggestion is dropped or kept."""
-    stays = told.sure | ~told.issue if unsure == "drop" else np.ones(len(told.given), dtype=bool)
+    """Positions that stay [M] and their labels [M]: suggested where sure; what is neither right nor wrong for sure is dropped or kept."""
+    stays = told.kept if unsure == "drop" else np.ones(len(told.given), dtype=bool)
     return np.flatnonzero(stays), np.where(told.sure, told.suggested, told.given)[stays]
 
 
