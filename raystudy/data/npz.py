@@ -13,7 +13,7 @@ from raystudy.data.vectors import feature_stats
 from raystudy.errors import InputError, unknown
 
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
-OPTIONAL = ("kind", "strong", "class_names")
+OPTIONAL = ("kind", "strong", "class_names", "truth")
 KINDS = ("images", "vectors")
 LARGEST = 1e30  # a number in a vector: what is made of larger ones does not fit into float32
 
@@ -32,8 +32,8 @@ def read(path: Path) -> Dataset:
     precomputed views of each sample, the first of them the plain one; ``strong`` says which of them are strong ones, counted from 0.
 
     Labels are whole numbers from 0 in one dimension; the classes are those of y_train, so that a number that none of them has is
-    no class. ``class_names`` [K] names them. Nothing is ever unpickled. Raises InputError, one line with the file and its first
-    fault.
+    no class. ``class_names`` [K] names them. ``truth``, if true, says that y_train is known to be right. Nothing is ever
+    unpickled. Raises InputError, one line with the file and its first fault.
     """
     arrays = _open_npz(path)
     kind = _kind(path, arrays)
@@ -91,7 +91,7 @@ def read(path: Path) -> Dataset:
     )
     return replace(
         data,
-        truth=bool(label_sets),
+        truth=bool(label_sets) or _truth(path, arrays.get("truth")),
         title=path.stem,
         notes=without_test(untested, one),
         strong=_strong(path, arrays.get("strong"), x_train) if kind == "vectors" else (),
@@ -181,6 +181,13 @@ def _strong(path: Path, strong: Array | None, x: Array) -> tuple[int, ...]:
             f"{path}: strong names view {int(told.max())}; x_train has {views} ({', '.join(map(str, range(views)))})"
         )
     return tuple(sorted(told.tolist()))
+
+
+def _truth(path: Path, truth: Array | None) -> bool:
+    """Whether the file says that y_train is known to be right, or InputError."""
+    if truth is not None and (truth.shape != () or truth.dtype.kind != "b"):
+        raise InputError(f"{path}: truth is {truth.dtype} with shape {list(truth.shape)}; it is True or False")
+    return bool(truth)
 
 
 def _class_names(path: Path, names: Array | None, n_classes: int) -> tuple[str, ...]:
