@@ -58,6 +58,7 @@ class Dataset:
         default_factory=dict
     )  # "training", "test": of each image, where they are files
 
+    columns: Mapping[str, Any] | None = None  # of a table: what its columns became, see ``columns.learnt``
     strong: tuple[int, ...] = ()  # which views of vectors are strong ones; empty: weak and strong are drawn from all
 
     @cached_property
