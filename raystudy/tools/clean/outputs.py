@@ -76,6 +76,8 @@ def write(found: Examined, out: Path, unsure: str = "drop") -> list[Path]:
             part.write_bytes(told)
         for file, part in parts.items():
             os.replace(part, file)
+        for name in {f"{CLEANED}.csv", f"{CLEANED}.npz"} - set(contents):
+            (out / name).unlink(missing_ok=True)  # of an earlier cleaning, which these are not
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
