@@ -21,6 +21,9 @@ def refuse(out: Path, force: bool) -> None:
     """InputError where ``out`` cannot be written to, before anything is computed."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; it takes a folder")
+    above = next((p for p in out.absolute().parents if p.exists()), out.absolute().parent)
+    if not above.is_dir():
+        raise InputError(f"--out {out}: {above} is a file, so nothing can be written below it")
     if out.is_dir() and any(out.iterdir()) and not force:
         raise InputError(
             f"--out {out} is not empty; name another folder, or --force to write over what was written there"
@@ -73,6 +76,8 @@ def write(found: Examined, out: Path, unsure: str = "drop") -> list[Path]:
             part.write_bytes(told)
         for file, part in parts.items():
             os.replace(part, file)
+        for name in {f"{CLEANED}.csv", f"{CLEANED}.npz"} - set(contents):
+            (out / name).unlink(missing_ok=True)  # of an earlier cleaning, which these are not
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
