@@ -8,9 +8,8 @@ goes on; view 0 is the plain one, the others are weak augmentations that come fr
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +102,8 @@ def prepared(
         raise InputError(f"--views {views}: a text has one view; views are crops and mirror images")
     torch.set_num_threads(threads)
     _check_kind(dataset, text)
+    if out.exists() and Path(spec.base(dataset).partition(":")[2]).expanduser().resolve() == out.resolve():
+        raise InputError(f"--out {out} is the file that would be read; name another")
     made = backbones.build(
         backbone, "images" if text is None else "texts", size=size, weights=weights, device=device_here(device)
     )
@@ -130,7 +131,7 @@ def run(job: Job, tell: Tell = lambda done, total: None) -> Path:
     folder = parts_of(job.out)
     with _held(folder):
         if _note(folder) != job.made_of:
-            for old in folder.glob("*.np*"):
+            for old in folder.glob("*.npy"):
                 old.unlink()
             _written(folder / f"{MADE_OF}.json", json.dumps(job.made_of).encode())
         n, m = len(job.source.train), len(job.source.test)
@@ -155,7 +156,11 @@ def run(job: Job, tell: Tell = lambda done, total: None) -> Path:
         plain = train if job.views > 1 else train[:, 0]
         with _new(job.out) as f:
             np.savez(f, x_train=plain, x_test=test[:, 0], **_labels(job))  # type: ignore[arg-type]
-        shutil.rmtree(folder)
+        for name in ("*.npy", f"{MADE_OF}.json", "lock"):
+            for old in folder.glob(name):
+                old.unlink()
+    with suppress(OSError):  # somebody else's files are in it
+        folder.rmdir()
     return job.out
 
 
@@ -316,9 +321,9 @@ def _made_of(source: Source, backbone: Backbone, views: int, seed: int) -> dict[
 def _difference(before: dict[str, Any] | None, told: dict[str, Any]) -> str:
     if before is None:
         return "and is no embedding"
-    names = [name for name in sorted({*before, *told}) if before.get(name) != told.get(name)]
-    shown = ", ".join(f"{name} {before.get(name)} and not {told.get(name)}" for name in names[:3])
-    return f"made of {shown}"
+    names = [name for name in told if name in before and before[name] != told[name]]  # the others follow from these
+    shown = ", ".join(f"{name} {before[name]} and not {told[name]}" for name in names[:3])
+    return f"made of {shown}" if shown else "and made of something else"
 
 
 def _labels(job: Job) -> dict[str, NDArray[Any]]:
