@@ -46,6 +46,7 @@ class CellData:
     truth: Truth
     classes: tuple[str, ...] = ()  # their names
     title: str = ""  # short, for pictures; empty: the name
+    imbalance: str = ""  # see ``data.imbalance``; empty: the classes are as large as they came
     assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
 
     @property
@@ -107,6 +108,7 @@ def _prepared(
         truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device), known),
         classes=data.classes,
         title=data.title,
+        imbalance=data.imbalance,
         assumed=known and not data.truth,
     )
 
