@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from analysis import truth
-from analysis.select import MAIN, RULES, Score, chosen, gap, paper, replicates, score, spread
+from analysis.select import MAIN, RULES, Score, balanced, chosen, gap, paper, replicates, score, spread
 from raystudy.design.study import Cell, Study
 from raystudy.record.ledger import CellHistory, TrialHistory
 
@@ -17,6 +17,7 @@ class Line(NamedTuple):
     cell: Cell
     wrong: float | None  # share of wrong labels; None where nobody knows
     scores: dict[str, Score]  # by rule for the epoch, over replicates of the chosen point
+    balanced: Score  # balanced accuracy, under MAIN, where the training set is imbalanced
     gap: float  # what honest selection of the epoch costs: ORACLE minus noisy_val
     n: int  # trainings behind the scores
     gain: float
@@ -50,6 +51,7 @@ def line(cell: Cell, history: CellHistory, study: Study) -> Line:
         cell=cell,
         wrong=history.header.get("effective_rate"),
         scores={rule: score(tuned, rule) for rule in rules(study)},
+        balanced=balanced(tuned),
         gap=gap(tuned).mean,
         n=len(tuned),
         gain=gain(tuned, published),
@@ -91,6 +93,7 @@ def _mean(lines: list[Line]) -> Line:
         cell=lines[0].cell,
         wrong=sum(wrong) / len(wrong) if wrong else None,
         scores=scores,
+        balanced=spread(told.balanced.mean for told in lines)._replace(std=math.nan),
         gap=spread(told.gap for told in lines).mean,
         n=sum(told.n for told in lines),
         gain=spread(told.gain for told in lines).mean,
@@ -118,6 +121,8 @@ def frame(study: Study, histories: Mapping[Cell, CellHistory]) -> list[dict[str,
         for rule, found in told.scores.items():
             name = "ORACLE" if rule == "oracle_test" else rule
             row |= {name: found.mean, f"{name}_std": found.std}
+        if not math.isnan(told.balanced.mean):
+            row |= {"balanced": told.balanced.mean, "balanced_std": told.balanced.std}
         row |= {"gap": told.gap, "n": told.n, "gain": told.gain, "seconds": told.seconds}
         out.append(row | {"point_from_truth": told.oracle, "published_from_truth": told.against_oracle})
     return out

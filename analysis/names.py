@@ -9,13 +9,17 @@ from raystudy.design.study import Study
 
 
 def _candidates(name: str) -> list[str]:
-    """Ever longer names for one: more and more of the end of its path, without its options and with them, the whole at last."""
+    """Ever longer names for one: more and more of the end of its path, without its options and with them, the whole at last.
+
+    An imbalance is always told: it is a condition, as noise is.
+    """
     base = spec.base(name)
     path = re.sub(r"^(\w+:)+", "", base)  # without npz:, folder:, smoke:
     kinds, parts = base.removesuffix(path), [p for p in path.split("/") if p]
     ends = [kinds + "/".join(parts[-n:]) for n in range(1, len(parts) + 1)] if "/" in base else [base]
     options = name[len(base) :]
-    return [*(e for end in ends for e in dict.fromkeys((end, end + options))), name]
+    condition = "?" + found[0] if (found := re.findall(r"imbalance=[^&]+", options)) else ""
+    return [*(e for end in ends for e in dict.fromkeys((end + condition, end + options))), name]
 
 
 def shortened(names: Collection[str]) -> dict[str, str]:

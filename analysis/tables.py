@@ -11,12 +11,19 @@ from rich.table import Table
 
 from analysis import collapse, names, truth
 from analysis.leaderboard import Line, foremost, label, lines, overall, rules
-from analysis.select import CLEAN_VAL, TEST, Score, chosen
+from analysis.select import BALANCED, CLEAN_VAL, TEST, Score, chosen
 from raystudy.design.names import OBJECTIVES
 from raystudy.design.study import Cell, Study
 from raystudy.record.ledger import ENDED, CellHistory
 
-READ = (*OBJECTIVES, TEST, CLEAN_VAL, "cost/seconds", collapse.METRIC)  # the metrics that the tables here look at
+READ = (
+    *OBJECTIVES,
+    TEST,
+    BALANCED,
+    CLEAN_VAL,
+    "cost/seconds",
+    collapse.METRIC,
+)  # the metrics that the tables here look at
 SCREEN = 40  # rows of the short form
 PLENTY = 24  # characters of a hyperparameter point from which on it may be folded
 WHOLE = ("noise", "method")  # columns that are never left out nor cut
@@ -29,6 +36,7 @@ NEEDLESS = (
     "noisy_val",
     "gain",
     "ORACLE",
+    "balanced",
 )  # left out first, where there is no room
 SELDOM = ("epochs", "pruned", "chosen point", "diverged", "failed", "complete")
 Columns = dict[str, list[str]]  # texts by the name above them
@@ -120,6 +128,7 @@ def leaderboard(
 
 
 LEGEND = {
+    "balanced": "balanced: mean recall of the classes, under last10.",
     "wrong": "wrong: share of wrong labels, ? where nobody knows.",
     "n": "n: replicates.",
     "gain": "gain: tuned - paper point, percentage points under last10.",
@@ -136,6 +145,8 @@ def _columns(rows: Sequence[tuple[str, Line]], study: Study) -> Columns:
         "method": [c.cell.method + "*" * c.oracle for c in cells],
     }
     columns |= {label(rule, study): [percent(c.scores[rule]) for c in cells] for rule in rules(study)}
+    if not all(math.isnan(c.balanced.mean) for c in cells):
+        columns["balanced"] = [percent(c.balanced) for c in cells]
     return columns | {
         "gap": ["–" if math.isnan(c.gap) else f"{100 * c.gap:.1f}" for c in cells],
         "n": [str(c.n) for c in cells],

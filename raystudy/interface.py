@@ -48,7 +48,19 @@ TOLD: dict[Kind, str] = {
 }
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(
-        ("dataset", "name", "network", "recipe", "stream", "scale", "sampler", "scheduler", "objective", "keep_models"),
+        (
+            "dataset",
+            "name",
+            "network",
+            "recipe",
+            "stream",
+            "imbalance",
+            "scale",
+            "sampler",
+            "scheduler",
+            "objective",
+            "keep_models",
+        ),
         TEXT,
     ),
     **dict.fromkeys(("method", "noise", "address", "time_budget", "tracking_uri", "device"), TEXT),
@@ -88,8 +100,9 @@ class Study:
 
     ``methods``: names of ``methods()``, or FILE.py:CLASS of your own; plain cross-entropy is run beside them unless ``baseline`` is False.
     ``dataset``: a name of ``datasets()``, or npz:, csv:, parquet: or folder:PATH; None for digits. ``noise``: one or several of
-    ``KIND[:VARIANT]:RATE,...``. ``file``: a shipped study or a .toml, instead of methods, data, noise, network and recipe; ``trust``:
-    methods and networks that it names as files or modules may run. What is None is the study file's, or chosen by data set.
+    ``KIND[:VARIANT]:RATE,...``. ``imbalance``: exp:R or step:R. ``file``: a shipped study or a .toml, instead of methods, data, noise,
+    network and recipe; ``trust``: methods and networks that it names as files or modules may run. What is None is the study file's, or
+    chosen by data set.
     ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val`` and ``keep_models``
     are the options of ``raystudy sweep``.
     Raises InputError for anything that cannot be.
@@ -114,6 +127,7 @@ class Study:
         size: int | None = None,
         skip_corrupt: bool = False,
         stream: str | None = None,
+        imbalance: str | None = None,
         trust: bool = False,
         **budget: Any,
     ) -> None:
@@ -124,7 +138,7 @@ class Study:
             file=file, name=name, dataset=dataset, network=network, epochs=epochs, recipe=recipe, baseline=baseline
         )
         _checked(noise_seed=noise_seed, scale=scale, data_root=data_root, labels=labels, size=size, stream=stream)
-        _checked(skip_corrupt=skip_corrupt, trust=trust, **budget)
+        _checked(skip_corrupt=skip_corrupt, imbalance=imbalance, trust=trust, **budget)
         if noise is not None and not len(_several("noise", noise)):
             raise InputError("noise is empty; name a kind and a rate, such as symmetric:0.2")
         self.data_root, self.named = Path(data_root), name is not None
@@ -137,6 +151,7 @@ class Study:
             size=size,
             skip_corrupt=skip_corrupt,
             stream=stream,
+            imbalance=imbalance,
             noise=None if noise is None else _several("noise", noise),
             noise_seed=noise_seed,
             network=network,

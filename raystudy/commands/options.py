@@ -73,6 +73,12 @@ Stream = Annotated[
         help="image files: decode them while training (always), or hold all in memory (never) (default: auto, by their size)",
     ),
 ]
+Imbalance = Annotated[
+    str | None,
+    Parameter(
+        help="keep fewer training images class by class: exp:R or step:R, the largest class R times the smallest"
+    ),
+]
 Noise = Annotated[str, Parameter(help="label noise, KIND[:VARIANT]:RATE (docs/noise.md) (default: symmetric:0.5)")]
 NoiseSeed = Annotated[int, Parameter(converter=whole, help="seed of the flips (default: 0)")]
 DataRoot = Annotated[Path, Parameter(help="where data sets lie or are downloaded to (default: data)")]
@@ -111,12 +117,13 @@ STUDIES = Path("studies")
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """What may be said of a data set of image files, beside its name."""
+    """What may be said of a data set beside its name."""
 
     labels: Labels = None
     size: Size = None
     skip_corrupt: SkipCorrupt = False
     stream: Stream = None
+    imbalance: Imbalance = None
 
     def located(self, dataset: str) -> str:
         """The data set with these options, as it is written in a study."""
@@ -124,7 +131,12 @@ class Files:
 
         labels = self.labels and str(self.labels)
         return located(
-            dataset, labels=labels, size=self.size, skip_corrupt=self.skip_corrupt or None, stream=self.stream
+            dataset,
+            labels=labels,
+            size=self.size,
+            skip_corrupt=self.skip_corrupt or None,
+            stream=self.stream,
+            imbalance=self.imbalance,
         )
 
 
@@ -154,6 +166,7 @@ class Grid:
     size: Size = None
     skip_corrupt: SkipCorrupt = False
     stream: Stream = None
+    imbalance: Imbalance = None
     noise: Annotated[
         list[str] | None,
         Parameter(

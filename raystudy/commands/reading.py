@@ -46,6 +46,7 @@ def requested(methods: tuple[str, ...], grid: Grid, search: Search) -> "Study":
         size=grid.size,
         skip_corrupt=grid.skip_corrupt,
         stream=grid.stream,
+        imbalance=grid.imbalance,
         noise=grid.noise,
         noise_seed=grid.noise_seed,
         network=grid.network,

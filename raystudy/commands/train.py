@@ -116,6 +116,12 @@ def train(
     header = {"effective_rate": run.data.effective_rate, "cell": {"dataset": spec.dataset}}
     against = "" if truth.tested_clean(header) else " against given labels"
     say(console, f"test accuracy{against}, mean of the last {len(last)} epochs: {sum(last) / len(last):.4f}")
+    if run.data.imbalance:
+        last = [r["test/balanced_acc"] or 0.0 for r in run.records[-10:]]
+        say(
+            console,
+            f"balanced test accuracy{against}, mean of the last {len(last)} epochs: {sum(last) / len(last):.4f}",
+        )
     return 0
 
 

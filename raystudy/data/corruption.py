@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raystudy.data import datasets, instance, masks, noise, smoke
+from raystudy.data import datasets, instance, masks, noise, smoke, spec
 from raystudy.data.dataset import Dataset, Images, plain
 from raystudy.data.files import Files
 from raystudy.data.masks import Mask
@@ -60,12 +60,12 @@ def corrupted(data: Dataset, setting: Noise, root: Path | str = "data") -> Corru
     if name != data.name:
         setting = smoke.noise(setting)
     if setting.kind == "asymmetric" and not setting.variant:
-        if name not in CLASS_MAP_OF:
+        if (base := spec.base(name)) not in CLASS_MAP_OF:
             raise InputError(
                 f"noise 'asymmetric' has no class map for data set {data.name!r}; it knows {', '.join(CLASS_MAP_OF)}: "
                 f"write asymmetric:cifar10:RATE for a copy of one of them, or matrix:FILE for your own"
             )
-        setting = replace(setting, variant=CLASS_MAP_OF[name])
+        setting = replace(setting, variant=CLASS_MAP_OF[base])
     if setting.kind in BUILDERS:
         return BUILDERS[setting.kind](data, setting, Path(root))
     given = noise.corrupt(data.y_train.numpy(), setting, data.n_classes)

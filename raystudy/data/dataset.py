@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raystudy.data import repeats
+from raystudy.data import imbalance, repeats
 from raystudy.data.files import Files
 from raystudy.data.noise import digest
 from raystudy.data.spec import Options
@@ -58,7 +58,11 @@ class Dataset:
         default_factory=dict
     )  # "training", "test": of each image, where they are files
 
+    rows: tuple[Sequence[int], Sequence[int]] | None = (
+        None  # where the split is ours: of training and test samples, as they came
+    )
     columns: Mapping[str, Any] | None = None  # of a table: what its columns became, see ``columns.learnt``
+    imbalance: str = ""  # as the user asked for it; empty: the classes are as large as they came
     strong: tuple[int, ...] = ()  # which views of vectors are strong ones; empty: weak and strong are drawn from all
 
     @cached_property
@@ -102,6 +106,28 @@ def plain(x: Images) -> Images: ...
 def plain(x: Images) -> Images:
     """Vectors without their further views; anything else as it is."""
     return x[:, 0] if isinstance(x, Tensor) and x.dim() == 3 else x
+
+
+def unsplit(data: Dataset) -> Dataset:
+    """All samples as one training set in the order in which they came, where it was us who took a test set from labels of unknown truth;
+    any other data as it is."""
+    if data.rows is None or data.truth:
+        return data
+    order = torch.from_numpy(np.argsort(np.concatenate([np.asarray(r, dtype=np.int64) for r in data.rows])))
+    x, test = plain(data.x_train), data.x_test
+    whole = x + test if isinstance(x, Files) else torch.cat([x, test])  # type: ignore[operator, list-item]
+    y = torch.cat([data.y_train, data.y_test])[order]
+    names = [*data.paths.get("training", ()), *data.paths.get("test", ())]
+    return replace(
+        data,
+        x_train=whole[order],
+        y_train=y,
+        x_test=test[:0],
+        y_test=data.y_test[:0],
+        label_sets=dict.fromkeys(data.label_sets, y),
+        paths={"training": [names[i] for i in order.tolist()]} if names else {},
+        rows=None,
+    )
 
 
 def channel_stats(x: Array | Tensor) -> Stats:
@@ -150,10 +176,45 @@ def changed(data: Dataset, options: Options) -> Dataset:
         )
     if told and len(told.get("mean", data.mean)) != data.channels:
         raise InputError(f"data set {data.name!r} has {data.channels} channels; mean and std take as many numbers")
-    if not told:
-        return data
-    key = digest(np.frombuffer(f"{data.digest} {sorted(told.items())}".encode(), dtype=np.uint8))
-    return replace(data, **told, digest=key)
+    data = replace(data, **told, digest=_digest_with(data, told)) if told else data
+    return data if options.imbalance is None else unbalanced(data, options.imbalance)
+
+
+def _digest_with(data: Dataset, told: Mapping[str, Any]) -> str:
+    return digest(np.frombuffer(f"{data.digest} {sorted(told.items())}".encode(), dtype=np.uint8))
+
+
+def unbalanced(data: Dataset, asked: str, least: int = 0) -> Dataset:
+    """A data set with the training samples that ``imbalance.kept`` leaves, and all that is told of each; the test set is as it was.
+
+    Mean and standard deviation stay those of the whole training set, as in the papers. ``least``: at least so many of each class.
+    """
+    whole = data.y_train.numpy()
+    try:
+        stay = torch.from_numpy(imbalance.kept(whole, data.n_classes, asked, least))
+    except InputError as error:
+        raise InputError(f"data set {data.name!r}: {error}") from None
+    y = data.y_train[stay]
+    sizes = torch.bincount(y[y >= 0], minlength=data.n_classes)
+    (most, few), names = ((int(sizes.argmax()), int(sizes.argmin())), data.classes)
+    note = (
+        f"imbalance {asked}: {len(stay):,} of {len(whole):,} training {data.kind} stay, from {sizes[most]:,} of class {names[most]!r} "
+        f"to {sizes[few]:,} of class {names[few]!r}"
+    )
+    paths = dict(data.paths)
+    if "training" in paths:
+        paths["training"] = [paths["training"][i] for i in stay.tolist()]
+    return replace(
+        data,
+        x_train=data.x_train[stay],
+        y_train=y,
+        label_sets={name: labels[stay] for name, labels in data.label_sets.items()},
+        paths=paths,
+        notes=(*data.notes, note),
+        imbalance=asked,
+        rows=None,
+        digest=_digest_with(data, {"imbalance": asked}),
+    )
 
 
 def held_out(contents: Iterable[bytes]) -> Array:

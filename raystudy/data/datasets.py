@@ -10,11 +10,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from raystudy.data import columns, embedded, folder, human, listed, lists, npz, published, smoke, tables
-from raystudy.data.dataset import Dataset, changed
+from raystudy.data.dataset import Dataset, changed, unbalanced
 from raystudy.data.files import Listing, size_and_time
 from raystudy.data.noise import Noise, open_set
 from raystudy.data.published import SETS
-from raystudy.data.spec import Options, parse
+from raystudy.data.spec import Options, imbalanced, parse
 from raystudy.errors import InputError, unknown
 
 Stamp = tuple[int, ...]  # sizes and times of files
@@ -157,7 +157,9 @@ def _cached_smoke(spec: str, root: Path, stamp: Stamp) -> Dataset:
     """Only a user's own file is read to count its classes."""
     name = spec.removeprefix(smoke.PREFIX)
     info = DATASETS.get(name.partition("?")[0])
-    return embedded.stand_in(spec, info.n_classes if info else load(name, root).n_classes)
+    data = embedded.stand_in(spec, info.n_classes if info else load(name, root).n_classes)
+    asked = imbalanced(name)
+    return unbalanced(data, asked, least=2) if asked else data  # a stand-in is too small for most ratios
 
 
 def present(name: str, root: Path | str = "data") -> bool:

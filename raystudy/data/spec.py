@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from raystudy.data import imbalance
 from raystudy.errors import InputError, unknown
 
 STREAM = ("auto", "always", "never")
@@ -35,6 +36,7 @@ class Options:
     target: str | None = None  # tables: the column of labels
     drop: tuple[str, ...] | None = None  # tables: columns that are no features
     stream: str | None = None  # image files: auto (by their size), always, never
+    imbalance: str | None = None  # exp:R or step:R, see ``raystudy.data.imbalance``
 
     def __post_init__(self) -> None:
         for name, low, high in (("size", 4, 4096), ("pad", 0, 512)):
@@ -45,6 +47,8 @@ class Options:
             raise InputError(f"data set option channels is {self.channels}; it is 1 or 3")
         if self.stream is not None and self.stream not in STREAM:
             raise unknown("value of stream", self.stream, STREAM)
+        if self.imbalance is not None:
+            imbalance.parse(self.imbalance)
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
             raise InputError(
                 "data set options mean and std go together: one number per channel each, such as mean=0.5&std=0.25"
@@ -117,6 +121,11 @@ def located(spec: str, **more: Any) -> str:
 def base(spec: str) -> str:
     """The text without its options."""
     return _OPTIONS.split(spec, maxsplit=1)[0]
+
+
+def imbalanced(spec: str) -> str:
+    """The imbalance that a text asks for; empty where it asks for none."""
+    return parse(spec)[1].imbalance or ""
 
 
 def family(spec: str) -> str:

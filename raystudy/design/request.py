@@ -23,6 +23,7 @@ def requested(
     size: int | None = None,
     skip_corrupt: bool = False,
     stream: str | None = None,
+    imbalance: str | None = None,
     noise: Sequence[str] | None = None,
     noise_seed: int | None = None,
     network: str | None = None,
@@ -42,6 +43,7 @@ def requested(
         raise unknown("scale", scale, SCALES)
     said = dict(budget or {})
     own = {"dataset": dataset, "labels": labels, "size": size, "skip_corrupt": skip_corrupt, "stream": stream}
+    own |= {"imbalance": imbalance}
     grid = own | {"noise": noise, "network": network, "recipe": recipe, "no_baseline": not baseline}
     if file:
         if methods:

@@ -49,6 +49,7 @@ class CellData:
     classes: tuple[str, ...] = ()  # their names
     columns: Mapping[str, Any] | None = None  # of a table: what its columns became
     title: str = ""  # short, for pictures; empty: the name
+    imbalance: str = ""  # see ``data.imbalance``; empty: the classes are as large as they came
     assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
 
     @property
@@ -111,6 +112,7 @@ def _prepared(
         classes=data.classes,
         columns=data.columns,
         title=data.title,
+        imbalance=data.imbalance,
         assumed=known and not data.truth,
     )
 

@@ -57,6 +57,13 @@ def labels(predicted: Tensor, given: Tensor, clean: Tensor) -> dict[str, Tensor]
     }
 
 
+def balanced(predicted: Tensor, y: Tensor, n_classes: int) -> Tensor:
+    """Mean over the classes in ``y`` [k] of the share of their images that are predicted as them: each class counts alike."""
+    of = torch.bincount(y, minlength=n_classes)
+    right = torch.bincount(y[predicted == y], minlength=n_classes)
+    return (right[of > 0].double() / of[of > 0]).mean()
+
+
 def scalars(values: dict[str, Tensor | float]) -> dict[str, float | None]:
     """Plain numbers of six significant digits, None where not finite; one transfer from the device for all of them."""
     tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}

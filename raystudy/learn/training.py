@@ -20,7 +20,7 @@ from raystudy.learn import checkpoint, networks, samples
 from raystudy.learn.celldata import CellData, joined
 from raystudy.learn.checkpoint import previous
 from raystudy.learn.method import Log, Task
-from raystudy.learn.metrics import labels, scalars, selection
+from raystudy.learn.metrics import balanced, labels, scalars, selection
 from raystudy.learn.ops import gmm_1d, normalise_losses
 from raystudy.learn.point import code, method_class, split
 from raystudy.learn.recipe import Recipe
@@ -198,6 +198,8 @@ class Run:
             "val/loss": -p_val.gather(1, data.y_val[:, None]).clamp_min(1e-12).log().mean(),
             "test/acc": (predicted[m : m + k] == data.y_test).float().mean(),
         }
+        if data.imbalance:
+            out["test/balanced_acc"] = balanced(predicted[m : m + k], data.y_test, data.n_classes)
         done = m + k
         for name, y in self._extra.items():
             if len(y):

@@ -217,10 +217,10 @@ class Probe:
 
 def facts(dataset: str, root: Path) -> tuple[tuple[int, ...], int, int, int]:
     """Shape ([C, H, W], or [d] of vectors), classes, training and test images of a data set; it is loaded only where no table tells."""
-    from raystudy.data import datasets
+    from raystudy.data import datasets, spec
 
     name, _, options = dataset.partition("?")
-    if info := datasets.DATASETS.get(name):
+    if (info := datasets.DATASETS.get(name)) and not spec.imbalanced(dataset):  # which changes the number of images
         size = int(dict(o.partition("=")[::2] for o in options.split("&")).get("size", info.shape[-1]))
         return (info.shape[0], size, size), info.n_classes, info.train, info.test
     data = datasets.load(dataset, root)

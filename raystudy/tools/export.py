@@ -30,7 +30,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from analysis import load
-from analysis.select import RULES, chosen, objective, replicates
+from analysis.select import BALANCED, RULES, balanced, chosen, objective, replicates
 from analysis.suspects import PARTS, WORST, left, rows, trusted
 from raystudy.design import space
 from raystudy.design.space import Dimension, Space
@@ -109,6 +109,8 @@ def trials(study: Study, histories: Histories) -> pd.DataFrame:
                 "objective": objective(t.curves.get(study.objective, ())),
             }
             row |= {f"test.{rule}": f(t) if t.epochs else math.nan for rule, f in RULES.items()}
+            if BALANCED in t.curves:
+                row["test.balanced"] = balanced([t]).mean
             rows.append(row | {f"hp.{name}": _plain(v) for name, v in t.point.items()})
     table = pd.DataFrame(rows)
     for name in table.columns:  # a column of one kind each: Parquet has no other

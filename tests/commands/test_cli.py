@@ -199,7 +199,7 @@ def test_images_that_cannot_be_used(run: Callable[..., Told], command: Sequence[
         ("npz:bytes.npz", ["bytes.npz", "not an .npz file"]),
         ("npz:empty.npz", ["empty.npz", "empty"]),
         ("npz:folder.npz", ["folder.npz", "not an .npz file"]),
-        (images("a.npz", y_test=None), ["a.npz", "no array y_test", "x_train, y_train, x_test, y_test"]),
+        (images("a.npz", y_test=None), ["a.npz", "no array y_test", "x_train, y_train (and x_test with y_test"]),
         (images("b.npz", y_train=y - 1), ["b.npz", "y_train[0] is -1", "negative"]),
         (images("c.npz", y_test=y + 5), ["c.npz", "y_test[0] is 5", "classes 0 to 2"]),
         (images("d.npz", y_train=y[:50]), ["d.npz", "50 labels for 60 images"]),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,13 @@ import torch
 
 from raystudy.data import datasets
 from raystudy.data.corruption import corrupted
-from raystudy.data.dataset import Dataset, Images, plain
+from raystudy.data.dataset import Dataset, Images, plain, unsplit
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import NONE, Noise
 from raystudy.design.compose import default_setting
 from raystudy.design.single import single
 from raystudy.errors import InputError, unknown
-from raystudy.learn.celldata import in_memory, prepare
+from raystudy.learn.celldata import in_memory, joined, prepare
 from raystudy.learn.methods import METHODS
 from raystudy.learn.training import device_here
 from raystudy.tools.clean.evidence import NEIGHBOURS, features
@@ -103,6 +103,8 @@ def examine(
     where = device_here(device)
     setting, known = labels_as_given(dataset, data_root, noise, noise_seed, where)
     data = datasets.load(dataset, data_root, setting)
+    if setting.kind == "given":
+        data = unsplit(data)  # nobody trains on these: all labels are to be judged
     looked_at = corrupted(data, setting, data_root)
     given, classes = looked_at.given, data.classes
     x = plain(looked_at.x_train)
@@ -161,7 +163,12 @@ def _network(
     """Out-of-fold probabilities [N, K] of a method's networks, in the order of the data set."""
     usual, length = default_setting(dataset, root)
     network, epochs = network or usual, epochs or (max(1, length // 3) if method == "ce" else length)
-    cell = whole(prepare(dataset, root, setting, INNER, device))
+    data, cell = datasets.load(dataset, root, setting), prepare(dataset, root, setting, INNER, device)
+    ours = setting.kind == "given" and data.rows is not None and not data.truth  # see ``unsplit``
+    n, test = len(cell.y) + len(cell.y_val), (cell.x_held[len(cell.y_val) :], cell.y_test)
+    cell = whole(cell)
+    if ours:
+        cell = replace(cell, x=joined(cell.x, test[0]), y=torch.cat([cell.y, test[1]]))
     spec = single(method, cell, dataset, setting, network, epochs, val_fraction=INNER, seed=seed)
     tell(f"{folds} x {method}, {network}, up to {epochs} epochs")
 
@@ -170,7 +177,9 @@ def _network(
             tell(f"fold {fold + 1} of {folds}  epoch {epoch + 1:>3}  agreement with the labels left out {accuracy:.3f}")
 
     found = predict(cell, spec, folds, progress).probs
-    order = np.concatenate([np.asarray(i) for i in split_validation(len(found), INNER, setting.seed)])
+    order = np.concatenate(
+        [*(np.asarray(i) for i in split_validation(n, INNER, setting.seed)), np.arange(n, len(found))]
+    )
     out = np.empty_like(found)
     out[order] = found
-    return out
+    return out[np.argsort(np.concatenate(data.rows))] if ours and data.rows else out

@@ -34,13 +34,20 @@ def rows(found: Examined) -> list[list[str]]:
     """labels.csv: a row a label, in the order of the data set."""
     told, classes = found.judged, found.data.classes
     named = found.data.paths.get("training")
-    table = [["path" if named else "index", "given", "suggested", "quality", "issue", "reason"]]
+    table = [[_named(found), "given", "suggested", "quality", "issue", "reason"]]
     for i, y in enumerate(told.given):
         why = reason(told, i, classes) if told.issue[i] else ""
         issue = "yes" if told.issue[i] else "no"
         name = named[i] if named else str(i)
         table.append([name, classes[y], classes[told.suggested[i]], f"{told.quality[i]:.4f}", issue, why])
     return table
+
+
+def _named(found: Examined) -> str:
+    """What a sample is known by: its path, its place in a table, its position."""
+    if not found.data.paths.get("training"):
+        return "index"
+    return "path" if found.data.kind == "images" else "row"
 
 
 def cleaned(told: Judged, unsure: str) -> tuple[np.ndarray, np.ndarray]:
@@ -61,15 +68,16 @@ def write(found: Examined, out: Path, unsure: str = "drop") -> list[Path]:
         x = np.moveaxis(x, 1, 3) if x.ndim == 4 else x
         x_test = in_memory(data.x_test).numpy()
         x_test = np.moveaxis(x_test, 1, 3) if x_test.ndim == 4 else x_test
+        tested = {"x_test": x_test, "y_test": data.y_test.numpy()} if len(x_test) else {}
         np.savez(
-            held, x_train=x, y_train=labels, x_test=x_test, y_test=data.y_test.numpy(),
+            held, x_train=x, y_train=labels, **tested,  # type: ignore[arg-type]
             index=stays, class_names=np.array(data.classes), kind=np.array(data.kind),
         )  # fmt: skip
         contents[f"{CLEANED}.npz"] = held.getvalue()
     else:
         named = data.paths.get("training")
         lines = [[named[i] if named else str(i), data.classes[y]] for i, y in zip(stays, labels, strict=True)]
-        contents[f"{CLEANED}.csv"] = _csv([["path" if named else "index", "label"], *lines]).encode()
+        contents[f"{CLEANED}.csv"] = _csv([[_named(found), "label"], *lines]).encode()
     parts = {out / name: out / f".{name}.{os.getpid()}" for name in contents}
     try:
         for (_, part), told in zip(parts.items(), contents.values(), strict=True):
