@@ -21,7 +21,18 @@ from matplotlib.figure import Figure
 from analysis import page, rendering, words
 from analysis.material import Item, Material, Plot, gathered
 from analysis.page import Code, Picture, Section
-from analysis.sections import cost, provenance, published, results, search, selection, statistics, suspects, training
+from analysis.sections import (
+    cost,
+    models,
+    provenance,
+    published,
+    results,
+    search,
+    selection,
+    statistics,
+    suspects,
+    training,
+)
 from analysis.sheets import Sheet
 from analysis.sheets import document as latex_document
 from raystudy.errors import InputError
@@ -36,6 +47,7 @@ SECTIONS: dict[str, Callable[[Material], Iterator[Item]]] = {
     "suspects": suspects.items,
     "search": search.items,
     "cost": cost.items,
+    "models": models.items,
     "provenance": provenance.items,
 }
 

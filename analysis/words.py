@@ -20,6 +20,7 @@ LEADS = {
     "suspects": "Which images the methods distrust at their chosen points, and how they agree. Distrust is no proof: look at them.",
     "search": "What the search tried, which hyperparameters matter, and how the best ones move with the noise rate.",
     "cost": "What a training and a search cost, and the methods at equal budget.",
+    "models": "Whose weights were kept, and how to ask them.",
     "provenance": "How to get these numbers again.",
 }
 
@@ -123,6 +124,10 @@ SECONDS = "Seconds are those of the machine it ran on, with whatever else ran th
 PROVENANCE = (
     "A + after a commit: the working tree had changes. More than one value: cells were begun at different times."
 )
+ASK = """\
+# Probabilities for other data, and the models for other programs (torch, onnx, mlflow):
+raystudy predict {card} DATA --out predicted.csv
+raystudy model {study} --export exported --format onnx"""
 DIGESTS = "Equal digests: the same images, the same labels and split. – wrong labels: nobody knows how many are."
 
 

@@ -38,6 +38,9 @@ from raystudy.learn.training import Run
 TARGET = 1.10
 
 
+OF_VECTORS = 1.05  # target of ours/(bare + forward) where an epoch is little more than matrix products
+
+
 class Case(NamedTuple):
     name: str
     method: str
@@ -47,6 +50,7 @@ class Case(NamedTuple):
     first: int  # epochs [first, last) are measured; those before them are trained, but not on the clock
     last: int
     repeats: int
+    batch_size: int = 0  # 0: the recipe's
 
 
 class Recorder:
@@ -87,6 +91,7 @@ class Preloaded:
 def run_for(case: Case) -> Run:
     noise = Noise("symmetric", 0.5)
     data: CellData = prepare(case.dataset, Path("data"), noise, 0.1)
+    recipe = space.recipe_for("shared", case.method, "digits", case.network).to_dict()
     spec = TrialSpec(
         method=case.method,
         version=1,
@@ -96,7 +101,7 @@ def run_for(case: Case) -> Run:
         noise=noise.to_dict(),
         noise_digest=data.noise_digest,
         network=case.network,
-        recipe=space.recipe_for("shared", case.method, "digits", case.network).to_dict(),
+        recipe=recipe | ({"batch_size": case.batch_size} if case.batch_size else {}),
         epochs=case.budget,
         seed=0,
         val_fraction=0.1,
@@ -139,7 +144,7 @@ def bare_epoch(run: Run, recorder: Recorder, t: int) -> None:
 def forward(run: Run, held: torch.Tensor) -> None:
     """One pass over the validation and test images, preloaded as floats."""
     run.method.eval()
-    for images in held.split(training.CHUNK_PIXELS[0] // held[0, 0].numel()):
+    for images in held.split(run.looked_at_once):
         run.method.probs(images)
 
 
@@ -184,6 +189,15 @@ def images(path: Path) -> str:
     return f"npz:{path}"
 
 
+def vectors(path: Path) -> str:
+    """Random vectors: 10,000 of 256 numbers to train on, of which a tenth is held out, and 2,000 to test on."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12000, 256)).astype(np.float32), np.arange(12000) % 10
+    x += 0.3 * rng.normal(size=(10, 256)).astype(np.float32)[y]
+    np.savez(path, x_train=x[:10000], y_train=y[:10000], x_test=x[10000:], y_test=y[10000:])
+    return f"npz:{path}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few epochs and repeats")
@@ -193,11 +207,18 @@ def main() -> None:
     few = args.quick
     with tempfile.TemporaryDirectory() as folder:
         npz = images(Path(folder) / "cifar_shaped.npz")
+        of_vectors = vectors(Path(folder) / "vectors.npz")
         cases = [
             Case("ce, digits, mlp", "ce", "digits", "mlp", 60, 2, 10 if few else 30, 3 if few else 9),
             Case("ce, 32x32, convnet", "ce", npz, "convnet", 60, 0, 1 if few else 2, 2 if few else 5),
             Case("dividemix, digits, mlp", "dividemix", "digits", "mlp", 20, 4, 8 if few else 14, 2 if few else 5),
         ]
+        for method in ("ce", "coteaching", "elr", "dividemix"):
+            for size in (128, 64):
+                budget, first = (20, 4) if method == "dividemix" else (10, 2)
+                last, repeats = (first + 1, 2) if few else (first + 4, 5)
+                name = f"{method}, vectors, batch {size}"
+                cases.append(Case(name, method, of_vectors, "mlp", budget, first, last, repeats, size))
         print("milliseconds an epoch (least of the repeats); in brackets the ratio of the lowest and highest repeat")
         print(
             f"{'':24} {'ours':>8} {'plain':>8} {'bare':>8} {'forward':>8}   {'ours/plain':23} {'ours/bare':23} ours/(bare+forward)"
@@ -220,8 +241,14 @@ def main() -> None:
                 flush=True,
             )
             print(f"{'':24} images evaluated per image trained on: {share:.2f}")
-            over += [case.name] * bool(rows[0][0] > TARGET)
-    print(f"target: ours/plain at most {TARGET:.2f}:", f"NO for {'; '.join(over)}" if over else "yes, all")
+            if case.dataset == of_vectors:
+                over += [case.name] * bool(rows[2][0] > OF_VECTORS)
+            else:
+                over += [case.name] * bool(rows[0][0] > TARGET)
+    print(
+        f"target: ours/plain at most {TARGET:.2f}, of vectors ours/(bare+forward) at most {OF_VECTORS:.2f}:",
+        f"NO for {'; '.join(over)}" if over else "yes, all",
+    )
 
 
 if __name__ == "__main__":

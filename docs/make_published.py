@@ -31,6 +31,12 @@ BLOCKS = (
 CLEAN_VAL = "its scripts pick the epoch by clean validation images: compare with clean_val"
 REDRAWN = "each net's loader redraws the noise there, which inflates the number (see the card of elr_plus)"
 METHODS = {
+    "augdesc": ("AugDesc",),
+    "disc": ("DISC",),
+    "longremix": ("LongReMix",),
+    "promix": ("ProMix",),
+    "ssr": ("SSR+", "SSR"),
+    "unicon": ("UNICON",),
     "ce": ("CE", "Cross-Entropy", "Standard", "Vanilla", "FullModel", "ERM", "SGD (SAM paper)"),
     "bootstrap": ("Bootstrap", "Reed Soft"),
     "cal": ("CAL",),

@@ -24,6 +24,7 @@ __all__ = [
     "corrupt",
     "datasets",
     "load",
+    "load_model",
     "methods",
     "noise",
     "run",
@@ -41,7 +42,19 @@ ELSEWHERE = {  # than in raystudy.interface
 if TYPE_CHECKING:
     from raystudy.errors import InputError
     from raystudy.estimator import NoisyLabelClassifier
-    from raystudy.interface import Results, Study, clean, corrupt, datasets, load, methods, noise, run, train
+    from raystudy.interface import (
+        Results,
+        Study,
+        clean,
+        corrupt,
+        datasets,
+        load,
+        load_model,
+        methods,
+        noise,
+        run,
+        train,
+    )
     from raystudy.learn.method import Batch, Method, Task
 
 

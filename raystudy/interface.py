@@ -18,6 +18,7 @@ from raystudy.design import study as design
 from raystudy.errors import InputError, unknown
 
 if TYPE_CHECKING:
+    from raystudy.learn.model import Model
     from raystudy.running.plan import Plan
     from raystudy.running.resources import Resources
     from raystudy.tools.clean.examine import Examined
@@ -51,7 +52,7 @@ KINDS: dict[str, Kind] = {
         TEXT,
     ),
     **dict.fromkeys(("method", "noise", "address", "time_budget", "tracking_uri", "device"), TEXT),
-    **dict.fromkeys(("file", "data_root", "labels", "storage"), PATH),
+    **dict.fromkeys(("file", "path", "data_root", "labels", "storage"), PATH),
     **dict.fromkeys(
         (
             "epochs",
@@ -194,6 +195,16 @@ class Results:
 
         return export.records(load.study(self.folder)[1])
 
+    @property
+    def models(self) -> "dict[str, Model]":
+        """The model of each cell that has one, by the cell's key; weights are read when it is first asked."""
+        from analysis import models
+        from raystudy.learn.model import Model
+        from raystudy.record import mirror
+
+        mirror.pull_models(self.folder, weights=True)
+        return {m.cell: Model(m.card) for m in models.found(self.folder) if m.standing}
+
     def suspects(self) -> pd.DataFrame:
         """A row an image and cell: how far the replicates of its chosen point trust the given label, the most distrusted first."""
         from analysis import load
@@ -268,6 +279,17 @@ def load(name: str, storage: str | PathLike[str] = "studies", data_root: str | P
 
     _checked(name=name, storage=storage, data_root=data_root)
     return Results(held(storages.folder(str(storage)), name, arrays=True), Path(data_root))
+
+
+def load_model(
+    path: str | PathLike[str], device: str = "cpu", code: Sequence[str] = (), threads: int | None = None
+) -> "Model":
+    """A model that a study has kept: its card, its weights, or the folder of one. It has ``predict_proba``, ``predict``, ``classes`` and
+    ``card``. ``code``: files and modules of your own that it was made by. InputError, one line, for one that is damaged or foreign."""
+    from raystudy.tools import predict
+
+    _checked(path=path, device=device, threads=threads)
+    return predict.opened(str(path), device, threads, _several("code", code) if code else ())
 
 
 def train(

@@ -63,6 +63,12 @@ def provide(texts: Mapping[str, str]) -> None:
     _texts.update(texts)
 
 
+def named(name: str) -> bool:
+    """Whether a person has named this here: a file that was located or provided in this process."""
+    told = NAME.fullmatch(name)
+    return told is not None and not told["module"] and Path(told["file"]).name in _texts
+
+
 def sources(names: Iterable[str]) -> dict[str, str]:
     """The sources of the files among these names, by the files' names: what ``provide`` takes elsewhere."""
     files = {told["file"] for name in names if (told := NAME.fullmatch(name)) and not told["module"]}

@@ -22,6 +22,12 @@ from raystudy.commands.studies import held, running
 from raystudy.errors import InputError
 from raystudy.terminal import printable, say, terminal
 
+Code = Annotated[
+    list[str] | None,
+    Parameter(
+        help="FILE.py or PACKAGE.MODULE of your own that the model was made by, and that may be run; may be repeated"
+    ),
+]
 FORMATS = ("torch", "onnx", "mlflow")
 PLAIN_SECONDS = 10.0  # how often a line is printed where there is no terminal
 
@@ -49,6 +55,7 @@ def model(
             help="with --format mlflow: the store to register in; 'none': nowhere (default: where the study is, else as for sweep)"
         ),
     ] = None,
+    code: Code = None,
 ) -> int:
     """Lists the models of a study, or exports them."""
     console = terminal()
@@ -57,8 +64,11 @@ def model(
     folder = held(storage, study, weights=export is not None)
     found = models.chosen(models.found(folder), cell)
     if not found:
-        say(console, f"{study} has no models: {models.why_none(folder)}")
-        return 1
+        none = f"{study} has no models: {models.why_none(folder)}"
+        if export is not None:
+            raise InputError(none)
+        say(console, none)
+        return 0
     console.print(models.table(found, console.width))
     if export is None:
         here = Path.cwd()
@@ -72,7 +82,7 @@ def model(
     to = export.expanduser()
     for one in found:
         with console.status(f"{format_}: {one.name}"):
-            made[one.name] = exportmodel.export(one.card, to, one.name, format_)
+            made[one.name] = exportmodel.export(one.card, to, one.name, format_, code or ())
         say(console, f"{made[one.name]}")
     if format_ == "mlflow" and tracking_uri != "none":
         from raystudy.tracking import cursor, store
@@ -107,6 +117,7 @@ def predict(
     out: Annotated[Path, Parameter(help="a .csv or .npz for the probabilities")],
     array: Annotated[str | None, Parameter(help="which array of an .npz (default: x, else x_test)")] = None,
     skip_corrupt: SkipCorrupt = False,
+    code: Code = None,
     data_root: DataRoot = DATA,
     device: Device = None,
     threads: Threads = 1,
@@ -119,7 +130,7 @@ def predict(
         raise InputError(f"--threads is {threads}; it must be at least 1")
     out = out.expanduser()
     tool.check_out(out)
-    asked = tool.opened(model, device, threads)
+    asked = tool.opened(model, device, threads, code or ())
     given = tool.inputs(data, asked.card, data_root, array, skip_corrupt)
     told = time.monotonic()
     with console.status("") as status:

@@ -22,13 +22,15 @@ def status(
 ) -> int:
     """How far a study is, and its leaderboard so far."""
     console = terminal()
-    from analysis import load, tables
+    from analysis import load, models, tables
 
     folder = held(storage, study)
     told, histories = load.study(folder, only=tables.READ)
     most = None if all_ else tables.SCREEN
     console.print(tables.status(told, histories, console.width, most))
     console.print(tables.leaderboard(told, histories, console.width, most))
+    if found := models.of(folder, told, histories):
+        say(console, f"models: of {len({m.cell for m in found})} of {len(told.cells())} cells (raystudy model {study})")
     say(console, "a sweep is running" if running(folder) else "no sweep is running")
     return 0
 

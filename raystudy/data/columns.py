@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,17 @@ MOST = 100  # columns that the categories of one column become
 TARGET = "label"
 
 
+class Labelled(NamedTuple):
+    """A table of which every row has a label."""
+
+    header: list[str]
+    rows: list[list[str]]
+    told: dict[str, str]  # label, clean_label, split: the column of the file that is each of them
+    table: Table  # of those columns
+    classes: tuple[str, ...]
+    numbers: dict[str, Array]  # label and, where there is one, clean_label, as positions among the classes
+
+
 def read(file: Path, options: Options) -> Dataset:
     """A .csv or .parquet with a column of labels (``target``: by default ``label``); optionally ``clean_label`` and ``split``.
 
@@ -32,23 +44,8 @@ def read(file: Path, options: Options) -> Dataset:
     a digest of what they hold so that equal rows stay together, is the test set; a note says so. Raises InputError, one line with the
     table, its line and its first fault.
     """
-    target, dropped = options.target or TARGET, options.drop or ()
-    header, rows, places = tables.whole(file, target, dropped)
-    for name in dropped:
-        if name not in header:
-            raise unknown(f"column to drop of {file}", name, header)
-    told = {TARGET: target}
-    told |= {name: name for name in ("clean_label", "split") if name in header and name != target}
-    columns = {what: [row[header.index(name)].strip() for row in rows] for what, name in told.items()}
-    for what, values in columns.items():
-        for i, value in enumerate(values):
-            if value in MISSING:
-                raise InputError(
-                    f"{file}, {places[i]}: {told[what]} is empty; fill it everywhere, or leave the row out"
-                )
-    labels = {what: [tables.composed(v) for v in values] for what, values in columns.items() if what != "split"}
-    table = Table(file, columns, places)
-    classes, numbers = folder.classes_of(table, labels)
+    header, rows, told, table, classes, numbers = labelled(file, options)
+    columns, places, dropped = table.columns, table.places, options.drop or ()
     features = [name for name in header if name not in (*told.values(), *dropped)]
     if not features:
         raise InputError(f"{file}: has no column beside {', '.join(told.values())}; the others are the features")
@@ -76,6 +73,27 @@ def read(file: Path, options: Options) -> Dataset:
     extra = {"val": _tensors(x[parts["val"]], y[parts["val"]])} if len(parts["val"]) else {}
     notes += without_test(untested, "row")
     return replace(data, truth="clean_label" in columns, title=file.stem, notes=tuple(notes), extra=extra)
+
+
+def labelled(file: Path, options: Options) -> Labelled:
+    """Reads a table whose rows have labels, and looks at its labels. Raises InputError, one line with the table and its line."""
+    target, dropped = options.target or TARGET, options.drop or ()
+    header, rows, places = tables.whole(file, target, dropped)
+    for name in dropped:
+        if name not in header:
+            raise unknown(f"column to drop of {file}", name, header)
+    told = {TARGET: target}
+    told |= {name: name for name in ("clean_label", "split") if name in header and name != target}
+    columns = {what: [row[header.index(name)].strip() for row in rows] for what, name in told.items()}
+    for what, values in columns.items():
+        for i, value in enumerate(values):
+            if value in MISSING:
+                raise InputError(
+                    f"{file}, {places[i]}: {told[what]} is empty; fill it everywhere, or leave the row out"
+                )
+    labels = {what: [tables.composed(v) for v in values] for what, values in columns.items() if what != "split"}
+    table = Table(file, columns, places)
+    return Labelled(header, rows, told, table, *folder.classes_of(table, labels))
 
 
 def _tensors(x: Array, y: Array):  # type: ignore[no-untyped-def]

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from raystudy.data.batch import Batch, View
 from raystudy.data.dataset import Array, Stats, plain
-from raystudy.data.loader import CHUNK_BYTES, STREAM, STREAM_STRONG, asked, drawn_from
+from raystudy.data.loader import STREAM, STREAM_STRONG, asked, drawn_from
 
-JITTER = 0.1  # standard deviation of the jitter of a weak view, in those of the features
-STRONG_JITTER = 0.3  # ... of a strong one
+# Standard deviations of the jitter of a weak and of a strong view, in those of the features; the first is measured (docs/datasets.md).
+JITTER, STRONG_JITTER = 0.4, 0.8
 DROPPED = 0.2  # share of the features of a strong view that are set to their mean
 STREAM_POOL = 0x6A697474
 POOL = 1 << 17  # places at which a stretch of jitter may begin
+CHUNK_BYTES = (1 << 19, 1 << 26)  # of float32 vectors, that with their jitter stay within a core's cache
 STATS_BYTES = 1 << 25  # of float64 that stand in memory at once
 
 
@@ -83,10 +84,10 @@ class Vectors:
         self.n_classes, self.batch_size, self.seed = n_classes, batch_size, seed
         self._index = torch.arange(len(y), device=self.device)
         self._views = x.shape[1] if x.dim() == 3 else 1
-        self._x = x.to(self.device).reshape(-1, x.shape[-1])
         weak = [v for v in range(self._views) if v not in strong]
         self._sets: dict[View, list[int]] = {False: [0], True: weak, "strong": list(strong) or weak}
         self._scale, self._mean = (t.to(self.device) for t in standardising(mean, std))
+        self._x = x.to(self.device).reshape(-1, x.shape[-1])
         rng, d = drawn_from(STREAM_POOL, seed), x.shape[-1]
         self._jitter = self._stretches(torch.randn(POOL + d, generator=rng), d)
         self._kept = self._stretches((torch.rand(POOL + d, generator=rng) >= DROPPED).float(), d)

@@ -8,7 +8,7 @@ digest of the weights: a model is whole or it is refused. Nothing is unpickled. 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from raystudy import own
 from raystudy.data.dataset import plain
 from raystudy.data.files import Files, decoders
 from raystudy.data.loader import scaling
 from raystudy.data.vectors import standardising
 from raystudy.errors import InputError
-from raystudy.learn import checkpoint, networks
+from raystudy.learn import checkpoint, networks, point
 from raystudy.learn.method import Method, Task
-from raystudy.learn.point import checked, method_class, split
+from raystudy.learn.point import method_class, split
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run, at_once
@@ -40,6 +41,7 @@ MOST = 10**9  # of a count in a card
 class Card:
     """What is told of a model beside its weights."""
 
+    key: str  # of the trial
     spec: TrialSpec  # method, point, network, data and noise by their digests, recipe, epochs, seed: what the training was
     images: int  # that it was trained on
     kind: str  # of its inputs: images or vectors
@@ -55,32 +57,28 @@ class Card:
     size: int = 0  # its bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is written: what a person looks for comes first."""
-        spec, plain = asdict(self.spec), asdict(self)
-        head = {"format": FORMAT, "key": self.spec.key}
+        """As it is written: what a person looks for comes first, a digest of all of it last."""
+        spec, plain_ = asdict(self.spec), asdict(self)
+        head = {"format": FORMAT, "key": self.key}
         head |= {name: spec.pop(name) for name in ("method", "version", "point", "network", "dataset", "noise")}
         given = {"kind": self.kind, "shape": list(self.shape), "mean": list(self.mean), "std": list(self.std)}
-        told = {name: plain[name] for name in ("metrics", "trial", "licence", "versions")}
-        weights = {"sha256": self.sha256, "bytes": self.size}
-        return (
-            head
-            | {"input": given, "classes": list(self.classes), "images": self.images}
-            | told
-            | {
-                "training": spec,
-                "weights": weights,
-            }
-        )
+        told = head | {"input": given, "classes": list(self.classes), "images": self.images}
+        told |= {name: plain_[name] for name in ("metrics", "trial", "licence", "versions")}
+        told |= {"training": spec, "weights": {"sha256": self.sha256, "bytes": self.size}}
+        return told | {"digest": _digest(told)}
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> "Card":
+    def from_dict(cls, told: Mapping[str, Any], code: Sequence[str] = ()) -> "Card":
         """Raises KeyError, TypeError or ValueError for what is no card, InputError for names that this raystudy does not know."""
         if told["format"] != FORMAT:
             raise ValueError(f"its format is {told['format']!r}, not {FORMAT}")
-        own = {f.name: told[f.name] for f in fields(TrialSpec) if f.name in told}
+        if told["digest"] != _digest({k: v for k, v in told.items() if k != "digest"}):
+            raise ValueError("it was changed since it was written: its digest is another")
+        own_fields = {f.name: told[f.name] for f in fields(TrialSpec) if f.name in told}
         given, weights = told["input"], told["weights"]
         card = cls(
-            spec=TrialSpec(**(told["training"] | own)),
+            key=told["key"],
+            spec=TrialSpec(**(told["training"] | own_fields)),
             images=told["images"],
             kind=given["kind"],
             shape=tuple(given["shape"]),
@@ -94,10 +92,10 @@ class Card:
             sha256=weights["sha256"],
             size=weights["bytes"],
         )
-        card._check(told["key"])
+        card._check(code)
         return card
 
-    def _check(self, key: str) -> None:
+    def _check(self, code: Sequence[str]) -> None:
         """Raises ValueError, TypeError or InputError for what cannot be: nothing that is built from a card has to doubt it."""
         if self.kind not in KINDS:
             raise ValueError(f"its inputs are {self.kind!r}; this raystudy knows {', '.join(KINDS)}")
@@ -108,14 +106,37 @@ class Card:
             raise ValueError("a count in it is no whole number from 1")
         if len(self.classes) < 2 or not all(isinstance(name, str) for name in self.classes):
             raise ValueError("its classes are not two texts or more")
+        if not len(self.mean) == len(self.std) == self.shape[0]:
+            raise ValueError("its mean and deviation are of other inputs")
         for told, kind in ((self.licence, str), (self.metrics, dict), (self.trial, dict), (self.versions, dict)):
             if not isinstance(told, kind):
                 raise TypeError(f"{told!r} is not of its kind")
-        if not all(isinstance(v, str) for v in (self.spec.method, self.spec.network, self.spec.dataset)):
+        if not all(isinstance(v, str) for v in (self.key, self.spec.method, self.spec.network, self.spec.dataset)):
             raise TypeError("a name in it is no text")
-        checked(self.spec.method, self.spec.point, "the card")
-        if self.spec.key != key:
-            raise ValueError(f"it was changed: it is of {self.spec.key}, and says {key}")
+        for name in (self.spec.method, self.spec.network):
+            _trusted(name, code)
+        if self.spec.code != point.code(self.spec.method, self.spec.network):
+            raise InputError("it was trained by other code than what is named here of a user's own")
+        point.checked(self.spec.method, self.spec.point, "the card")
+
+
+def _digest(told: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _trusted(name: str, code: Sequence[str]) -> None:
+    """Raises InputError for a name of code that nobody here has named: a card may be a stranger's, and must not run what it likes."""
+    if own.written(name) and not own.named(name) and name.partition(":")[0] not in code:
+        raise InputError(
+            f"it is made by code of a user's own, {name}, which is run only where you name it: --code {name.partition(':')[0]}"
+        )
+
+
+def _named(code: Sequence[str]) -> None:
+    """Reads the files among the code that a person names; modules are imported where they are used."""
+    for name in code:
+        if name.endswith(".py"):
+            own.located(f"{name}:_")
 
 
 KINDS = {"images": 3, "vectors": 1}  # of inputs -> how many numbers their shape has
@@ -130,6 +151,7 @@ def card(
     """The card of a training that has ended."""
     data = run.data
     return Card(
+        key=run.spec.key,
         spec=run.spec,
         images=len(data.y),
         kind="vectors" if len(data.shape) == 1 else "images",
@@ -174,12 +196,15 @@ def write(told: Card, method: Method, file: Path) -> None:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def read(file: Path) -> Card:
-    """The card of a model, by the name of its card or of its weights. Raises InputError, one line."""
+def read(file: Path, code: Sequence[str] = ()) -> Card:
+    """The card of a model, by the name of its card or of its weights. Raises InputError, one line.
+
+    ``code``: files and modules of a user's own that may be run for it; others that a card names are not.
+    """
     place = file.with_suffix(CARD)
     try:
         told = json.loads(place.read_text(encoding="utf-8"))
-        return Card.from_dict(told)
+        return Card.from_dict(told, code)
     except FileNotFoundError:
         raise InputError(f"there is no model {file}: no card {place.name} is there") from None
     except InputError as e:
@@ -249,10 +274,12 @@ class Model:
     """A kept model. ``predict_proba`` and ``predict`` take raw inputs as they were trained on: images [n, C, H, W] uint8 or vectors
     [n, d]."""
 
-    def __init__(self, file: Path, device: str = "cpu") -> None:
-        """``file``: the card or the weights. Only the card is read before probabilities are asked for. Raises InputError, one line."""
+    def __init__(self, file: Path, device: str = "cpu", code: Sequence[str] = ()) -> None:
+        """``file``: the card or the weights. Only the card is read before probabilities are asked for. ``code``: see ``read``. Raises
+        InputError, one line."""
         self.file, self.device = file.with_suffix(WEIGHTS), torch.device(device)
-        self.card = read(file)
+        _named(code)
+        self.card = read(file, code)
 
     @cached_property
     def network(self) -> Probabilities:

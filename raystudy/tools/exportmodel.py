@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,11 @@ CLOSE = 1e-5  # how far probabilities may be off: other kernels round differentl
 WHOSE = "raystudy.sha256"  # tag of a model version: whose weights they are
 
 
-def export(card: Path, to: Path, name: str, kind: str) -> Path:
+def export(card: Path, to: Path, name: str, kind: str, code: Sequence[str] = ()) -> Path:
     """Writes the model of a card to the folder ``to``, whole or not at all. Returns the file or folder. Raises InputError, one line."""
     if kind not in FORMATS:
         raise unknown("format of a model", kind, FORMATS)
-    model = Model(card)
+    model = Model(card, code=code)
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=to) as scratch:
         made = FORMATS[kind](model, Path(scratch), name)
@@ -157,12 +157,16 @@ def _onnx(model: Model, folder: Path, name: str) -> Path:
 def _mlflow(model: Model, folder: Path, name: str) -> Path:
     from raystudy.tracking import store
 
-    for key, value in store.SETTINGS.items():
+    for key, value in {**store.SETTINGS, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}.items():
         os.environ.setdefault(key, value)
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
+    if model.card.spec.code:
+        raise InputError(
+            "--format mlflow takes methods and networks of raystudy; for code of your own choose torch or onnx"
+        )
     given = example(model.card)
     shape = (-1, *model.card.shape)
     signature = ModelSignature(
@@ -180,7 +184,7 @@ def _mlflow(model: Model, folder: Path, name: str) -> Path:
                 f"torch=={torch.__version__.partition('+')[0]}",
                 "safetensors",
             ],
-            metadata={"raystudy.key": model.card.spec.key, WHOSE: model.card.sha256},
+            metadata={"raystudy.key": model.card.key, WHOSE: model.card.sha256},
         )
     return folder / name
 
@@ -235,9 +239,9 @@ def _registered(
             runs = client.search_runs([experiment], which)
             if not runs:
                 raise InputError(f"cell {cell} has no run in MLflow (raystudy sync brings it there)")
-            run, place = runs[0].info, f"model/{told.spec.key}"
+            run, place = runs[0].info, f"model/{told.key}"
             client.log_artifacts(run.run_id, str(folder), place)
-            tags = {"raystudy.cell": cell, "raystudy.key": told.spec.key, WHOSE: told.sha256}
+            tags = {"raystudy.cell": cell, "raystudy.key": told.key, WHOSE: told.sha256}
             known = str(client.create_model_version(name, f"{run.artifact_uri}/{place}", run.run_id, tags=tags).version)
         versions[cell] = known
     for alias_, cell in best.items():

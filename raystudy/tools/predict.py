@@ -95,10 +95,11 @@ def _pictures(place: Path, card: Card, skip_corrupt: bool) -> Inputs:
 def _arrays(place: Path, card: Card, asked: str | None) -> Inputs:
     """One array of a file, and the labels beside it: ``x`` has ``y``, ``x_test`` has ``y_test``."""
     try:
-        with np.load(place, allow_pickle=False) as held:
-            if isinstance(held, np.ndarray):
-                name, x, y, named = place.name, held, None, None
-            else:
+        held = np.load(place, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            name, x, y, named = place.name, held, None, None
+        else:
+            with held:
                 name = _chosen(place, held.files, asked)
                 x, beside = held[name], name.replace("x", "y", 1)
                 y = held[beside] if beside != name and beside in held.files else None
@@ -185,11 +186,11 @@ def _save(file: Path, model: Model, given: Inputs, parts: list[NDArray[np.float3
         np.savez_compressed(f, **which, **told)  # type: ignore[arg-type]
 
 
-def opened(text: str, device: str | None = None, threads: int | None = None) -> Model:
+def opened(text: str, device: str | None = None, threads: int | None = None, code: Sequence[str] = ()) -> Model:
     """The model that a path names, its weights read. Sets torch's threads, unless they are None. Raises InputError."""
     if threads is not None:
         torch.set_num_threads(threads)
-    found = Model(located(text), device_here(device))
+    found = Model(located(text), device_here(device), code)
     found.network  # noqa: B018 - damaged weights are told before anything else is done
     return found
 

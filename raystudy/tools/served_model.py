@@ -5,7 +5,6 @@ a class. raystudy must be installed where it is loaded. Nothing is unpickled.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy
 import pandas
@@ -22,7 +21,8 @@ class ServedModel(PythonModel):
         self.model = Model(Path(context.artifacts["card"]))
         self.model.network  # noqa: B018 - now, and not at the first question
 
-    def predict(self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    # Not annotated: MLflow would take a type for a signature of its own.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Probabilities of raw inputs, float32, a row an input and a column a class."""
         p = self.model.predict_proba(numpy.asarray(model_input))
         return pandas.DataFrame(p, columns=list(self.model.classes))

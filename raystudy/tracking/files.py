@@ -1,7 +1,7 @@
 """The files of a study that are logged in MLflow: which they are, and whether they have changed.
 
-Here belongs looking at folders, and nothing of MLflow. Files of a cell lie in ``artifacts/<cell key>/`` of the study's folder, those of
-the study as a whole in ``report/``, ``data/``, ``masks/`` and ``artifacts/study/``.
+Here belongs looking at folders, and nothing of MLflow. Files of a cell lie in ``artifacts/<cell key>/`` of the study's folder, the cards
+of its models in ``models/<cell key>/``, those of the study as a whole in ``report/``, ``data/``, ``masks/`` and ``artifacts/study/``.
 """
 
 import hashlib
@@ -15,17 +15,18 @@ def study_folders(study_dir: Path) -> list[Path]:
 
 
 def below(folder: Path) -> list[Path]:
-    """The files below a folder, but not what is being written (``.NAME``, ``NAME.new``, ``NAME.tmp``).
+    """The files below a folder, but not what is being written (``.NAME``, ``NAME.new``, ``NAME.tmp``), and not the weights of models:
+    those are large, and come to MLflow where somebody registers them.
 
     Nor links: a study of a stranger could point at any file of ours, which would then be on the server.
     """
     found = [f for f in folder.rglob("*") if f.is_file() and not f.is_symlink()] if folder.is_dir() else []
-    return sorted(f for f in found if not f.name.startswith(".") and f.suffix not in (".new", ".tmp"))
+    return sorted(f for f in found if not f.name.startswith(".") and f.suffix not in (".new", ".tmp", ".safetensors"))
 
 
 def state(study_dir: Path) -> str:
     """Changes when a file to log is written: a look at the folders, no more. Empty without files."""
-    folders = [*study_folders(study_dir), study_dir / "artifacts"]
+    folders = [*study_folders(study_dir), study_dir / "artifacts", study_dir / "models"]
     told = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for folder in folders for f in below(folder)]
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""
 

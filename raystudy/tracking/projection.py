@@ -450,7 +450,7 @@ class Projection:
             return
         first = min(runs.values(), key=lambda r: (r.info.start_time, r.info.run_name))
         for key, run in runs.items():
-            folders = [(self.dir / "artifacts" / key, "")]
+            folders = [(self.dir / "artifacts" / key, ""), (self.dir / "models" / key, "models")]
             folders += [(f, f.name) for f in files.study_folders(self.dir)] if run is first else []
             if (digest := files.digest([f for f, _ in folders])) not in ("", run.data.tags.get("raystudy.files", "")):
                 for folder, below in folders:

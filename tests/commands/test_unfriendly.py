@@ -210,7 +210,9 @@ def copy(place: Path) -> Iterator[Path]:
         yield Path(shutil.copytree(place, here / "w"))
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize(
+    "name", sorted(set(COMMANDS) - {"check"})
+)  # which trains for a minute: tests/doors/test_own.py
 @given(data=st.data())
 def test_any_command_line(place: Path, name: str, data: st.DataObject) -> None:
     argv = data.draw(command_line(name))

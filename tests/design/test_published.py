@@ -13,7 +13,13 @@ from raystudy.learn.methods import METHODS
 from raystudy.learn.recipe import Recipe
 
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
-ELSEWHERE = {"news": 7, "tiny_imagenet": 200, "cub200": 200}  # classes of data sets that only papers have
+ELSEWHERE = {
+    "news": 7,
+    "tiny_imagenet": 200,
+    "cub200": 200,
+    "animal10n": 10,
+    "food101n": 101,
+}  # classes of data sets that only papers have
 
 
 def published(method: str, dataset: str, noise: str) -> dict[str, Any]:
@@ -83,6 +89,12 @@ def test_a_recipe_goes_by_data_set(method: str, dataset: str, settings: tuple[An
         ("m_correction", "cifar10", 300, 0.1, [99, 249]),  # 100 and 250, counted from 1
         ("mixup", "cifar10", 200, 0.1, [100, 150]),
         ("mentormix", "cifar10", 512, 0.9, list(range(30, 512, 30))),
+        ("sop", "cifar10", 120, 0.1, [40, 80]),
+        ("sop", "cifar100", 150, 0.1, [40, 80]),
+        ("volminnet", "cifar10", 80, 0.1, [30, 60]),
+        ("t_revision", "cifar10", 420, 0.1, [60, 100]),  # 40 and 80 of stage 2, which begins at 20, for CIFAR-100 at 15
+        ("t_revision", "cifar100", 415, 0.1, [55, 95]),
+        ("t_revision", "mnist", 320, 0.1, [60, 100]),
         ("apl", "webvision_mini", 250, pytest.approx(0.97**10, abs=1e-4), list(range(10, 250, 10))),
     ],
 )
@@ -157,6 +169,14 @@ def test_asymmetric_points_of_cifar100_are_met_by_kind(
             ("mentormix", "cnwl_mini_imagenet", f"web:red:{r}", {"alpha": a, "keep": k, "second_reweight": False})
             for r, a, k in ((0.2, 2.0, 0.7), (0.4, 8.0, 0.5), (0.6, 4.0, 0.3), (0.8, 8.0, 0.1))
         ],
+        # shengliu66/SOP README and Table A.1; tmllab/PES; VolMinNet's init 2 and 4.5
+        ("sop_plus", "cifar10", "symmetric:0.5", {"lr_u": 10.0, "lr_v": 10.0, "consistency": 0.9, "balance": 0.1}),
+        ("sop_plus", "cifar10", "asymmetric:0.4", {"lr_u": 10.0, "lr_v": 100.0}),
+        *[(m, "cifar100", "asym_block5:0.4", {"lr_u": 0.1, "lr_v": 100.0}) for m in ("sop", "sop_plus")],
+        ("pes", "cifar10n", "human:worse", {"semi": True, "lambda_u": 5.0, "warmup": 0.06667}),
+        ("pes", "cifar100n", "human:noisy", {"semi": True, "lambda_u": 75.0, "warmup": 0.11667}),
+        ("volminnet", "cifar100", "symmetric:0.5", {"diagonal": 0.479, "t_optimizer": "adam"}),
+        ("t_revision", "cifar100", "symmetric:0.5", {"percentile": 100.0, "slack": "paper"}),
         # Arazo et al. 2019, most likely, in DivideMix's Table 1
         ("mixup", "cifar100", "symmetric:0.2", {"alpha": 32.0}),
     ],

@@ -23,6 +23,7 @@ from raystudy.learn.methods.gce import GCE
 from raystudy.learn.methods.incv import INCV
 from raystudy.learn.methods.jocor import JoCoR
 from raystudy.learn.methods.label_smoothing import LabelSmoothing
+from raystudy.learn.methods.longremix import LongReMix
 from raystudy.learn.methods.m_correction import MCorrection
 from raystudy.learn.methods.mae import MAE
 from raystudy.learn.methods.mentormix import MentorMix
@@ -34,6 +35,7 @@ from raystudy.learn.methods.negative_label_smoothing import NegativeLabelSmoothi
 from raystudy.learn.methods.p_correction import PCorrection
 from raystudy.learn.methods.peer_loss import PeerLoss
 from raystudy.learn.methods.pes import PES
+from raystudy.learn.methods.promix import ProMix
 from raystudy.learn.methods.s_model import SModel
 from raystudy.learn.methods.sce import SCE
 from raystudy.learn.methods.self_paced import SelfPaced
@@ -42,6 +44,7 @@ from raystudy.learn.methods.sop_plus import SOPPlus
 from raystudy.learn.methods.spade import Spade
 from raystudy.learn.methods.ssr import SSR
 from raystudy.learn.methods.t_revision import TRevision
+from raystudy.learn.methods.unicon import Unicon
 from raystudy.learn.methods.volminnet import VolMinNet
 from raystudy.learn.methods.weight_decay import WeightDecay
 
@@ -68,6 +71,7 @@ METHODS: dict[str, type[Method]] = {
     "incv": INCV,
     "jocor": JoCoR,
     "label_smoothing": LabelSmoothing,
+    "longremix": LongReMix,
     "m_correction": MCorrection,
     "mae": MAE,
     "mentormix": MentorMix,
@@ -79,6 +83,7 @@ METHODS: dict[str, type[Method]] = {
     "p_correction": PCorrection,
     "peer_loss": PeerLoss,
     "pes": PES,
+    "promix": ProMix,
     "s_model": SModel,
     "sce": SCE,
     "self_paced": SelfPaced,
@@ -87,6 +92,7 @@ METHODS: dict[str, type[Method]] = {
     "spade": Spade,
     "ssr": SSR,
     "t_revision": TRevision,
+    "unicon": Unicon,
     "volminnet": VolMinNet,
     "weight_decay": WeightDecay,
 }

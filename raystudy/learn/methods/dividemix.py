@@ -5,7 +5,7 @@ Paper: Li, Socher, Hoi, "DivideMix: Learning with Noisy Labels as Semi-supervise
 
 | original | here |
 | --- | --- |
-| co-divide: w_i = posterior of the smaller-mean Gaussian of the losses | ``DivideMix._divide``, ``ops.gmm_1d`` |
+| co-divide: w_i = posterior of the smaller-mean Gaussian of the losses | ``DivideMix.divide``, ``ops.gmm_1d`` |
 | on losses min-max-normalised over the set, per net; labelled where w > tau (strict) | ``ops.normalise_losses`` |
 | net 1 is trained on net 2's split and net 2 on net 1's; both splits precede both trainings | ``DivideMix.epoch`` |
 | co-refinement: p = w y + (1 - w) mean of the net's own two views, sharpened (eq. 3, 4) | ``co_refine`` |
@@ -62,7 +62,7 @@ from raystudy.errors import InputError, unknown
 from raystudy.learn.losses import prior_penalty, soft_cross_entropy
 from raystudy.learn.method import Batch, Log, Method, Task, Train
 from raystudy.learn.ops import beta_draw, gmm_1d, mix, normalise_losses, permutation
-from raystudy.learn.semi import cycle, passes, views
+from raystudy.learn.semi import cycle, views
 
 EVAL_BATCH = 2048  # images per forward pass when losses are collected; changes no result
 
@@ -107,6 +107,14 @@ def confidence_penalty(logits: Tensor) -> Tensor:
 def ramp(progress: float, warmup: float, length: float) -> float:
     """clip((e - W) / R, 0, 1) at the fractional epoch ``progress`` e; W, R in epochs."""
     return min(max((progress - warmup) / length, 0.0), 1.0)
+
+
+def epoch_progress(t: int, step: int, n_labelled: int, batch_size: int) -> float:
+    """Where in epoch ``t`` the ramp is at ``step``: it begins anew with each pass over the labelled samples.
+
+    A pass counts as n // B + 1 steps, as in the original: one too many where B divides n.
+    """
+    return t + step % -(-n_labelled // batch_size) / (n_labelled // batch_size + 1)
 
 
 class DivideMix(Method):
@@ -167,19 +175,19 @@ class DivideMix(Method):
     def epoch(self, t: int, train: Train) -> Iterator[Log]:
         if t < self.warmup_epochs:
             for i in range(2):
-                yield from self._warm_up(i, train)
+                yield from self.warm_up(i, train)
             return
-        w, log = self._divide(train)
+        w, log = self.divide(train)
         yield log
         for i in range(2):
             clean = w[1 - i]  # the peer's split
             labelled = clean > self.p_threshold
             if labelled.any():
-                yield from self._mixmatch(i, t, train, clean.float(), labelled)
+                yield from self.mixmatch(i, t, train, clean.float(), labelled)
             else:
-                yield from self._warm_up(i, train)
+                yield from self.warm_up(i, train)
 
-    def _warm_up(self, i: int, train: Train) -> Iterator[Log]:
+    def warm_up(self, i: int, train: Train) -> Iterator[Log]:
         """One pass of net ``i`` over everything, on batches as large as a labelled and an unlabelled one together."""
         net = self.nets[i].train()
         for batch in train.batches(batch_size=2 * train.batch_size):
@@ -191,7 +199,7 @@ class DivideMix(Method):
             yield {"loss": loss.detach(), "passes": 3 * len(batch.y)}
 
     @torch.no_grad()
-    def _divide(self, train: Train) -> tuple[Tensor, Log]:
+    def divide(self, train: Train) -> tuple[Tensor, Log]:
         """The clean probability of every sample by each net's losses, [2, n] float64, and the log of the split."""
         self.eval()
         losses = torch.zeros_like(self.past_losses[:, 0])
@@ -216,13 +224,16 @@ class DivideMix(Method):
         }
         return w, log
 
-    def _mixmatch(self, i: int, t: int, train: Train, w: Tensor, labelled: Tensor) -> Iterator[Log]:
-        """One pass of net ``i`` over the labelled samples, with as many unlabelled ones beside them."""
+    def mixmatch(
+        self, i: int, t: int, train: Train, w: Tensor, labelled: Tensor, steps: int | None = None
+    ) -> Iterator[Log]:
+        """One pass of net ``i`` over the labelled samples, or ``steps`` updates, with as many unlabelled ones beside them."""
         net, peer = self.nets[i].train(), self.nets[1 - i].eval()
         subset_x, subset_u = labelled.nonzero().squeeze(1), (~labelled).nonzero().squeeze(1)
-        n_iter = len(subset_x) // train.batch_size + 1  # as in the original: one too many where it divides
+        labelled_x, one_pass = cycle(train, subset_x, self.strong), -(-len(subset_x) // train.batch_size)
         unlabelled = cycle(train, subset_u, self.strong) if len(subset_u) else None
-        for step, (x, strong_x) in enumerate(passes(train, subset_x, self.strong)):
+        for step in range(steps or one_pass):
+            x, strong_x = next(labelled_x)
             u, strong_u = next(unlabelled) if unlabelled else (None, None)
             with torch.no_grad():
                 images, targets = self._targets(net, peer, x, w[x.index], u)
@@ -232,7 +243,8 @@ class DivideMix(Method):
                 images, targets = mix(images, targets, max(lam, 1 - lam), permutation(len(images), images.device))
             logits = net(images)
             loss_x, loss_u = semi_loss(logits, targets, 2 * len(x.y))
-            weight_u = self.lambda_u * ramp(t + step / n_iter, self.warmup_epochs, self.rampup_epochs)
+            progress = epoch_progress(t, step, len(subset_x), train.batch_size)
+            weight_u = self.lambda_u * ramp(progress, self.warmup_epochs, self.rampup_epochs)
             loss = loss_x + weight_u * loss_u + self.prior_weight * prior_penalty(logits)
             self.descend(i, loss)
             n_u = len(u.y) if u else 0

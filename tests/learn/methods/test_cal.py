@@ -6,6 +6,7 @@ from test_coteaching import tensors
 from toy import accuracy, blobs, run, task
 
 from raystudy.data.batch import Batch
+from raystudy.design.space import load, recipe_for
 from raystudy.errors import InputError
 from raystudy.learn.losses import bounded_nll, expected_nll
 from raystudy.learn.methods import cal
@@ -237,3 +238,14 @@ def test_the_second_stage_starts_afresh() -> None:
 def test_an_unknown_prior_is_named() -> None:
     with pytest.raises(InputError, match="prior"):
         CAL(task(blobs(n=8).train), prior="clean")
+
+
+def test_the_papers_points_by_the_source() -> None:
+    """0.1 at momentum 0.9 and decay 5e-4, batches of 128; alpha 2 and 1, ten times 1 and 1 with 100 classes; epoch 65, -8."""
+    told = load("cal")
+    recipe = recipe_for("paper", "cal", "cifar10", "preact_resnet18")
+    assert (recipe.lr, recipe.momentum, recipe.weight_decay, recipe.batch_size) == (0.1, 0.9, 5e-4, 128)
+    for row in told.papers:
+        method = CAL(task(blobs(n=8).train, epochs=told.recipe["epochs"]), **row.point)
+        assert method.alphas == ((2.0, 1.0) if row.dataset == "cifar10" else (10.0, 10.0))
+        assert (method.plan, method.second_epoch, method.threshold) == (100, 66, -8.0)

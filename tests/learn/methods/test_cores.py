@@ -9,6 +9,7 @@ from test_coteaching import tensors
 from toy import accuracy, blobs, run, task
 
 from raystudy.data.batch import Batch
+from raystudy.design.space import load, recipe_for
 from raystudy.errors import InputError
 from raystudy.learn.losses import expected_nll, kl_rows
 from raystudy.learn.method import Task
@@ -264,3 +265,27 @@ def test_two_classes_that_share_the_probability_pass_the_sieve() -> None:
     """A trait of the score: of labels that are wrong as often as 40 in 100, either way, none is rejected."""
     p = torch.tensor([[0.6, 0.4, *[1e-6] * 8]] * 2, dtype=torch.float64)
     assert (sieve_scores(p.log(), torch.tensor([0, 1])) < -5).all()
+
+
+def test_the_papers_recipe_and_points_by_the_source() -> None:
+    """0.1 for 50 of 100 epochs, then 0.01; nothing for 10, ramp of 30, sieve after epoch 30, beta 2; no momentum, no decay."""
+    told = load("cores")
+    recipe = recipe_for("paper", "cores", "cifar10", "preact_resnet18")
+    assert (told.recipe["epochs"], recipe.momentum, recipe.weight_decay, recipe.batch_size) == (100, 0, 0, 64)
+    assert [recipe.rate(t, 100) for t in (0, 49, 50, 99)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
+    for row in told.papers:
+        method = CORES(task(blobs(n=8).train, epochs=100), **row.point)
+        if "star" not in row.point:
+            assert (method.zero_epochs, method.ramp_epochs, method.sieve_epoch) == (10, 30, 30)
+            assert (method.beta, method.threshold) == (2.0, 0.0)
+        else:
+            shares = {0.2: (0.2, 80 / 320), 0.4: (0.4, 160 / 320), 0.6: (0.9, 240 / 320)}
+            assert (row.point["consistency"], row.point["ratio"]) == shares[row.rate]
+            assert method.lr2 * recipe.lr == pytest.approx(0.3)  # 300 times 0.001
+
+
+def test_the_first_stage_of_the_second_ends_after_epoch_40() -> None:
+    """41 epochs and 1600: the first 41 are those of a plan of 100."""
+    method = CORES(task(blobs(n=8).train, epochs=1641), star=1600 / 1641)
+    assert method.second_epoch == 41
+    assert (method.zero_epochs, method.ramp_epochs, method.sieve_epoch) == (10, 30, 30)

@@ -283,7 +283,7 @@ def test_loss_history_averages_the_last_epochs() -> None:
     method = DivideMix(task(toy.train), loss_history=3)
     seen = []
     for _ in range(4):
-        w, _ = method._divide(toy.train)
+        w, _ = method.divide(toy.train)
         seen.append(method.past_losses[:, -1].clone())
         with torch.no_grad():
             for p in method.parameters():
@@ -292,7 +292,7 @@ def test_loss_history_averages_the_last_epochs() -> None:
     torch.testing.assert_close(method.past_losses, torch.stack(seen[1:], 1))
     torch.testing.assert_close(w[1], gmm_1d(torch.stack(seen[1:]).mean(0)[1]).posterior)
     first = DivideMix(task(toy.train), loss_history=3)
-    w, _ = first._divide(toy.train)  # fewer than three: those there are
+    w, _ = first.divide(toy.train)  # fewer than three: those there are
     torch.testing.assert_close(w[0], gmm_1d(first.past_losses[0, -1]).posterior)
 
 
@@ -397,7 +397,7 @@ def test_edge_batches(guess: str, n_labelled: int) -> None:
     """Any sizes of the two sets, 67 images in batches of 16: single rows, nothing unlabelled, short cycles."""
     method, train = with_batch_norm(guess=guess)
     labelled = torch.arange(67) < n_labelled
-    logs = list(method._mixmatch(0, 9, train, torch.rand(67), labelled))
+    logs = list(method.mixmatch(0, 9, train, torch.rand(67), labelled))
     assert len(logs) == -(-n_labelled // 16)
     assert all(bool(log["loss"].isfinite()) for log in logs)
     assert all(bool(p.isfinite().all()) for p in method.parameters())
@@ -421,7 +421,7 @@ def test_strong_views_are_for_the_update_only(strong: bool) -> None:
     seen: list[tuple[bool, Tensor]] = []
     method.nets[0].register_forward_pre_hook(lambda module, args: seen.append((torch.is_grad_enabled(), args[0])))
     labelled = torch.arange(67) < 40
-    logs = list(method._mixmatch(0, 9, train, torch.rand(67), labelled))
+    logs = list(method.mixmatch(0, 9, train, torch.rand(67), labelled))
     assert len(logs) == 3
     updates, guesses = [x for grad, x in seen if grad], [x for grad, x in seen if not grad]
     assert all(float(x.mean()) < 50 for x in guesses)

@@ -8,6 +8,7 @@ from test_coteaching import tensors
 from toy import accuracy, blobs, run, task
 
 from raystudy.data.batch import Batch
+from raystudy.design.space import load, recipe_for
 from raystudy.errors import InputError
 from raystudy.learn.losses import bounded_nll
 from raystudy.learn.methods.f_divergence import (
@@ -188,3 +189,15 @@ def test_unknown_names_are_named() -> None:
     for name in ("divergence", "peer_labels", "correction"):
         with pytest.raises(InputError, match=name):
             FDivergence(task(blobs(n=8).train), **{name: "other"})
+
+
+def test_the_papers_recipe_and_points_by_the_source() -> None:
+    """The second stage's rates: 0.01, a tenth at 30, 60 and 90 of its 100 epochs; 1e-5 on CIFAR-100; 10 of 40 epochs on Clothing1M."""
+    told = load("f_divergence")
+    recipe, n = recipe_for("paper", "f_divergence", "cifar10", "preact_resnet18"), told.recipe["epochs"]
+    second = [recipe.rate(n - 100 + t, n) for t in (0, 29, 30, 59, 60, 89, 90, 99)]
+    assert second == pytest.approx([0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
+    for row in told.papers:
+        assert row.point.get("eps", 0.0) == (1e-5 if row.dataset == "cifar100" else 0.0)
+        starts = {"mnist": 0.0, "cifar10": 0.7, "cifar100": 0.7, "clothing1m": 10 / 40}
+        assert row.point["warmup"] == starts[row.dataset]

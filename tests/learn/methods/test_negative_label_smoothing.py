@@ -9,6 +9,7 @@ from toy import accuracy, blobs, run, task
 
 from raystudy.data.batch import Batch
 from raystudy.data.noise import map_matrix, symmetric_matrix
+from raystudy.design.space import load, recipe_for
 from raystudy.learn.losses import soft_cross_entropy
 from raystudy.learn.method import Task
 from raystudy.learn.methods.b_correction import backward_correction
@@ -144,3 +145,17 @@ def test_it_learns(point: dict) -> None:
     method = NegativeLabelSmoothing(task(toy.train), **point)
     run(method, toy.train, range(10))
     assert accuracy(method, toy) > 0.75  # chance is .25
+
+
+def test_the_papers_recipe_and_points_by_the_source() -> None:
+    """120 epochs of warm-up at 0.1, 0.01 and 0.001, 40 each, then 100 at 1e-6; r = -e K / ((1 - e) K - 1)."""
+    told = load("negative_label_smoothing")
+    recipe, n = recipe_for("paper", "negative_label_smoothing", "cifar10", "preact_resnet18"), told.recipe["epochs"]
+    assert n == 220
+    assert [recipe.rate(t, n) for t in (0, 39, 40, 79, 80, 119)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    for row in told.papers:
+        k, e = {"cifar10": 10, "cifar100": 100}[row.dataset], row.rate
+        assert row.point["smoothing"] == pytest.approx(-e * k / ((1 - e) * k - 1), abs=1e-4)
+        method = NegativeLabelSmoothing(task(blobs(n=8).train, epochs=n, lr=recipe.lr), **row.point)
+        assert method.warmup_epochs == 120
+        assert method.late_lr * method.base_lr == pytest.approx(1e-6)

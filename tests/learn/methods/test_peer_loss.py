@@ -6,6 +6,7 @@ from test_coteaching import tensors
 from toy import accuracy, blobs, run, task
 
 from raystudy.data.batch import Batch
+from raystudy.design.space import load, recipe_for
 from raystudy.errors import InputError
 from raystudy.learn.losses import bounded_nll, expected_nll
 from raystudy.learn.method import Task
@@ -199,3 +200,11 @@ def test_unknown_names_are_named() -> None:
         PeerLoss(task(toy.train), schedule="cifar10")
     with pytest.raises(InputError, match="form"):
         PeerLoss(task(toy.train), form="drawn")
+
+
+def test_the_papers_recipe_falls_where_the_original_does() -> None:
+    """0.1, a tenth every 40 of 300 epochs."""
+    told = load("peer_loss").recipe
+    recipe = recipe_for("paper", "peer_loss", "cifar10", "preact_resnet18")
+    for t in range(told["epochs"]):
+        assert recipe.rate(t, told["epochs"]) == pytest.approx(0.1 * 0.1 ** (t // 40))

@@ -303,7 +303,7 @@ def test_durations() -> None:
     ],
 )
 def test_the_last_parts_of_networks(name: str, block, head: str) -> None:
-    ours = last_parts(networks.build(name, 1, 32, 10))
+    ours = last_parts(networks.build(name, (1, 32, 32), 10))
     assert ours[1] == [head]
     if isinstance(block, str):
         assert all(part.startswith(block) for part in ours[0])
@@ -313,7 +313,7 @@ def test_the_last_parts_of_networks(name: str, block, head: str) -> None:
 
 
 def test_the_last_block_of_a_pre_activation_network_is_its_fourth() -> None:
-    net = networks.build("preact_resnet18", 3, 32, 10)
+    net = networks.build("preact_resnet18", (3, 32, 32), 10)
     block, head = last_parts(net)
     both = [str(i) for i, m in enumerate(net) if isinstance(m, networks.PreActBlock) and m.conv2.out_channels == 512]
     assert len(both) == 2

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toy import accuracy, blobs, run, task
 
-from raystudy.learn.features import Featured, bank, projector, with_heads
+from raystudy.learn.features import Featured, apart, bank, projector, with_heads
 from raystudy.learn.losses import soft_cross_entropy
 from raystudy.learn.methods.ssr import SSR, balanced_order, balanced_vote, relabelled, right_score
 from raystudy.learn.neighbours import nearest, tally
@@ -198,7 +198,7 @@ def test_features_and_head_are_the_network() -> None:
 
     for name in ("mlp", "convnet", "convnet_small", "preact_resnet18", "shufflenet_v2_x0_5"):
         torch.manual_seed(0)
-        net = networks.build(name, 1, 16, 5).eval()
+        net = networks.build(name, (1, 16, 16), 5).eval()
         x = torch.randn(3, 1, 16, 16)
         expected = net(x)
         names = set(net.state_dict())
@@ -207,8 +207,20 @@ def test_features_and_head_are_the_network() -> None:
         assert featured.features(x).shape == (3, featured.width)
         assert featured.learns
         assert len(names) == len(featured.trunk.state_dict()) + 2
-        fresh = networks.build(name, 1, 16, 5)
+        fresh = networks.build(name, (1, 16, 16), 5)
         assert set(fresh.state_dict()) == names  # nothing about networks themselves has changed
+
+
+@pytest.mark.parametrize(("name", "learns"), [("linear", False), ("cosine", False), ("mlp", True)])
+def test_networks_of_vectors_have_features_too(name: str, learns: bool) -> None:
+    from raystudy.learn import networks
+
+    net, x = networks.build(name, (6,), 3).eval(), torch.randn(4, 6)
+    expected = net(x)
+    featured = Featured(net, 3).eval()
+    torch.testing.assert_close(featured(x), expected)
+    assert featured.learns == learns
+    assert torch.equal(featured.features(x), x) != learns
 
 
 def test_a_network_may_offer_features_itself() -> None:
@@ -240,6 +252,23 @@ def test_networks_without_a_last_linear_layer_are_refused_in_one_line() -> None:
     odd = Featured(nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.Flatten(0)), 5)
     with pytest.raises(InputError, match="not that layer's"):
         odd(torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_head_may_begin_to_train_later(momentum: float) -> None:
+    """With fused SGD, which the recipe uses; its first step is that of a fresh optimizer."""
+    net = Featured(nn.Linear(4, 3), 3, late=lambda d: nn.Linear(d, 2))
+    late = net.get_submodule("late")
+    optimizer = Recipe(momentum=momentum, weight_decay=0.0, lr=0.5).optimizer_for(net)
+    apart(optimizer, late)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
+    x, before = torch.randn(5, 4), late.weight.clone()
+    for step in range(3):
+        optimizer.zero_grad()
+        (net(x).sum() + (late(x).sum() if step == 2 else 0.0)).backward()
+        optimizer.step()
+        assert torch.equal(late.weight, before) == (step < 2)
+    torch.testing.assert_close(late.weight, before - 0.5 * x.sum(0).expand(2, -1))
 
 
 def test_the_bank_is_all_images_in_order() -> None:
