@@ -105,6 +105,16 @@ examples:
   raystudy noise estimate npz:mine.npz --network convnet --epochs 20 --folds 3 --out mine/noise
 """,
     ),
+    "clean": (
+        "clean:clean",
+        "Which labels are wrong: a list, the cleaned labels, and a page of suspects.",
+        """\
+examples:
+  raystudy clean npz:mine.npz --out cleaned
+  raystudy clean digits --noise pair:0.4 --out cleaned      how well it does where the truth is known
+  raystudy clean folder:pictures --method dividemix --unsure keep --out cleaned
+""",
+    ),
     "status": (
         "results:status",
         "How far a study is, and its leaderboard so far.",

@@ -3,7 +3,8 @@
 Here belongs what holds for every data set, wherever it comes from; how each is read is in a module of its own.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, overload
@@ -21,6 +22,7 @@ from raystudy.errors import InputError
 
 Array = NDArray[Any]
 Images = Tensor | Files  # images [N, C, H, H] uint8, or vectors [N, d] or [N, V, d] of any floats or uint8
+TEST_SHARE = 0.2  # of the samples, where the data names no test set
 NAMED = 3  # classes that a sentence names
 Stats = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, see ``Dataset``
 
@@ -56,6 +58,7 @@ class Dataset:
         default_factory=dict
     )  # "training", "test": of each image, where they are files
 
+    columns: Mapping[str, Any] | None = None  # of a table: what its columns became, see ``columns.learnt``
     strong: tuple[int, ...] = ()  # which views of vectors are strong ones; empty: weak and strong are drawn from all
 
     @cached_property
@@ -151,6 +154,15 @@ def changed(data: Dataset, options: Options) -> Dataset:
         return data
     key = digest(np.frombuffer(f"{data.digest} {sorted(told.items())}".encode(), dtype=np.uint8))
     return replace(data, **told, digest=key)
+
+
+def held_out(contents: Iterable[bytes]) -> Array:
+    """Which samples [N] bool are the test set where the data names none: a fifth, by the digest of what each holds.
+
+    So the same on every machine, equal samples stay on one side, and none changes sides when others are added.
+    """
+    share = [int.from_bytes(hashlib.sha256(c).digest()[:8], "big") / 2**64 for c in contents]
+    return np.array(share) < TEST_SHARE
 
 
 def without_test(names: Sequence[str], one: str = "image") -> tuple[str, ...]:

@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from raystudy.data import tables
-from raystudy.data.dataset import without_test
+from raystudy.data.dataset import held_out, without_test
 from raystudy.data.files import Array, Listing, one_line, size_and_time
 from raystudy.data.lists import inside
 from raystudy.data.tables import Table
 from raystudy.errors import InputError
 
 SPLITS = ("train", "test", "val")
-TEST_SHARE = 0.2  # of the images, where the table has no column split
 UNPACKED, STAMP = (
     ".unpacked",
     ".raystudy-archive.json",
@@ -150,8 +149,7 @@ def splits_of(rows: Table, paths: list[str]) -> Array:
     """The split of each row: the table's, or else by the digests of what ``paths`` holds of each."""
     told = rows.columns.get("split")
     if told is None:
-        share = [int.from_bytes(hashlib.sha256(p.encode()).digest()[:8], "big") / 2**64 for p in paths]
-        return np.where(np.array(share) < TEST_SHARE, "test", "train")
+        return np.where(held_out(p.encode() for p in paths), "test", "train")
     for i, name in enumerate(told):
         if name not in SPLITS:
             raise InputError(f"{rows.where(i)}: split is {name!r}; choose from: {', '.join(SPLITS)}")

@@ -7,19 +7,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from raystudy.data.dataset import Array, Dataset, build, without_test
+from raystudy.data.dataset import Array, Dataset, build, held_out, without_test
 from raystudy.data.files import one_line
 from raystudy.data.vectors import feature_stats
 from raystudy.errors import InputError, unknown
 
-NEEDED = ("x_train", "y_train", "x_test", "y_test")
+NEEDED = ("x_train", "y_train")
+TESTED = ("x_test", "y_test")  # both or none
 OPTIONAL = ("kind", "strong", "class_names", "truth")
 KINDS = ("images", "vectors")
 LARGEST = 1e30  # a number in a vector: what is made of larger ones does not fit into float32
 
 
 def read(path: Path) -> Dataset:
-    """A user's ``.npz``: x_train, y_train, x_test, y_test and optionally noisy labels of the training images.
+    """A user's ``.npz``: x_train, y_train, optionally x_test, y_test, and optionally noisy labels of the training images.
+
+    Without x_test and y_test a fifth of the samples of x_train, chosen by a digest of what they hold so that equal ones stay on one side,
+    is the test set, scored by y_train; a note says so.
 
     ``y_noisy`` is the label set "given", ``y_noisy_NAME`` (any number of them) the label set NAME. Without any of them ``y_train``
     is all that there is, and nobody knows which of it is right.
@@ -39,7 +43,8 @@ def read(path: Path) -> Dataset:
     kind = _kind(path, arrays)
     one = kind.removesuffix("s")
     take = _images if kind == "images" else _vectors
-    x_train, x_test = (take(path, name, arrays[name]) for name in ("x_train", "x_test"))
+    x_train = take(path, "x_train", arrays["x_train"])
+    x_test = take(path, "x_test", arrays["x_test"]) if "x_test" in arrays else x_train
     if kind == "vectors":
         x_test = x_test[:, 0] if x_test.ndim == 3 else x_test
         if x_train.shape[-1] != x_test.shape[-1]:
@@ -60,16 +65,23 @@ def read(path: Path) -> Dataset:
         raise InputError(f"{path}: y_train runs from 1 to {n_classes - 1}; labels start at 0, so subtract 1 everywhere")
     if len(seen) < 2:
         raise InputError(f"{path}: y_train holds one class only; at least two are needed")
-    told = {"y_test": _labels(path, "y_test", arrays["y_test"], len(x_test), one, n_classes)} | {
-        name: _labels(path, name, y, len(x_train), one, n_classes)
+    told = {
+        name: _labels(path, name, y, len(x_test if name == "y_test" else x_train), one, n_classes)
         for name, y in arrays.items()
-        if name.startswith("y_noisy")
+        if name == "y_test" or name.startswith("y_noisy")
     }
     for name, y in told.items():
         if (wrong := ~np.isin(y, seen)).any():
             i = int(wrong.argmax())
             raise InputError(f"{path}: {name}[{i}] is {y[i]}, a class of which there is no training {one} in y_train")
     told = {name: np.searchsorted(seen, y) for name, y in ({"y_train": y_train} | told).items()}
+    split: tuple[str, ...] = ()
+    if "x_test" not in arrays:
+        tested = _split(path, x_train, y_train, one)
+        count = f"{int(tested.sum()):,} of {len(tested):,} {kind}"
+        split = (f"no x_test: the test set is {count}, chosen by what they hold, so the same on every machine",)
+        x_train, x_test = x_train[~tested], x_test[tested]
+        told = {name: y[~tested] for name, y in told.items()} | {"y_test": told["y_train"][tested]}
     label_sets = {
         name.removeprefix("y_noisy").removeprefix("_") or "given": y
         for name, y in told.items()
@@ -93,7 +105,7 @@ def read(path: Path) -> Dataset:
         data,
         truth=bool(label_sets) or _truth(path, arrays.get("truth")),
         title=path.stem,
-        notes=without_test(untested, one),
+        notes=split + without_test(untested, one),
         strong=_strong(path, arrays.get("strong"), x_train) if kind == "vectors" else (),
     )
 
@@ -111,15 +123,15 @@ def _open_npz(path: Path) -> dict[str, Array]:
             f"{path}: not an .npz file, or one that {why} ({one_line(error)}); write it with numpy.savez"
         ) from None
     with file:
-        missing = [name for name in NEEDED if name not in file.files]
-        if missing:
+        tested = [name for name in TESTED if name in file.files]
+        if missing := [name for name in (*NEEDED, *(TESTED if tested else ())) if name not in file.files]:
             raise InputError(
-                f"{path}: no array {', '.join(missing)}; needed are {', '.join(NEEDED)} (and y_noisy if you have it), "
-                f"the file has: {', '.join(file.files) or '(nothing)'}"
+                f"{path}: no array {', '.join(missing)}; needed are {', '.join(NEEDED)} (and {' with '.join(TESTED)}, and y_noisy, if "
+                f"you have them), the file has: {', '.join(file.files) or '(nothing)'}"
             )
         arrays = {}
         labels = [f for f in file.files if f == "y_noisy" or f.startswith("y_noisy_")]
-        for name in [*NEEDED, *labels, *(f for f in OPTIONAL if f in file.files)]:
+        for name in [*NEEDED, *tested, *labels, *(f for f in OPTIONAL if f in file.files)]:
             try:
                 arrays[name] = file[name]
             except Exception as error:
@@ -138,11 +150,28 @@ def _open_npz(path: Path) -> dict[str, Array]:
 def _kind(path: Path, arrays: dict[str, Array]) -> str:
     """What the file says its samples are, else what their dimensions say."""
     if "kind" not in arrays:
-        return "vectors" if arrays["x_train"].ndim == arrays["x_test"].ndim == 2 else "images"
+        return (
+            "vectors" if all(arrays[name].ndim == 2 for name in ("x_train", "x_test") if name in arrays) else "images"
+        )
     kind = str(arrays["kind"])
     if kind not in KINDS:
         raise unknown(f"kind in {path}", kind, KINDS)
     return kind
+
+
+def _split(path: Path, x: Array, y: Array, one: str) -> Array:
+    """Which samples [N] bool are the test set where the file names none; InputError where one of the two would lack what it needs."""
+    flat = x[:, 0] if one == "vector" and x.ndim == 3 else x
+    flat = flat if flat.dtype == np.uint8 else flat + flat.dtype.type(0)  # -0.0 equals 0.0
+    tested = held_out(row.tobytes() for row in flat)
+    if not tested.any():
+        raise InputError(f"{path}: no x_test, and of {len(y)} {one}s none falls into a fifth; add x_test and y_test")
+    if lost := sorted({*y.tolist()} - {*y[~tested].tolist()}):
+        raise InputError(
+            f"{path}: no x_test, and with a fifth of the {one}s as the test set there is no training {one} of class {lost[0]}; "
+            "add x_test and y_test"
+        )
+    return tested
 
 
 def _vectors(path: Path, name: str, x: Array) -> Array:

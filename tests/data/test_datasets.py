@@ -1,6 +1,7 @@
 """Data sets: the embedded one, torchvision's files, a user's .npz in every accepted form and with every fault."""
 
 import gzip
+import hashlib
 import pickle
 import zipfile
 
@@ -295,8 +296,75 @@ def test_each_fault_of_a_file_is_one_line_that_names_it(arrays, save, fault):
 
 def test_missing_arrays(arrays, save):
     del arrays["y_train"], arrays["x_test"]
-    with pytest.raises(InputError, match=r"no array y_train, x_test; needed are x_train, y_train, x_test, y_test"):
+    with pytest.raises(
+        InputError, match=r"no array y_train, x_test; needed are x_train, y_train \(and x_test with y_test"
+    ):
         load(save(arrays))
+
+
+# --- a file without a test set ------------------------------------------------------------------------------------
+
+
+def untested(n=400):
+    """Pairs of equal images of six classes."""
+    x = np.random.default_rng(5).integers(0, 256, (n // 2, 6, 6), dtype=np.uint8).repeat(2, 0)
+    y = np.arange(n) // 2 % 6
+    return {"x_train": x, "y_train": y, "y_noisy": (y + (np.arange(n) % 5 == 0)) % 6}
+
+
+def test_without_a_test_set_a_fifth_is_held_out_by_what_it_holds(save):
+    told = untested()
+    data = load(save(told))
+    chosen = [hashlib.sha256(x.tobytes()).digest()[0] < 51 for x in told["x_train"]]  # 51 of 256: near enough a fifth
+    assert abs(len(data.y_test) - sum(chosen)) <= 4
+    assert 40 < len(data.y_test) < 120
+    assert len(data.y_train) + len(data.y_test) == 400
+    train, test = ({x.numpy().tobytes() for x in images} for images in (data.x_train, data.x_test))
+    assert not train & test  # equal images are on one side
+    place = {x.tobytes(): i for i, x in enumerate(told["x_train"])}
+    assert [told["y_train"][place[x.numpy().tobytes()]] for x in data.x_test] == data.y_test.tolist()
+    of = [told["y_train"][place[x.numpy().tobytes()]] for x in data.x_train]
+    assert (of == data.y_train.tolist(), data.truth) == (True, True)
+    assert 0 < int((data.label_sets["given"] != data.y_train).sum()) <= 80  # the noisy labels went along
+    assert data.notes[0].startswith(f"no x_test: the test set is {len(data.y_test)} of 400 images")
+
+
+def test_the_split_is_that_of_the_sample_whatever_else_is_there(save):
+    told = untested()
+    whole, part = load(save(told)), load(save({name: a[:200] for name, a in told.items()}, "part.npz"))
+    test = {x.numpy().tobytes() for x in whole.x_test}
+    assert {x.numpy().tobytes() for x in part.x_test} == test & {x.tobytes() for x in told["x_train"][:200]}
+    del told["y_noisy"]
+    known = load(save(told, "bare.npz"))
+    assert (known.truth, known.y_test.tolist()) == (False, whole.y_test.tolist())
+
+
+def test_vectors_without_a_test_set_are_split_by_their_plain_view(save):
+    x = np.random.default_rng(2).normal(size=(200, 3, 4)).astype(np.float32)
+    x[100:, 0] = x[:100, 0]  # the same samples, other views
+    x[0, 0, 0], x[100, 0, 0] = 0.0, -0.0
+    data = load(save({"x_train": x, "y_train": np.arange(200) % 2, "kind": np.array("vectors")}))
+    assert data.x_test.shape[1:] == (4,)
+    assert data.x_train.shape[1:] == (3, 4)
+    rows = [{tuple(v.tolist()) for v in part} for part in (data.x_train[:, 0], data.x_test)]
+    assert not rows[0] & rows[1]
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (lambda a: a | {"x_test": a["x_train"][:5]}, "no array y_test"),
+        (lambda a: a | {"y_test": a["y_train"][:5]}, "no array x_test"),
+        (lambda a: {n: v[:2] for n, v in a.items()} | {"y_train": np.array([0, 1])}, "no x_test, and"),
+        (lambda a: a | {"y_train": np.arange(400) // 2}, "there is no training image of class"),
+        (lambda a: a | {"y_noisy": a["y_noisy"][:-1]}, "y_noisy has 399 labels for 400 images"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused(save, told, why):
+    with pytest.raises(InputError) as caught:
+        load(save(told(untested())))
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 class Bomb:
