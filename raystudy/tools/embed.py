@@ -104,10 +104,11 @@ def prepared(
     _check_kind(dataset, text)
     if out.exists() and Path(spec.base(dataset).partition(":")[2]).expanduser().resolve() == out.resolve():
         raise InputError(f"--out {out} is the file that would be read; name another")
+    told_texts = None if text is None else _texts(dataset, text)  # before a hub is waited for
     made = backbones.build(
         backbone, "images" if text is None else "texts", size=size, weights=weights, device=device_here(device)
     )
-    source = _texts(dataset, text) if text is not None else _images(dataset, made.size, root)
+    source = told_texts or _images(dataset, made.size, root)
     if views > 1 and not (source.pad or source.flip):
         raise InputError(f"--views {views}: these images are neither cropped nor flipped, so all views would be alike")
     features = backbones.vectors(made, _read(source.train, 0, 2)).shape[1]

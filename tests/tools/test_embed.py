@@ -119,6 +119,22 @@ def test_labels_that_nobody_checked_stay_so(tmp_path, flat):
     assert not data.label_sets
 
 
+@pytest.mark.parametrize("stream", ["never", "always"])
+def test_image_files_are_decoded_in_the_size_that_is_looked_at(tmp_path, flat, stream):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (12, 16, 16, 3)).astype(np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    rows = [f"{i}.png,{i % 2},{'test' if i > 7 else 'train'}" for i in range(12)]
+    (tmp_path / "labels.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    name = f"folder:{tmp_path}?labels={tmp_path / 'labels.csv'}&stream={stream}"
+    data = datasets.load(f"npz:{embed.run(embed.prepared(name, flat, tmp_path / 'a.npz', size=16, views=2))}")
+    assert torch.equal(data.x_train[:, 0].float(), torch.from_numpy(pixels[:8]).permute(0, 3, 1, 2).flatten(1).float())
+    assert data.x_test.shape == (4, 768)
+
+
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 def test_torchvision_gives_what_its_last_layer_gets(tmp_path, weights, ending):
     folder, net = weights
