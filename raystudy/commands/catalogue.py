@@ -55,7 +55,7 @@ def datasets(*, data_root: DataRoot = DATA) -> int:
         table.add_row(name, here, *counts, "x".join(map(str, info.shape)), info.source, info.licence)
     console.print(table)
     for line in (
-        "npz:PATH  your own images, or vectors [N, d]: x_train, y_train, x_test, y_test and optionally y_noisy (then --noise given), "
+        "npz:PATH  your own images, or vectors [N, d]: x_train, y_train and optionally x_test, y_test, y_noisy (then --noise given), "
         "y_noisy_NAME, class_names",
         "csv:PATH, parquet:PATH  a table: a column of labels (?target=COLUMN), the others are features (docs/datasets.md)",
         "folder:PATH --labels FILE  your own images, or an archive of them; a .csv or .parquet with the columns path, label and "

@@ -1,8 +1,11 @@
 """Imbalance: counts by hand, which samples stay, what follows them, what is refused, and where it is told."""
 
+from io import StringIO
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from sklearn.datasets import load_digits
 from torchvision.io import write_png
 
@@ -191,9 +194,7 @@ def test_short_names_tell_the_imbalance():
 
 
 def shown(folder) -> str:
-    from rich.console import Console
-
-    console = Console(width=200, record=True, quiet=True)
+    console = Console(width=200, file=StringIO(), record=True)
     console.print(tables.leaderboard(*load.study(folder, only=tables.READ), 200))
     return console.export_text()
 
@@ -201,7 +202,9 @@ def shown(folder) -> str:
 def test_a_study_without_imbalance_has_no_column_of_it(tmp_path):
     recorded.write(tmp_path / "plain", methods=("ce",), rates=(0.2,))
     study, histories = load.study(tmp_path / "plain")
-    assert "balanced" not in shown(tmp_path / "plain")
+    text = shown(tmp_path / "plain")
+    assert "last10" in text
+    assert "balanced" not in text
     assert "test.balanced" not in export.trials(study, histories)
 
 
