@@ -20,6 +20,7 @@ __all__ = [
     "Study",
     "Task",
     "__version__",
+    "clean",
     "corrupt",
     "datasets",
     "load",
@@ -41,7 +42,19 @@ ELSEWHERE = {  # than in raystudy.interface
 if TYPE_CHECKING:
     from raystudy.errors import InputError
     from raystudy.estimator import NoisyLabelClassifier
-    from raystudy.interface import Results, Study, corrupt, datasets, load, load_model, methods, noise, run, train
+    from raystudy.interface import (
+        Results,
+        Study,
+        clean,
+        corrupt,
+        datasets,
+        load,
+        load_model,
+        methods,
+        noise,
+        run,
+        train,
+    )
     from raystudy.learn.method import Batch, Method, Task
 
 

@@ -32,20 +32,31 @@ from raystudy.learn.metrics import Truth
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run, device_here
-from raystudy.tools.folds import folds_of
+from raystudy.tools.folds import folds_of, predict
 
 Array = NDArray[Any]
 Probs = NDArray[np.float64]  # [N, K]
 
 AUTO = "auto"
 # What "auto" chooses: the first whose bound the estimated share of wrong labels is not above.
-BY_RATE = ((0.05, "ce"), (0.30, "elr"), (1.0, "dividemix"))
+BY_RATE = ((0.05, "ce"), (1.0, "dividemix"))
 RATE_FOLDS = 5  # by which that share is estimated, with cross-entropy,
-RATE_EPOCHS = 1 / 3  # in this share of the epochs: before the labels are memorised
+RATE_EPOCHS = (
+    1 / 3
+)  # in at most this share of the epochs, the best by a tenth that is held out: before the labels are memorised
+MANY = 50  # samples from which on a tenth of four folds can choose anything
+
+TEXT, WHOLE, NUMBER = ((str,), "a text"), ((int, np.integer), "a whole number"), ((int, float, np.number), "a number")
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    **{"method": TEXT, "params": ((Mapping,), "a dict"), "noise_rate": NUMBER, "network": TEXT, "epochs": WHOLE},
+    **{"batch_size": WHOLE, "folds": WHOLE, "verbose": WHOLE, "n_threads": WHOLE, "device": TEXT},
+}
+OPTIONAL = ("params", "noise_rate", "network", "epochs", "batch_size", "device")
 
 UPDATES = 1500  # of a network, where nobody names epochs: within these bounds
 EPOCHS = (10, 60)
 FEW = 4, 10  # a batch is at least the first, and at most a tenth of few samples
+FAR = 1e6  # standard deviations: what is further from all that was learned from stands there
 SHOWN = 256  # training samples that the progress looks at
 CHUNK_NUMBERS = 1 << 22  # of samples that are predicted at once
 
@@ -89,8 +100,8 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
-    method : a name of ``raystudy.methods()``, or "auto": by the share of wrong labels, up to 5 % plain cross-entropy ("ce"), up to
-        30 % "elr", above "dividemix".
+    method : a name of ``raystudy.methods()``, or "auto": by the share of wrong labels, up to 5 % plain cross-entropy ("ce"),
+        above "dividemix".
     params : hyperparameters of the method and of the recipe (``lr``, ...) by name; what is not named has its default. None: the published
         ones for the nearest share of wrong labels.
     noise_rate : that share, where you know it. None: it is estimated where it is needed, by cross-entropy trained on four of five folds
@@ -108,9 +119,11 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     Attributes
     ----------
     classes_ : [K] the labels there are, sorted.
-    label_quality_ : [n] in [0, 1], low where the given label of a training sample looks wrong. With ``folds`` the probability of the
-        given label, out of fold. Without, in-sample: the weight that the method gave the sample in its last epoch, where it weighs
-        samples, else its final probability of the given label. ``label_quality_source_`` says which: "out-of-fold", "weight", "confidence".
+    label_quality_ : [n] in [0, 1], low where the given label of a training sample looks wrong. ``label_quality_source_`` says what
+        it is: "out-of-fold", the probability of the given label by the method on other folds (with ``folds``), or by cross-entropy
+        (where that estimated ``noise_rate``); "out-of-fold and weight", the mean of the latter and the weight that the method gave the
+        sample in its last epoch (where it weighs samples); or in-sample, and worse, that "weight" alone, or the "confidence", the final
+        probability of the given label.
     noise_matrix_ : [K, K] estimated P(given label = column | true label = row): the confident joint of out-of-fold predictions, where
         there are any (``folds``, or ``noise_rate`` was estimated), else counted from the final, in-sample predictions, which says little
         of a method that memorises.
@@ -165,7 +178,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"y holds one class only, {classes[0]!r}; a classifier needs at least 2 classes")
         x, form = formed(given_x)
         y_given = torch.from_numpy(codes.astype(np.int64).reshape(-1))
-        with threads(self.n_threads):
+        with threads(self.n_threads), torch.random.fork_rng():
             plan, oof = self._planned(x, y_given, len(classes), form)
             told = learn(x, y_given, plan, self._tell(plan.method))
             if self.folds:
@@ -179,8 +192,8 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: ArrayLike) -> Probs:
         """Probabilities [n, K] of the true label, in the order of ``classes_``."""
         check_is_fitted(self)
-        vectors = np.ndim(X) < 3 and not self.form_.images  # of images scikit-learn would count one dimension
-        told = validate_data(self, X, reset=False) if vectors else check_array(X, allow_nd=True)
+        images = self.form_.images  # of which scikit-learn would count one dimension
+        told = check_array(X, allow_nd=True) if images else validate_data(self, X, reset=False, allow_nd=True)
         x, form = formed(told, self.form_)
         if form.shape != self.form_.shape:
             now, then = ("x".join(map(str, f.shape)) for f in (form, self.form_))
@@ -198,21 +211,22 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
 
     def _check(self) -> None:
         """Raises InputError, one line, for an argument that cannot be."""
+        for name, (kind, what) in KINDS.items():
+            value = getattr(self, name)
+            known = value is None and name in OPTIONAL
+            if not known and (not isinstance(value, kind) or (isinstance(value, bool) and name != "verbose")):
+                raise InputError(f"{name} is {value!r}; it must be {what}{', or None' * (name in OPTIONAL)}")
         if self.method not in (AUTO, *METHODS):
             raise unknown("method", self.method, [AUTO, *METHODS])
-        for name, value, least in (
-            ("epochs", self.epochs, 1),
-            ("batch_size", self.batch_size, 2),
-            ("n_threads", self.n_threads, 1),
-        ):
-            if value is not None and (not isinstance(value, int | np.integer) or value < least):
-                raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-        if not isinstance(self.folds, int | np.integer) or self.folds < 0 or self.folds == 1:
-            raise InputError(f"folds is {self.folds!r}; it must be 0, or a whole number of at least 2")
+        for name, least in (("epochs", 1), ("batch_size", 2), ("n_threads", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise InputError(f"{name} is {value}; it must be at least {least}")
+        if self.folds < 0 or self.folds == 1:
+            raise InputError(f"folds is {self.folds}; it must be 0, or at least 2")
         if self.method == AUTO and self.params is not None:
             raise InputError("params are of one method, and method is 'auto'; name the method, or leave params out")
         if self.noise_rate is not None and not 0 <= self.noise_rate <= 1:
-            raise InputError(f"noise_rate is {self.noise_rate!r}; it is a share of the labels, from 0 to 1")
+            raise InputError(f"noise_rate is {self.noise_rate}; it is a share of the labels, from 0 to 1")
 
     def _planned(self, x: Tensor, y: Tensor, n_classes: int, form: Form) -> tuple[Plan, Probs | None]:
         """The training to be made; with the out-of-fold predictions by which the share of wrong labels was estimated, if it was."""
@@ -228,7 +242,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         rate, oof = self.noise_rate, None
         if rate is None and (self.method == AUTO or rated(self.method)):
             short = replace(plan, epochs=max(1, round(epochs * RATE_EPOCHS)))
-            oof = out_of_fold(x, y, short, RATE_FOLDS, self._fold_tell("ce"))
+            oof = early(x, y, short, RATE_FOLDS, self._fold_tell("ce"))
             rate = rate_of(noise_matrix(oof, y.numpy(), True), y.numpy())
             self._say(f"about {rate:.0%} of the labels are wrong, by cross-entropy out of fold")
         method = self.method if self.method != AUTO else next(name for most, name in BY_RATE if (rate or 0.0) <= most)
@@ -237,12 +251,13 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     def _judge(self, own: Probs, oof: Probs | None, weight: Array | None, given: NDArray[np.int64]) -> None:
         """What is told of the labels, from in-sample and out-of-fold predictions and the method's weights."""
         rows = np.arange(len(given))
-        if self.folds and oof is not None:
+        quality, source = own[rows, given], "confidence"
+        if weight is not None:
+            quality, source = np.where(np.isnan(weight), quality, weight), "weight"
+        if oof is not None and (self.folds or weight is None):
             quality, source = oof[rows, given], "out-of-fold"
-        elif weight is not None:
-            quality, source = np.where(np.isnan(weight), own[rows, given], weight), "weight"
-        else:
-            quality, source = own[rows, given], "confidence"
+        elif oof is not None:  # each sees what the other does not
+            quality, source = (oof[rows, given] + quality) / 2, "out-of-fold and weight"
         self.label_quality_, self.label_quality_source_ = quality.clip(0, 1), source
         self.noise_matrix_ = noise_matrix(own if oof is None else oof, given, oof is not None)
         self.noise_rate_ = rate_of(self.noise_matrix_, given)
@@ -289,11 +304,13 @@ def formed(x: Array, form: Form | None = None) -> tuple[Tensor, Form]:
         return torch.from_numpy(pixels), Form(pixels.shape[1:], *(form[1:] if form else channel_stats(pixels)))
     wide = x.astype(np.float64)
     if form is None or form.images:
-        scale = np.abs(wide).max(0)
-        std = wide.std(0)
-        constant = std <= 1e-12 * scale
-        form = Form((x.shape[1],), tuple(wide.mean(0).tolist()), tuple(np.where(constant, 1.0, std).tolist()))
-    standard = (wide - np.array(form.mean)) / np.array(form.std) if x.shape[1] == len(form.mean) else wide
+        largest = np.abs(wide).max(0)
+        unit = np.where(largest > 0, largest, 1.0)  # squares of very large numbers are none
+        mean, std = (wide / unit).mean(0), (wide / unit).std(0)
+        std = np.where(std <= 1e-12, 1.0, std)  # a feature that is constant
+        form = Form((x.shape[1],), tuple((mean * unit).tolist()), tuple((std * unit).tolist()))
+    fits = x.shape[1] == len(form.mean)
+    standard = ((wide - np.array(form.mean)) / np.array(form.std)).clip(-FAR, FAR) if fits else wide
     return torch.from_numpy(standard.astype(np.float32)), form._replace(shape=(x.shape[1],))
 
 
@@ -362,14 +379,13 @@ def learn(
 ) -> Learned:
     """One training on samples as ``formed`` gives them. ``tell`` hears of every epoch. Raises InputError where it diverges."""
     run = Run(spec_of(plan), cell_of(x, y, plan), plan.device)
-    with torch.random.fork_rng([run.device] if run.on_gpu else []):
-        for epoch in range(plan.epochs):
-            record = run.epoch()
-            if run.diverged:
-                raise InputError(
-                    f"{plan.method} diverged in epoch {epoch + 1}: its loss is not finite; choose a smaller lr"
-                )
-            tell(epoch, plan.epochs, record)
+    for epoch in range(plan.epochs):
+        record = run.epoch()
+        if run.diverged:
+            raise InputError(
+                f"{plan.method} diverged in epoch {epoch + 1}: its loss is not finite; choose a smaller lr"
+            )
+        tell(epoch, plan.epochs, record)
     weight = None if run.weight is None else run.weight.double().cpu().numpy()
     return Learned(bare(run.method), weight)
 
@@ -467,6 +483,19 @@ def out_of_fold(
         probs[(fold == k).numpy()] = probs_of(learned.method, x[fold == k], plan.form)
         tell(k, folds)
     return probs
+
+
+def early(x: Tensor, y: Tensor, plan: Plan, folds: int, tell: Callable[[int, int], None]) -> Probs:
+    """As ``out_of_fold``, each at the epoch that is best by noisy labels held out for that: before the labels are memorised."""
+    if len(y) < MANY:
+        return out_of_fold(x, y, plan, folds, tell)
+
+    def heard(fold: int, epoch: int, _: float) -> None:
+        if epoch + 1 == plan.epochs:
+            tell(fold, folds)
+
+    probs: Probs = predict(cell_of(x, y, plan), spec_of(plan), folds, heard).probs
+    return probs / probs.sum(1, keepdims=True)
 
 
 # -- labels ----------------------------------------------------------------------------------------------------------------------

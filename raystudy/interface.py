@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from raystudy.learn.model import Model
     from raystudy.running.plan import Plan
     from raystudy.running.resources import Resources
+    from raystudy.tools.clean.examine import Examined
 
 Names = str | Sequence[str]
 
@@ -65,7 +66,19 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(("method", "noise", "address", "time_budget", "tracking_uri", "device"), TEXT),
     **dict.fromkeys(("file", "path", "data_root", "labels", "storage"), PATH),
     **dict.fromkeys(
-        ("epochs", "noise_seed", "size", "trials", "replicates", "seed", "clean_val", "threads", "max_concurrent"),
+        (
+            "epochs",
+            "noise_seed",
+            "size",
+            "folds",
+            "neighbours",
+            "trials",
+            "replicates",
+            "seed",
+            "clean_val",
+            "threads",
+            "max_concurrent",
+        ),
         WHOLE,
     ),
     **dict.fromkeys(("val_fraction", "cpus_per_trial", "checkpoint_every", "trial_timeout", "probe_seconds"), NUMBER),
@@ -351,6 +364,84 @@ def train(
             yield {"epoch": len(run.records) - 1} | {k: math.nan if v is None else v for k, v in told.items()}
 
     return records()
+
+
+class Cleaned:
+    """What ``clean`` found. ``labels``: a row a label (given, suggested, quality, issue, reason), in the order of the data set."""
+
+    def __init__(self, found: "Examined") -> None:
+        from raystudy.tools.clean import outputs
+
+        self._found = found
+        head, *rows = outputs.rows(found)
+        frame = pd.DataFrame(rows, columns=head)
+        self.labels = frame.assign(quality=found.judged.quality, issue=found.judged.issue)
+        self.summary = outputs.summary(found)
+        self.rate, self.rate_interval = found.judged.estimate.rate, found.judged.estimate.rate_interval
+        self.matrix = found.judged.estimate.matrix
+
+    def measured(self) -> dict[str, float] | None:
+        """AUROC, average precision and more against the truth; None where nobody knows it, or nothing is wrong."""
+        return self._found.measured()
+
+    def write(self, out: str | PathLike[str], unsure: str = "drop", force: bool = False) -> list[Path]:
+        """labels.csv, the cleaned labels and suspects.html, into a folder.
+
+        ``unsure``: "drop" or "keep" what is neither right nor wrong for sure.
+        """
+        from raystudy.tools.clean import outputs
+
+        if unsure not in outputs.UNSURE:
+            raise unknown("value of unsure", unsure, outputs.UNSURE)
+        outputs.refuse(Path(out), force)
+        return outputs.write(self._found, Path(out), unsure)
+
+    def __repr__(self) -> str:
+        return f"Cleaned({self.summary})"
+
+
+def clean(
+    dataset: str,
+    noise: str | None = None,
+    *,
+    method: str = "auto",
+    network: str | None = None,
+    epochs: int | None = None,
+    folds: int = 5,
+    neighbours: int = 60,
+    noise_seed: int = 0,
+    seed: int = 0,
+    device: str | None = None,
+    threads: int = 1,
+    data_root: str | PathLike[str] = "data",
+    progress: bool = False,
+) -> Cleaned:
+    """Which training labels of a data set are wrong, and what they should be (``raystudy clean``); nothing is written.
+
+    ``noise``: the labels to look at, None for those that came with the data. ``method``: whose networks are asked beside the evidence
+    that needs none, or "auto", "none". Raises InputError.
+    """
+    from raystudy.tools.clean.examine import examine
+
+    _checked(dataset=dataset, noise=noise, method=method, network=network, epochs=epochs, folds=folds)
+    _checked(neighbours=neighbours, noise_seed=noise_seed, seed=seed, device=device, threads=threads)
+    _checked(data_root=data_root, progress=progress)
+    found = examine(
+        located(dataset),
+        noise,
+        noise_seed=noise_seed,
+        data_root=Path(data_root),
+        method=method,
+        network=network,
+        epochs=epochs,
+        folds=folds,
+        neighbours=neighbours,
+        seed=seed,
+        device=device,
+        threads=threads,
+        tell=print if progress else lambda text: None,
+    )
+    return Cleaned(found)
 
 
 def methods(name: str | None = None) -> pd.DataFrame:

@@ -64,8 +64,11 @@ def model(
     folder = held(storage, study, weights=export is not None)
     found = models.chosen(models.found(folder), cell)
     if not found:
-        say(console, f"{study} has no models: {models.why_none(folder)}")
-        return 1
+        none = f"{study} has no models: {models.why_none(folder)}"
+        if export is not None:
+            raise InputError(none)
+        say(console, none)
+        return 0
     console.print(models.table(found, console.width))
     if export is None:
         here = Path.cwd()

@@ -82,6 +82,19 @@ examples:
   raystudy data show npz:images.npz --noise given --images 100 --out pictures
 """,
     ),
+    "embed": (
+        "embed:embed",
+        "Make vectors of a data set of images or texts with a pretrained network, for studies that need minutes.",
+        """\
+examples:
+  raystudy embed cifar10 --backbone torchvision:resnet18 --size 96 --out cifar10-resnet18.npz
+  raystudy embed folder:photos --labels labels.csv --backbone timm:vit_small_patch16_224 --views 4 --out photos.npz
+  raystudy embed 'csv:reviews.csv?target=stars' --text review --backbone sentence-transformers:all-MiniLM-L6-v2 --out reviews.npz
+  raystudy sweep dividemix --dataset npz:reviews.npz --noise symmetric:0.5
+
+The same command again goes on where it stopped.
+""",
+    ),
     "noise estimate": (
         "estimate:estimate",
         "The noise rate and transition matrix of labels whose truth is unknown.",
@@ -90,6 +103,16 @@ examples:
   raystudy noise estimate npz:mine.npz
   raystudy noise estimate digits --noise pair:0.3      how well it does where the truth is known
   raystudy noise estimate npz:mine.npz --network convnet --epochs 20 --folds 3 --out mine/noise
+""",
+    ),
+    "clean": (
+        "clean:clean",
+        "Which labels are wrong: a list, the cleaned labels, and a page of suspects.",
+        """\
+examples:
+  raystudy clean npz:mine.npz --out cleaned
+  raystudy clean digits --noise pair:0.4 --out cleaned      how well it does where the truth is known
+  raystudy clean folder:pictures --method dividemix --unsure keep --out cleaned
 """,
     ),
     "status": (

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,18 @@ from raystudy.errors import InputError, unknown
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 MOST = 100  # columns that the categories of one column become
 TARGET = "label"
+Columns = dict[str, Any]  # what columns become, as JSON has it: see ``learnt``
+
+
+class Labelled(NamedTuple):
+    """A table of which every row has a label."""
+
+    header: list[str]
+    rows: list[list[str]]
+    told: dict[str, str]  # label, clean_label, split: the column of the file that is each of them
+    table: Table  # of those columns
+    classes: tuple[str, ...]
+    numbers: dict[str, Array]  # label and, where there is one, clean_label, as positions among the classes
 
 
 def read(file: Path, options: Options) -> Dataset:
@@ -32,6 +45,49 @@ def read(file: Path, options: Options) -> Dataset:
     a digest of what they hold so that equal rows stay together, is the test set; a note says so. Raises InputError, one line with the
     table, its line and its first fault.
     """
+    header, rows, told, table, classes, numbers = labelled(file, options)
+    columns, places, dropped = table.columns, table.places, options.drop or ()
+    features = [name for name in header if name not in (*told.values(), *dropped)]
+    if not features:
+        raise InputError(f"{file}: has no column beside {', '.join(told.values())}; the others are the features")
+    if twice := [name for name in features if header.count(name) > 1]:
+        raise InputError(f"{file}: has {header.count(twice[0])} columns {twice[0]!r}; give each a name of its own")
+    frame = pd.DataFrame({name: [row[header.index(name)].strip() for row in rows] for name in features}, dtype=object)
+    split = folder.splits_of(table, ["\x1f".join(row) for row in zip(*(frame[n] for n in features), strict=True)])
+    folder.learnable(table, classes, split, numbers[TARGET], numbers.get("clean_label", numbers[TARGET]))
+    parts = {name: np.flatnonzero(split == name) for name in folder.SPLITS}
+    for name in ("train", "test"):
+        if not len(parts[name]):
+            raise InputError(f"{file}: has no {name} rows; its {len(rows)} rows are all of other splits")
+    plan, kinds = learnt(file, frame, parts["train"], places)
+    x = made(file, frame, plan, places)
+    y = numbers.get("clean_label", numbers[TARGET])
+    notes = [kinds]
+    if "split" not in columns:
+        shown = f"{len(parts['test']):,} of {len(rows):,} rows"
+        notes.append(
+            f"no column split: the test set is {shown}, chosen by what they hold, so the same on every machine"
+        )
+    untested = [classes[c] for c in sorted({*y[parts["train"]].tolist()} - {*y[parts["test"]].tolist()})]
+    train, test = ((x[parts[name]], y[parts[name]]) for name in ("train", "test"))
+    given = {"given": numbers[TARGET][parts["train"]]}
+    data = build(file.name, train, test, classes, pad=0, flip=False, stats=feature_stats(train[0]), label_sets=given)
+    extra = {"val": _tensors(x[parts["val"]], y[parts["val"]])} if len(parts["val"]) else {}
+    notes += without_test(untested, "row")
+    return replace(
+        data,
+        truth="clean_label" in columns,
+        title=file.stem,
+        notes=tuple(notes),
+        extra=extra,
+        columns=plan | {"target": told[TARGET]},
+        rows=(parts["train"].tolist(), parts["test"].tolist()) if "split" not in columns else None,
+        paths={what: [places[i] for i in parts[name]] for what, name in (("training", "train"), ("test", "test"))},
+    )
+
+
+def labelled(file: Path, options: Options) -> Labelled:
+    """Reads a table whose rows have labels, and looks at its labels. Raises InputError, one line with the table and its line."""
     target, dropped = options.target or TARGET, options.drop or ()
     header, rows, places = tables.whole(file, target, dropped)
     for name in dropped:
@@ -48,34 +104,7 @@ def read(file: Path, options: Options) -> Dataset:
                 )
     labels = {what: [tables.composed(v) for v in values] for what, values in columns.items() if what != "split"}
     table = Table(file, columns, places)
-    classes, numbers = folder.classes_of(table, labels)
-    features = [name for name in header if name not in (*told.values(), *dropped)]
-    if not features:
-        raise InputError(f"{file}: has no column beside {', '.join(told.values())}; the others are the features")
-    if twice := [name for name in features if header.count(name) > 1]:
-        raise InputError(f"{file}: has {header.count(twice[0])} columns {twice[0]!r}; give each a name of its own")
-    frame = pd.DataFrame({name: [row[header.index(name)].strip() for row in rows] for name in features}, dtype=object)
-    split = folder.splits_of(table, ["\x1f".join(row) for row in zip(*(frame[n] for n in features), strict=True)])
-    folder.learnable(table, classes, split, numbers[TARGET], numbers.get("clean_label", numbers[TARGET]))
-    parts = {name: np.flatnonzero(split == name) for name in folder.SPLITS}
-    for name in ("train", "test"):
-        if not len(parts[name]):
-            raise InputError(f"{file}: has no {name} rows; its {len(rows)} rows are all of other splits")
-    x, kinds = vectors(file, frame, parts["train"], places)
-    y = numbers.get("clean_label", numbers[TARGET])
-    notes = [kinds]
-    if "split" not in columns:
-        shown = f"{len(parts['test']):,} of {len(rows):,} rows"
-        notes.append(
-            f"no column split: the test set is {shown}, chosen by what they hold, so the same on every machine"
-        )
-    untested = [classes[c] for c in sorted({*y[parts["train"]].tolist()} - {*y[parts["test"]].tolist()})]
-    train, test = ((x[parts[name]], y[parts[name]]) for name in ("train", "test"))
-    given = {"given": numbers[TARGET][parts["train"]]}
-    data = build(file.name, train, test, classes, pad=0, flip=False, stats=feature_stats(train[0]), label_sets=given)
-    extra = {"val": _tensors(x[parts["val"]], y[parts["val"]])} if len(parts["val"]) else {}
-    notes += without_test(untested, "row")
-    return replace(data, truth="clean_label" in columns, title=file.stem, notes=tuple(notes), extra=extra)
+    return Labelled(header, rows, told, table, *folder.classes_of(table, labels))
 
 
 def _tensors(x: Array, y: Array):  # type: ignore[no-untyped-def]
@@ -84,14 +113,16 @@ def _tensors(x: Array, y: Array):  # type: ignore[no-untyped-def]
     return torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64))
 
 
-def vectors(file: Path, frame: pd.DataFrame, train: Array, places: Sequence[str]) -> tuple[Array, str]:
-    """The rows as vectors float32 [N, d], by what the training rows hold; and a sentence on what became of the columns."""
-    from sklearn.compose import ColumnTransformer
+def learnt(file: Path, frame: pd.DataFrame, train: Array, places: Sequence[str]) -> tuple[Columns, str]:
+    """What the columns become, by the training rows alone; and a sentence on it.
+
+    ``numbers``: each with its median, ``holes``: those that were missing somewhere and have a feature that says so, ``categories``: each
+    with its values, and whether rare ones and unknown ones share a feature.
+    """
     from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder
 
-    told = frame.where(~frame.isin(MISSING))  # None where missing
+    told = _told(frame)
     numeric = {name: values for name in frame if (values := _numbers(file, told[name], places)) is not None}
     named = [name for name in frame if name not in numeric]
     for name in named:
@@ -101,19 +132,79 @@ def vectors(file: Path, frame: pd.DataFrame, train: Array, places: Sequence[str]
                 f"{file}: column {name!r} holds {count:,} different texts in {len(train):,} training rows, so it is no category; "
                 f"leave it out with drop={name}"
             )
-    table = pd.DataFrame({**numeric, **{name: told[name].where(told[name].notna(), "") for name in named}})
-    numbers = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
-    categories = OneHotEncoder(
-        handle_unknown="infrequent_if_exist", max_categories=MOST, sparse_output=False, dtype=np.float32
-    )
-    steps = [("numbers", make_pipeline(numbers), list(numeric)), ("categories", categories, named)]
-    made = ColumnTransformer([s for s in steps if s[2]], sparse_threshold=0)
-    made.fit(table.iloc[train])
-    x = np.ascontiguousarray(made.transform(table), dtype=np.float32)
+    plan: Columns = {"numbers": [], "holes": [], "categories": []}
+    if numeric:
+        numbers = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+        numbers.fit(np.stack([values[train] for values in numeric.values()], 1))
+        medians = np.nan_to_num(
+            numbers.statistics_
+        )  # of a column that is empty in all training rows 0, as scikit-learn has it
+        plan["numbers"] = [[name, float(m)] for name, m in zip(numeric, medians, strict=True)]
+        plan["holes"] = [list(numeric)[i] for i in numbers.indicator_.features_]
+    for name in named:
+        coder = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=MOST)
+        coder.fit(told[name].iloc[train].fillna("").to_numpy(dtype=object)[:, None])
+        rare = coder.infrequent_categories_[0]
+        known = [v for v in coder.categories_[0].tolist() if rare is None or v not in set(rare)]
+        plan["categories"].append([name, known, rare is not None])
     holes = [name for name in frame if told[name].isna().any()]
     kinds = [f"{len(names)} {what}" for names, what in ((numeric, "of numbers"), (named, "of categories")) if names]
     filled = f"; missing values in {len(holes)} ({', '.join(holes[:3])}{', ...' * (len(holes) > 3)})" if holes else ""
-    return x, f"columns {' and '.join(kinds)}, as {x.shape[1]} features{filled}"
+    return plan, f"columns {' and '.join(kinds)}, as {width(plan)} features{filled}"
+
+
+def width(plan: Columns) -> int:
+    """Features that the columns become."""
+    return len(plan["numbers"]) + len(plan["holes"]) + sum(len(v) + rare for _, v, rare in plan["categories"])
+
+
+def made(file: Path, frame: pd.DataFrame, plan: Columns, places: Sequence[str]) -> Array:
+    """Rows as vectors float32 [N, d]. Raises InputError for a text where a number was learnt."""
+    told = _told(frame)
+    parts: list[Array] = []
+    numbers: dict[str, Array] = {}
+    for name, median in plan["numbers"]:
+        values = _numbers(file, told[name], places)
+        if values is None:
+            i = next(i for i, v in enumerate(told[name]) if v == v and v is not None and not _is_number(v))
+            raise InputError(f"{file}, {places[i]}: {name} is {told[name].iloc[i]!r}; it is a column of numbers")
+        numbers[name] = values
+        parts.append(np.where(np.isnan(values), median, values)[:, None])
+    parts += [np.isnan(numbers[name])[:, None] for name in plan["holes"]]
+    for name, known, rare in plan["categories"]:
+        column = told[name].fillna("").to_numpy(dtype=object)
+        hot = column[:, None] == np.array(known, dtype=object)[None]
+        parts += [hot, ~hot.any(1, keepdims=True)] if rare else [hot]
+    return np.concatenate(parts, 1).astype(np.float32)
+
+
+def rows(file: Path, plan: Columns) -> tuple[Array, list[str] | None]:
+    """The rows of another table as vectors [N, d], and its labels where it has the column of them. Raises InputError."""
+    names = [name for name, *_ in (*plan["numbers"], *plan["categories"])]
+    header, found, places = tables.every(file, names)
+    for name in names:
+        if header.count(name) != 1:
+            raise InputError(
+                f"{file}: has {header.count(name) or 'no'} column {name!r}, which the model was trained on"
+            )
+    if not found:
+        raise InputError(f"{file}: has no rows")
+    frame = pd.DataFrame({name: [row[header.index(name)].strip() for row in found] for name in names}, dtype=object)
+    at = header.index(plan["target"]) if plan["target"] in header else None
+    return made(file, frame, plan, places), None if at is None else [tables.composed(row[at]) for row in found]
+
+
+def _told(frame: pd.DataFrame) -> pd.DataFrame:
+    """None where missing."""
+    return frame.where(~frame.isin(MISSING))
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _numbers(file: Path, column: pd.Series, places: Sequence[str]) -> Array | None:

@@ -58,6 +58,10 @@ class Dataset:
         default_factory=dict
     )  # "training", "test": of each image, where they are files
 
+    rows: tuple[Sequence[int], Sequence[int]] | None = (
+        None  # where the split is ours: of training and test samples, as they came
+    )
+    columns: Mapping[str, Any] | None = None  # of a table: what its columns became, see ``columns.learnt``
     imbalance: str = ""  # as the user asked for it; empty: the classes are as large as they came
     strong: tuple[int, ...] = ()  # which views of vectors are strong ones; empty: weak and strong are drawn from all
 
@@ -102,6 +106,28 @@ def plain(x: Images) -> Images: ...
 def plain(x: Images) -> Images:
     """Vectors without their further views; anything else as it is."""
     return x[:, 0] if isinstance(x, Tensor) and x.dim() == 3 else x
+
+
+def unsplit(data: Dataset) -> Dataset:
+    """All samples as one training set in the order in which they came, where it was us who took a test set from labels of unknown truth;
+    any other data as it is."""
+    if data.rows is None or data.truth:
+        return data
+    order = torch.from_numpy(np.argsort(np.concatenate([np.asarray(r, dtype=np.int64) for r in data.rows])))
+    x, test = plain(data.x_train), data.x_test
+    whole = x + test if isinstance(x, Files) else torch.cat([x, test])  # type: ignore[operator, list-item]
+    y = torch.cat([data.y_train, data.y_test])[order]
+    names = [*data.paths.get("training", ()), *data.paths.get("test", ())]
+    return replace(
+        data,
+        x_train=whole[order],
+        y_train=y,
+        x_test=test[:0],
+        y_test=data.y_test[:0],
+        label_sets=dict.fromkeys(data.label_sets, y),
+        paths={"training": [names[i] for i in order.tolist()]} if names else {},
+        rows=None,
+    )
 
 
 def channel_stats(x: Array | Tensor) -> Stats:
@@ -186,6 +212,7 @@ def unbalanced(data: Dataset, asked: str, least: int = 0) -> Dataset:
         paths=paths,
         notes=(*data.notes, note),
         imbalance=asked,
+        rows=None,
         digest=_digest_with(data, {"imbalance": asked}),
     )
 

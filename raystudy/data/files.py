@@ -54,6 +54,7 @@ class Listing:
     stats: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and std per channel; None: from the images
     title: str = ""  # short, for pictures; empty: the name
     notes: tuple[str, ...] = ()  # what a person should hear of the lists
+    rows: tuple[Sequence[int], Sequence[int]] | None = None  # where the split is ours: of train and test, in the table
 
 
 class Files:

@@ -56,6 +56,7 @@ def read(folder: Path, table: Path) -> Listing:
     learnable(rows, classes, split, label, clean)
     untested = sorted(set(clean[train].tolist()) - set(y_test.tolist()))
     return Listing(
+        rows=None if "split" in rows.columns else (train.tolist(), np.flatnonzero(split == "test").tolist()),
         name=table.name,
         folder=folder,
         train=[paths[i] for i in train],

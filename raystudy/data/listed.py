@@ -27,7 +27,7 @@ def from_files(listing: Listing, options: Options) -> Dataset:
         return (files if len(good) == len(files) else files[torch.from_numpy(good)]), y[good], good
 
     train, y_train, good = usable("training images", listing.train, listing.y_train)
-    test, y_test, _ = usable("test images", listing.test, listing.y_test)
+    test, y_test, tested = usable("test images", listing.test, listing.y_test)
     extra = {name: usable(name, *part)[:2] for name, part in listing.tests.items()}
     if listing.val is not None:
         extra["val"] = usable("validation images", *listing.val)[:2]
@@ -61,6 +61,9 @@ def from_files(listing: Listing, options: Options) -> Dataset:
         std=stats[1],
         digest=key,
         truth=listing.truth,
+        rows=None
+        if listing.rows is None
+        else tuple([r[i] for i in g] for r, g in zip(listing.rows, (good, tested), strict=True)),  # type: ignore[arg-type]
         extra={name: (placed(files), torch.from_numpy(y)) for name, (files, y) in extra.items()},
         title=listing.title,
         notes=listing.notes + _profiles([path for _, own in marks for path in own]),

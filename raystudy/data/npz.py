@@ -14,7 +14,7 @@ from raystudy.errors import InputError, unknown
 
 NEEDED = ("x_train", "y_train")
 TESTED = ("x_test", "y_test")  # both or none
-OPTIONAL = ("kind", "strong", "class_names")
+OPTIONAL = ("kind", "strong", "class_names", "truth")
 KINDS = ("images", "vectors")
 LARGEST = 1e30  # a number in a vector: what is made of larger ones does not fit into float32
 
@@ -36,8 +36,8 @@ def read(path: Path) -> Dataset:
     precomputed views of each sample, the first of them the plain one; ``strong`` says which of them are strong ones, counted from 0.
 
     Labels are whole numbers from 0 in one dimension; the classes are those of y_train, so that a number that none of them has is
-    no class. ``class_names`` [K] names them. Nothing is ever unpickled. Raises InputError, one line with the file and its first
-    fault.
+    no class. ``class_names`` [K] names them. ``truth``, if true, says that y_train is known to be right. Nothing is ever
+    unpickled. Raises InputError, one line with the file and its first fault.
     """
     arrays = _open_npz(path)
     kind = _kind(path, arrays)
@@ -76,10 +76,12 @@ def read(path: Path) -> Dataset:
             raise InputError(f"{path}: {name}[{i}] is {y[i]}, a class of which there is no training {one} in y_train")
     told = {name: np.searchsorted(seen, y) for name, y in ({"y_train": y_train} | told).items()}
     split: tuple[str, ...] = ()
+    ours = None
     if "x_test" not in arrays:
         tested = _split(path, x_train, y_train, one)
         count = f"{int(tested.sum()):,} of {len(tested):,} {kind}"
         split = (f"no x_test: the test set is {count}, chosen by what they hold, so the same on every machine",)
+        ours = np.flatnonzero(~tested).tolist(), np.flatnonzero(tested).tolist()
         x_train, x_test = x_train[~tested], x_test[tested]
         told = {name: y[~tested] for name, y in told.items()} | {"y_test": told["y_train"][tested]}
     label_sets = {
@@ -103,9 +105,10 @@ def read(path: Path) -> Dataset:
     )
     return replace(
         data,
-        truth=bool(label_sets),
+        truth=bool(label_sets) or _truth(path, arrays.get("truth")),
         title=path.stem,
         notes=split + without_test(untested, one),
+        rows=ours,
         strong=_strong(path, arrays.get("strong"), x_train) if kind == "vectors" else (),
     )
 
@@ -210,6 +213,13 @@ def _strong(path: Path, strong: Array | None, x: Array) -> tuple[int, ...]:
             f"{path}: strong names view {int(told.max())}; x_train has {views} ({', '.join(map(str, range(views)))})"
         )
     return tuple(sorted(told.tolist()))
+
+
+def _truth(path: Path, truth: Array | None) -> bool:
+    """Whether the file says that y_train is known to be right, or InputError."""
+    if truth is not None and (truth.shape != () or truth.dtype.kind != "b"):
+        raise InputError(f"{path}: truth is {truth.dtype} with shape {list(truth.shape)}; it is True or False")
+    return bool(truth)
 
 
 def _class_names(path: Path, names: Array | None, n_classes: int) -> tuple[str, ...]:

@@ -65,15 +65,21 @@ def read(file: Path) -> Table:
     return Table(file, columns, places)
 
 
+def every(
+    file: Path, needed: Collection[str], dropped: Collection[str] = ()
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """A table's header, its rows, each as long as that, and their places; fields of ``dropped`` are not looked at. InputError."""
+    if not file.is_file():
+        raise InputError(f"{file}: no such file")
+    return _parquet(file, None, dropped) if file.suffix.lower() == ".parquet" else _csv(file, needed)
+
+
 def whole(file: Path, target: str, dropped: Collection[str] = ()) -> tuple[list[str], list[list[str]], list[str]]:
     """A table of features, with the column ``target`` in it: its header, its rows, each as long as that, and their places.
 
     Fields of ``dropped`` are not looked at. Raises InputError, one line with the file.
     """
-    if file.suffix.lower() == ".parquet":
-        header, rows, places = _parquet(file, None, dropped)
-    else:
-        header, rows, places = _csv(file, (target,))
+    header, rows, places = every(file, (target,), dropped)
     if header.count(target) != 1:
         found = ", ".join(filter(None, header)) or "(nothing)"
         raise InputError(

@@ -19,10 +19,8 @@ from raystudy.data.batch import Batch, View
 from raystudy.data.dataset import Array, Stats, plain
 from raystudy.data.loader import STREAM, STREAM_STRONG, asked, drawn_from
 
-JITTER = (
-    0.4  # standard deviation of the jitter of a weak view, in those of the features; measured, see docs/datasets.md
-)
-STRONG_JITTER = 0.8  # ... of a strong one
+# Standard deviations of the jitter of a weak and of a strong view, in those of the features; the first is measured (docs/datasets.md).
+JITTER, STRONG_JITTER = 0.4, 0.8
 DROPPED = 0.2  # share of the features of a strong view that are set to their mean
 STREAM_POOL = 0x6A697474
 POOL = 1 << 17  # places at which a stretch of jitter may begin

@@ -1,8 +1,10 @@
 """A cell's data as trainings see it: loaded, given noisy labels, split, and on its device; with the truth that only ``metrics`` reads."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +47,7 @@ class CellData:
     strong: tuple[int, ...]
     truth: Truth
     classes: tuple[str, ...] = ()  # their names
+    columns: Mapping[str, Any] | None = None  # of a table: what its columns became
     title: str = ""  # short, for pictures; empty: the name
     imbalance: str = ""  # see ``data.imbalance``; empty: the classes are as large as they came
     assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
@@ -107,6 +110,7 @@ def _prepared(
         strong=data.strong,
         truth=Truth(y_clean.to(device), (y != y_clean).to(device), clean[val].to(device), known),
         classes=data.classes,
+        columns=data.columns,
         title=data.title,
         imbalance=data.imbalance,
         assumed=known and not data.truth,

@@ -32,12 +32,12 @@ class Featured(nn.Module):
             getattr(net, "head", None), nn.Module
         )
         self.trunk, self.head = (net, net.head) if self.own else _apart(net, n_classes)
-        linear = [m for m in self.head.modules() if isinstance(m, nn.Linear)]
-        if not linear:
+        weights = [weight for _, _, weight in _linear(self.head)]
+        if not weights:
             raise InputError(f"the head of a {type(net).__name__} has no linear layer to tell the width of features by")
-        self.width: int = linear[0].in_features
+        self.width: int = weights[0].shape[1]
         for name, make in heads.items():
-            self.add_module(name, make(self.width).to(linear[0].weight.device))
+            self.add_module(name, make(self.width).to(weights[0].device))
 
     def features(self, x: Tensor) -> Tensor:
         """What the head is given, [B, width]. Raises InputError, one line, where that is not all that follows."""
@@ -61,20 +61,25 @@ class Featured(nn.Module):
         return any(id(p) not in mine for p in self.trunk.parameters())
 
 
+def _linear(net: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
+    """All layers with a matrix for a weight, with their names in ``net``: linear ones, and those of cosines."""
+    layers = [(path, m, getattr(m, "weight", None)) for path, m in net.named_modules()]
+    return [(path, m, weight) for path, m, weight in layers if isinstance(weight, Tensor) and weight.dim() == 2]
+
+
 def _apart(net: nn.Module, n_classes: int) -> tuple[nn.Module, nn.Module]:
     """(``net`` without its last linear layer, that layer)."""
-    linear = [(path, m) for path, m in net.named_modules() if isinstance(m, nn.Linear)]
-    if not linear or linear[-1][1].out_features != n_classes:
+    layers = _linear(net)
+    if not layers or len(layers[-1][2]) != n_classes:
         raise InputError(
             f"{type(net).__name__} has no last linear layer to take features in front of; "
             "choose another network, or give it features(x) and head"
         )
-    path, head = linear[-1]
+    path, head, _ = layers[-1]
     if not path:
         return nn.Flatten(), net
     parent, _, name = path.rpartition(".")
-    owner = net.get_submodule(parent)
-    setattr(owner, name, nn.Identity())
+    setattr(net.get_submodule(parent), name, nn.Identity())
     return net, head
 
 

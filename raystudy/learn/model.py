@@ -7,6 +7,7 @@ digest of the weights: a model is whole or it is refused. Nothing is unpickled. 
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raystudy import own
+from raystudy.data import columns
 from raystudy.data.dataset import plain
 from raystudy.data.files import Files, decoders
 from raystudy.data.loader import scaling
@@ -55,13 +57,20 @@ class Card:
     versions: dict[str, str]
     sha256: str = ""  # of the file of weights
     size: int = 0  # its bytes
+    columns: dict[str, Any] | None = None  # of a table: what its columns became, see ``data.columns``
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written: what a person looks for comes first, a digest of all of it last."""
         spec, plain_ = asdict(self.spec), asdict(self)
         head = {"format": FORMAT, "key": self.key}
         head |= {name: spec.pop(name) for name in ("method", "version", "point", "network", "dataset", "noise")}
-        given = {"kind": self.kind, "shape": list(self.shape), "mean": list(self.mean), "std": list(self.std)}
+        given: dict[str, Any] = {
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+        given |= {"columns": self.columns} if self.columns else {}
         told = head | {"input": given, "classes": list(self.classes), "images": self.images}
         told |= {name: plain_[name] for name in ("metrics", "trial", "licence", "versions")}
         told |= {"training": spec, "weights": {"sha256": self.sha256, "bytes": self.size}}
@@ -91,6 +100,7 @@ class Card:
             versions=told["versions"],
             sha256=weights["sha256"],
             size=weights["bytes"],
+            columns=given.get("columns"),
         )
         card._check(code)
         return card
@@ -99,6 +109,8 @@ class Card:
         """Raises ValueError, TypeError or InputError for what cannot be: nothing that is built from a card has to doubt it."""
         if self.kind not in KINDS:
             raise ValueError(f"its inputs are {self.kind!r}; this raystudy knows {', '.join(KINDS)}")
+        if self.columns is not None and columns.width(self.columns) != math.prod(self.shape):
+            raise ValueError("its columns are of other inputs")
         if len(self.shape) != KINDS[self.kind]:
             raise ValueError(f"its inputs have the shape {list(self.shape)}")
         counts = (self.images, self.size, self.spec.epochs, *self.shape)
@@ -156,6 +168,7 @@ def card(
         images=len(data.y),
         kind="vectors" if len(data.shape) == 1 else "images",
         shape=tuple(data.shape),
+        columns=None if data.columns is None else dict(data.columns),
         mean=tuple(data.mean),
         std=tuple(data.std),
         classes=data.classes,

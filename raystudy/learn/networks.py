@@ -10,7 +10,7 @@ Networks are made for a given image size and refuse one they cannot take; they k
 import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -256,7 +256,7 @@ def _head(name: str, features: int, n_classes: int, dropout: float) -> nn.Module
     if name in HEADS:
         return HEADS[name](features, n_classes, dropout)
     base = name.removesuffix(PRETRAINED)
-    if base in NETWORKS or base.startswith(TIMM) or base in _of_torchvision():
+    if base in NETWORKS or base.startswith(TIMM) or base in of_torchvision():
         raise InputError(
             f"network {name!r} takes images, these are vectors of {features}; choose from: {', '.join(sorted(HEADS))}"
         )
@@ -277,16 +277,30 @@ class Rgb(nn.Module):
 Maker = Callable[[int], nn.Module]  # n_classes -> a network for three channels
 
 
-def _of_torchvision() -> list[str]:
+def of_torchvision() -> list[str]:
+    """The names of torchvision's classifiers."""
     from torchvision import models  # not at the top: it is slow to import, and our own networks do without
 
     return models.list_models(module=models)
 
 
+def imagenet_weights(name: str) -> Mapping[str, Tensor]:
+    """The weights that torchvision has of one of its classifiers. Raises InputError where they cannot be had."""
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:  # urllib, sockets and zipfile each have their own
+        file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+        why = f"are not here and cannot be downloaded ({type(error).__name__})"
+        raise InputError(f"the weights of {name}{PRETRAINED} {why}; put {weights.url} at {file}") from None
+
+
 def _torchvision(name: str, trained: bool) -> Maker:
     from torchvision import models
 
-    theirs = _of_torchvision()
+    theirs = of_torchvision()
     if name not in theirs:
         near = get_close_matches(name, [*NETWORKS, *theirs], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -301,13 +315,7 @@ def _torchvision(name: str, trained: bool) -> Maker:
         plain = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
         net: nn.Module = models.get_model(name, weights=None, num_classes=n_classes, **plain)
         if trained:
-            weights = models.get_model_weights(name).DEFAULT
-            try:
-                told = weights.get_state_dict(progress=False, check_hash=True)
-            except Exception as error:  # urllib, sockets and zipfile each have their own
-                file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-                why = f"are not here and cannot be downloaded ({type(error).__name__})"
-                raise InputError(f"the weights of {name}{PRETRAINED} {why}; put {weights.url} at {file}") from None
+            told = imagenet_weights(name)
             fresh = net.state_dict()  # all but the last layer, which is for other classes
             net.load_state_dict(
                 {k: v for k, v in told.items() if k in fresh and fresh[k].shape == v.shape}, strict=False

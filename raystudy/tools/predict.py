@@ -1,7 +1,8 @@
 """``raystudy predict``: what a kept model says of other data. Finds the inputs, asks the model, writes probabilities.
 
 Inputs are told from their name: a data set (its test images), an ``.npz`` or ``.npy`` of images or vectors, a folder or archive of
-pictures, one picture. Pictures are resized and cut to what the model takes; arrays must fit. Nothing is unpickled.
+pictures, one picture, a table for a model of one. Pictures are resized and cut to what the model takes; arrays must fit.
+Nothing is unpickled.
 """
 
 import csv
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raystudy.data import datasets, folder, npz, spec
+from raystudy.data import columns, datasets, folder, npz, spec
 from raystudy.data.files import Files, one_line, sound
 from raystudy.errors import InputError
 from raystudy.learn.model import Card, Model
@@ -62,8 +63,13 @@ def inputs(data: str, card: Card, root: Path, array: str | None = None, skip_cor
         return _test_images(data, root)
     place = Path(rest if colon and kind in spec.PATHS else data).expanduser()
     if not place.exists():
-        choices = f"a data set ({', '.join(datasets.DATASETS)}), an .npz or .npy, a folder or archive of pictures, or a picture"
+        choices = f"a data set ({', '.join(datasets.DATASETS)}), an .npz, .npy, .csv, .parquet, a folder or archive of pictures, a picture"
         raise InputError(f"{place}: no such file; DATA is {choices}")
+    if place.suffix.lower() in (".csv", ".parquet"):
+        if card.columns is None:
+            raise InputError(f"{place}: this model was not trained on a table; it takes {card.kind}")
+        x, labels = columns.rows(place, card.columns)
+        return Inputs(torch.from_numpy(x), labels=labels)
     if place.suffix in (".npz", ".npy"):
         return _arrays(place, card, array)
     if place.is_file() and place.name.endswith(folder.ARCHIVES):
@@ -95,10 +101,11 @@ def _pictures(place: Path, card: Card, skip_corrupt: bool) -> Inputs:
 def _arrays(place: Path, card: Card, asked: str | None) -> Inputs:
     """One array of a file, and the labels beside it: ``x`` has ``y``, ``x_test`` has ``y_test``."""
     try:
-        with np.load(place, allow_pickle=False) as held:
-            if isinstance(held, np.ndarray):
-                name, x, y, named = place.name, held, None, None
-            else:
+        held = np.load(place, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            name, x, y, named = place.name, held, None, None
+        else:
+            with held:
                 name = _chosen(place, held.files, asked)
                 x, beside = held[name], name.replace("x", "y", 1)
                 y = held[beside] if beside != name and beside in held.files else None

@@ -146,6 +146,7 @@ ENDS = {  # how each command comes to an end soon: these come last, so they coun
     "train-mentor": ["--steps=2", "--students=1", "--epochs=1", "--no-tracking"],
     "data show": ["--images=0"],
     "noise estimate": ["--folds=2", "--epochs=1", "--bootstrap=2"],
+    "clean": ["--out=x", "--folds=1"],
     "simulate": ["--repeats=1"],
     "report": ["--out=x.npz"],
     "sync": ["--tracking-uri=nonsense://"],
@@ -209,7 +210,9 @@ def copy(place: Path) -> Iterator[Path]:
         yield Path(shutil.copytree(place, here / "w"))
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize(
+    "name", sorted(set(COMMANDS) - {"check"})
+)  # which trains for a minute: tests/doors/test_own.py
 @given(data=st.data())
 def test_any_command_line(place: Path, name: str, data: st.DataObject) -> None:
     argv = data.draw(command_line(name))

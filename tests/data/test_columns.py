@@ -45,6 +45,34 @@ def test_what_columns_become(tmp_path: Path) -> None:
     )
 
 
+def test_columns_become_what_scikit_learn_makes_of_them(tmp_path: Path) -> None:
+    """Rows are made from what was learnt, as a kept model makes them, and not by scikit-learn itself."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import OneHotEncoder
+
+    rng = np.random.default_rng(1)
+    n = 600
+    frame = pd.DataFrame({"u": rng.normal(size=n), "v": rng.integers(0, 5, n).astype(float)})
+    frame["many"] = [f"m{i}" for i in np.minimum(rng.geometric(0.02, n), 150)]  # more than a hundred, some of them rare
+    frame["few"] = rng.choice(["x", "y"], n)
+    frame.loc[rng.random(n) < 0.2, "u"] = np.nan
+    frame.loc[rng.random(n) < 0.1, "few"] = None
+    split = np.where(np.arange(n) < 450, "train", "test")
+    frame.assign(label=np.arange(n) % 2, split=split).to_csv(tmp_path / "t.csv", index=False)
+    data = columns.read(tmp_path / "t.csv", Options())
+    told = frame.assign(few=frame["few"].fillna("").astype(object), many=frame["many"].astype(object))
+    coder = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=100)
+    steps = [("n", SimpleImputer(strategy="median", add_indicator=True), ["u", "v"]), ("c", coder, ["many", "few"])]
+    theirs = ColumnTransformer(steps, sparse_threshold=0).fit(told[:450])
+    np.testing.assert_allclose(data.x_train.numpy(), theirs.transform(told[:450]).astype(np.float32))
+    np.testing.assert_allclose(data.x_test.numpy(), theirs.transform(told[450:]).astype(np.float32))
+    x, labels = columns.rows(tmp_path / "t.csv", data.columns)  # and once more, as a model's card has it
+    assert np.array_equal(x[450:], data.x_test.numpy())
+    assert labels[:2] == ["0", "1"]
+    assert columns.width(data.columns) == x.shape[1]
+
+
 def test_nothing_is_learnt_from_test_rows(tmp_path: Path) -> None:
     other = SMALL.replace("3,green,a,test", "900,violet,a,test")
     a, b = (columns.read(written(tmp_path, text, f"{i}.csv"), Options()) for i, text in enumerate((SMALL, other)))

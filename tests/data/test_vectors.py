@@ -44,6 +44,15 @@ def save(tmp_path):
     return write
 
 
+def test_a_file_may_say_that_its_labels_are_right(save):
+    told = {k: v for k, v in arrays().items() if k != "y_noisy"}
+    assert not datasets.load(save(told, "unsaid")).truth
+    assert not datasets.load(save(told | {"truth": np.array(False)}, "no")).truth
+    assert datasets.load(save(told | {"truth": np.array(True)}, "yes")).truth
+    with pytest.raises(InputError, match=r"truth is <U3 with shape \[\]; it is True or False"):
+        datasets.load(save(told | {"truth": np.array("yes")}, "text"))
+
+
 # --- files --------------------------------------------------------------------------------------------------------
 
 

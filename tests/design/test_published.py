@@ -13,7 +13,13 @@ from raystudy.learn.methods import METHODS
 from raystudy.learn.recipe import Recipe
 
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
-ELSEWHERE = {"news": 7, "tiny_imagenet": 200, "cub200": 200}  # classes of data sets that only papers have
+ELSEWHERE = {
+    "news": 7,
+    "tiny_imagenet": 200,
+    "cub200": 200,
+    "animal10n": 10,
+    "food101n": 101,
+}  # classes of data sets that only papers have
 
 
 def published(method: str, dataset: str, noise: str) -> dict[str, Any]:

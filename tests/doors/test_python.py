@@ -166,11 +166,37 @@ def test_the_examples_of_the_documentation(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "words"), [("compare", ("4", "2")), ("curves", ("3",)), ("own_data", ("3",))])
+def test_the_example_of_models(tmp_path: Path) -> None:
+    """docs/models.md: a study's model is asked, and read again."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "models.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "typed.py").write_text(block, encoding="utf-8")
+    assert python(tmp_path, "typed.py").strip().endswith("True")
+
+
+def test_the_page_on_models_names_commands_and_options_that_there_are() -> None:
+    from raystudy.commands import app
+
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    for line in re.findall(r"^ {4}raystudy ([^#\n]+)", text, re.M):
+        app.build().parse_args(line.split(), exit_on_error=False, print_error=False)
+    said = set(re.findall(r"--[a-z][a-z-]+", text)) - {"--env-manager"}
+    known = {
+        name
+        for words in (["model"], ["predict"])
+        for argument in app.build()[words[0]].assemble_argument_collection()
+        for name in argument.names
+    }
+    assert said - known == {"--keep-models"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "words"), [("compare", ("4", "2")), ("curves", ("3",)), ("own_data", ("3",)), ("classifier", ("4",))]
+)
 def test_examples(script: str, words: tuple[str, ...], tmp_path: Path) -> None:
     out = python(tmp_path, str(ROOT / "examples" / f"{script}.py"), *words)
     assert "Traceback" not in out
-    assert script == "own_data" or (tmp_path / f"{script}.png").stat().st_size > 5000
+    assert script in ("own_data", "classifier") or (tmp_path / f"{script}.png").stat().st_size > 5000
 
 
 @pytest.mark.slow

@@ -32,8 +32,8 @@ Deviations from the originals, and why
   and reports its best snapshot, the tables report a net alone.
 - The rule does not remove label noise: late in training the share of wrong labels among the disagreeing can be above that of
   the batch. So it says nothing of how clean a sample is, and no weight is reported; ``disagree`` is their share.
-- The beta1 switch and the linear decay are Co-teaching's (of the port, at the epoch itself and not one before, as its loop begins at 0);
-  the learning rate is the recipe's.
+- The beta1 switch and the linear decay are those of Co-teaching's tables, whose loop begins at 1: our epoch t has its entry t + 1. The port
+  takes the same entries from 0. The learning rate is the recipe's.
 
 Known traits, kept: close to plain cross-entropy in Co-teaching's and JoCoR's tables, best baseline at 80 % in INCV's, on other nets.
 """
@@ -131,7 +131,7 @@ class Decoupling(Method):
         return self.settled_at
 
     def epoch(self, t: int, train: Train) -> Iterator[Log]:
-        if t >= self.decay_epoch:
+        if t + 1 >= self.decay_epoch:
             set_beta1(self.optimizers, self.late_beta1)
         if not self.buffer or t < self.warmup_epochs:
             yield from super().epoch(t, train)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from raystudy.learn.losses import kl_rows
 from raystudy.learn.method import Batch, Log, Method, Task, Train, View
-from raystudy.learn.methods.sop import Corrections, Variant, rate_in, sop_terms
+from raystudy.learn.methods.sop import Corrections, Variant, grown, rate_in, sop_terms
 
 
 class SOPPlus(Method):
@@ -58,7 +58,11 @@ class SOPPlus(Method):
         super().__init__(task)
         self.consistency, self.balance = consistency, balance
         device = next(self.nets.parameters()).device
+        self.settled_at = grown(lr_v, init_std, lr_epochs or task.epochs)
         self.state = Corrections(task, lr_u, rate_in(task.epochs, lr_v, lr_epochs), init_std, variant, device)
+
+    def settled(self) -> float:
+        return self.settled_at
 
     def epoch(self, t: int, train: Train) -> Iterator[Log]:
         self.train()

@@ -14,7 +14,7 @@ from raystudy.errors import InputError
 from raystudy.learn.losses import kl_rows
 from raystudy.learn.methods import sop
 from raystudy.learn.methods.ce import CE
-from raystudy.learn.methods.sop import SOP, Corrections, corrected, corrections, sop_terms, stands_for
+from raystudy.learn.methods.sop import SOP, Corrections, corrected, corrections, grown, sop_terms, stands_for
 from raystudy.learn.methods.sop_plus import SOPPlus
 
 
@@ -237,6 +237,17 @@ def test_the_rate_of_v_fits_the_budget() -> None:
     assert SOPPlus(task(train, epochs=300)).state.lr_v == 10
     assert SOP(task(train, epochs=12), lr_epochs=0).state.lr_v == 10
     assert SOP(task(train, epochs=12)).state.lr_u == 10
+
+
+def test_trials_are_compared_where_the_state_has_grown() -> None:
+    """log(1e8) / log(1.3125) = 67.7 visits at lr_v = 10, log(1e8) / log(4.125) = 13 at 100; the same share of any budget."""
+    assert grown(10, 1e-8, 300) == pytest.approx(67.7 / 300, abs=1e-3)
+    assert grown(100, 1e-8, 120) == pytest.approx(13 / 120, abs=1e-3)
+    assert grown(0, 1e-8, 120) == grown(10, 1e-8, 20) == 1
+    train = blobs(n=8).train
+    for epochs in (1, 30, 300):
+        assert SOPPlus(task(train, epochs=epochs)).settled() == pytest.approx(67.7 / 300, abs=1e-3)
+        assert SOP(task(train, epochs=epochs)).settled() == pytest.approx(67.7 / 120, abs=1e-3)
 
 
 def test_an_unknown_variant_is_refused() -> None:

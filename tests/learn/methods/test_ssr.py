@@ -198,7 +198,7 @@ def test_features_and_head_are_the_network() -> None:
 
     for name in ("mlp", "convnet", "convnet_small", "preact_resnet18", "shufflenet_v2_x0_5"):
         torch.manual_seed(0)
-        net = networks.build(name, 1, 16, 5).eval()
+        net = networks.build(name, (1, 16, 16), 5).eval()
         x = torch.randn(3, 1, 16, 16)
         expected = net(x)
         names = set(net.state_dict())
@@ -207,8 +207,20 @@ def test_features_and_head_are_the_network() -> None:
         assert featured.features(x).shape == (3, featured.width)
         assert featured.learns
         assert len(names) == len(featured.trunk.state_dict()) + 2
-        fresh = networks.build(name, 1, 16, 5)
+        fresh = networks.build(name, (1, 16, 16), 5)
         assert set(fresh.state_dict()) == names  # nothing about networks themselves has changed
+
+
+@pytest.mark.parametrize(("name", "learns"), [("linear", False), ("cosine", False), ("mlp", True)])
+def test_networks_of_vectors_have_features_too(name: str, learns: bool) -> None:
+    from raystudy.learn import networks
+
+    net, x = networks.build(name, (6,), 3).eval(), torch.randn(4, 6)
+    expected = net(x)
+    featured = Featured(net, 3).eval()
+    torch.testing.assert_close(featured(x), expected)
+    assert featured.learns == learns
+    assert torch.equal(featured.features(x), x) != learns
 
 
 def test_a_network_may_offer_features_itself() -> None:

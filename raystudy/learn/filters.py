@@ -1,0 +1,120 @@
+"""Filters: what a data set's labels become before any method sees them, from features and given labels alone.
+
+Nothing trains and nothing reads the truth. The mathematics is in ``neighbours`` (votes) and ``consensus`` (how likely each mistake is);
+here it is put together under the names of ``FILTERS``.
+
+``knn_relabel``: Bahri, Jiang, Gupta, "Deep k-NN for Noisy Labels", ICML 2020 (no code was published). ``simifeat``: Zhu, Dong, Liu,
+"Detecting Corrupted Labels Without Training a Model to Predict", ICML 2022, code UCSC-REAL/SimiFeat @534af48.
+
+Deviations, and why
+- Features of a network that has memorised its labels keep everything: give logits of one stopped early, or features that no label of
+  this set has made.
+- ``knn_relabel``: k is at most N/K (the published 500 is a whole class of CIFAR-100); ties are for the given label; a class of which
+  nothing would be left keeps the ``SPARED`` samples that most of their neighbours agree with. Relabelling and weights are extensions.
+- ``simifeat``: each round has features of new augmentations, one of each where they are fixed; then rounds differ by subsets and jitter
+  alone. T and p are those of the best step, where the code's alias returns the last. A sample on which rounds are split stays.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from raystudy.errors import unknown
+from raystudy.learn import consensus, neighbours
+from raystudy.learn.neighbours import Metric
+
+SPARED = 10  # samples of a class that stay whatever the votes
+Mode = Literal["filter", "relabel", "weight"]
+Detector = Literal["vote", "rank"]
+
+
+class Filtered(NamedTuple):
+    """The labels to train on, which samples to train on, and how far each counts."""
+
+    y: Tensor  # [n] int64
+    keep: Tensor  # [n] bool
+    weight: Tensor  # [n] in [0, 1], how clean the given label is held to be
+
+
+def knn_relabel(
+    features: Sequence[Tensor],
+    y: Tensor,
+    n_classes: int,
+    k: int = 50,
+    metric: Metric = "euclidean",
+    itself: bool = True,
+    mode: Mode = "filter",
+    threshold: float = 0.6,
+) -> Filtered:
+    """Labels ``y`` [n] against the votes of the ``k`` nearest by the first of ``features`` ([n, D] each).
+
+    "filter" drops what the votes contradict, "relabel" replaces it where the winner has at least ``threshold`` of them and drops the
+    rest, "weight" keeps all.
+    """
+    if mode not in ("filter", "relabel", "weight"):
+        raise unknown("mode of knn_relabel", mode, ("filter", "relabel", "weight"))
+    k = max(min(k, len(y) // n_classes), 1)
+    votes = neighbours.tally(neighbours.nearest(features[0], k, metric, itself).position, y, n_classes)
+    weight = neighbours.agreement(votes, y)
+    if mode == "weight":
+        return Filtered(y, torch.ones_like(y, dtype=torch.bool), weight)
+    told = neighbours.relabel(votes, y, threshold if mode == "relabel" else 2.0)
+    return Filtered(told.y, told.keep | _spared(told.y, told.keep, weight, n_classes), weight)
+
+
+def simifeat(
+    features: Sequence[Tensor],
+    y: Tensor,
+    n_classes: int,
+    k: int = 10,
+    detector: Detector = "rank",
+    rounds: int = 21,
+    steps: int = 400,
+    offset: float = 1.0,
+    seed: int = 0,
+) -> Filtered:
+    """Labels ``y`` [n] that the majority of ``rounds`` calls wrong are dropped; round r looks at features r, begun anew when they end.
+
+    "vote": those that the votes contradict. "rank": in each class as many as T and p say, by the votes.
+    """
+    if detector not in ("vote", "rank"):
+        raise unknown("detector of simifeat", detector, ("rank", "vote"))
+    g = torch.Generator().manual_seed(seed)
+    clean, at = [], None
+    for r in range(rounds):
+        x = features[r % len(features)]
+        if detector == "vote":
+            clean.append(~neighbours.simifeat_v(x, y, n_classes, k))
+            continue
+        seen = consensus.consensus(x, y, n_classes, consensus.subsets(len(y), g).to(y.device))
+        begin = consensus.start(torch.rand(n_classes, generator=g).to(y.device)) if at is None else at
+        found = consensus.fit(seen, begin, steps if at is None else 20, 0.1 if at is None else 0.01)
+        at = found.t_logits, found.p_logits
+        jitter = (0.1 * torch.rand(n_classes, generator=g, dtype=torch.float64) - 0.05).to(y.device)
+        clean.append(~consensus.simifeat_r(x, y, found, k, jitter, offset))
+    flags = torch.stack(clean).long()
+    _, wrong = consensus.verdict(flags, torch.ones_like(flags))
+    weight = flags.double().mean(0)
+    return Filtered(y, ~wrong | _spared(y, ~wrong, weight, n_classes), weight)
+
+
+def _spared(y: Tensor, keep: Tensor, weight: Tensor, n_classes: int) -> Tensor:
+    """Bool [n]: of each class of ``y`` [n] of which nothing is kept, the ``SPARED`` samples with the largest ``weight`` [n]."""
+    spared = torch.zeros_like(keep)
+    for c in range(n_classes):
+        mine = (y == c).nonzero().squeeze(1)
+        if len(mine) and not keep[mine].any():
+            spared[mine[weight[mine].argsort(descending=True, stable=True)[:SPARED]]] = True
+    return spared
+
+
+FILTERS: dict[str, Callable[..., Filtered]] = {"knn_relabel": knn_relabel, "simifeat": simifeat}
+
+
+def filtered(name: str, features: Sequence[Tensor], y: Tensor, n_classes: int, **options: Any) -> Filtered:
+    """The filter of that name. Raises InputError, one line, for a name that there is not."""
+    if name not in FILTERS:
+        raise unknown("filter", name, FILTERS)
+    return FILTERS[name](features, y, n_classes, **options)

@@ -1,0 +1,236 @@
+"""Wrong labels found: the mathematics by hand, known noise on digits, what is written and what is refused, and the page in a browser."""
+
+import csv
+
+import browser
+import numpy as np
+import pytest
+import torch
+
+import raystudy as rs
+from raystudy import cli
+from raystudy.data.noise import Noise, corrupt, pair_matrix
+from raystudy.tools.clean import evidence, judge, outputs, quality
+from raystudy.tools.clean.examine import chosen_method
+
+
+def test_posterior_by_hand():
+    """p = (.5, .5), T = [[.6, .4], [0, 1]]: given 1, P(0) = .5 .4 / (.5 .4 + .5) = 2/7; given 0, only class 0 can be."""
+    matrix = np.array([[0.6, 0.4], [0.0, 1.0]])
+    found = quality.posterior(np.full((2, 2), 0.5), matrix, np.array([1, 0]))
+    assert found == pytest.approx(np.array([[2 / 7, 5 / 7], [1, 0]]))
+    impossible = quality.posterior(np.array([[0.0, 1.0]]), matrix, np.array([0]))
+    assert impossible == pytest.approx(np.array([[0, 1]]))  # a label that cannot be says nothing
+
+
+def test_anchors_by_hand():
+    """Six samples of two classes: round(6 / 4) = 2 anchors a class, the surest; class 0 is labelled 0, 1 and class 1 is labelled 1, 1."""
+    p = np.array([0.95, 0.9, 0.6, 0.3, 0.2, 0.1])
+    counts = quality.anchor_counts(np.stack([p, 1 - p], 1), np.array([0, 1, 0, 0, 1, 1]))
+    assert counts.tolist() == [[1, 1], [0, 2]]
+    assert quality.anchor_counts(np.stack([p, 1 - p], 1), np.array([0, 1, 0, 0, 1, 1]), most=1).tolist() == [
+        [1, 0],
+        [0, 1],
+    ]
+
+
+def test_counts_are_shrunk_as_far_as_they_say():
+    rng = np.random.default_rng(0)
+    symmetric = np.full((10, 10), 0.4 / 9) + np.eye(10) * (0.6 - 0.4 / 9)
+    for matrix in (symmetric, pair_matrix(10, 0.4)):
+        counts = np.stack([rng.multinomial(64, row) for row in matrix]).astype(float)
+        found = quality.shrunk(counts)
+        assert found.sum(1) == pytest.approx(np.ones(10))
+        assert (found > 0).all()
+        apart = np.abs(found - matrix).sum(1).mean() / 2
+        assert apart < 0.06
+        assert apart <= np.abs(counts / 64 - matrix).sum(1).mean() / 2  # never further than the counts themselves
+    clean = quality.shrunk(64 * np.eye(10))
+    assert (1 - clean.diagonal() < 0.01).all()
+    assert quality.shrunk(np.array([[3.0, 1], [1, 3]])).sum(1) == pytest.approx(np.ones(2))
+
+
+def test_evidence_that_tells_nothing_gets_no_weight():
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=600)
+    good, bad = np.eye(3)[y] + rng.normal(0, 0.3, (600, 3)), rng.normal(0, 1, (600, 3))
+    probs, weights = quality.calibrated([good, bad], y, np.eye(3))
+    assert weights[0] > 1
+    assert weights[1] < 0.3
+    assert probs.sum(1) == pytest.approx(np.ones(600))
+
+
+def test_left_out_in_closed_form_is_left_out():
+    """The prediction of each row is that of a ridge regression on all other rows."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 3)), rng.normal(size=(12, 2))
+    found = evidence._Smoother(x).left_out(y, 0.7)
+    for i in range(12):
+        rest = np.arange(12) != i
+        fit = np.linalg.solve(x[rest].T @ x[rest] + 0.7 * np.eye(3), x[rest].T @ y[rest])
+        assert found[i] == pytest.approx(x[i] @ fit)
+
+
+def test_no_evidence_sees_its_own_label():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 4)), np.arange(60) % 3
+    other = y.copy()
+    other[7] = (y[7] + 1) % 3
+    near = evidence.Neighbours(x, 5)
+    kernel = evidence.Kernel(x, y, 3, 0)
+    for ask in (near.scores, kernel.scores):
+        assert ask(np.eye(3)[y])[7] == pytest.approx(ask(np.eye(3)[other])[7])
+
+
+def test_verdict():
+    told = judge.verdict(np.array([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]]), np.array([0.5, 0.2, 0.9]), np.array([1, 0, 0]))
+    assert told[0].tolist() == [1, 1, 0]
+    assert told[1].tolist() == [False, True, False]  # a tie does not speak against the label given
+
+
+def test_quality_keeps_the_order_and_takes_the_level():
+    order = np.linspace(0.3, 0.99, 50)
+    z = 2 * np.log(order / (1 - order)) - 3
+    found = judge.levelled(order, 1 / (1 + np.exp(-z)))
+    assert found == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-3)
+    assert (np.diff(judge.levelled(order, order[::-1])) > 0).all()  # even where both disagree
+
+
+@pytest.fixture(scope="module")
+def groups():
+    """Three groups of vectors with pair noise: features, labels given, truth."""
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    x = 3 * np.eye(3)[y] @ rng.normal(size=(3, 8)) + rng.normal(size=(300, 8))
+    return x, corrupt(y, Noise("pair", 0.3), 3), y
+
+
+def test_pair_noise_is_found(groups):
+    x, given, y = groups
+    told = judge.judge(evidence.features(torch.from_numpy(x)), given, 3, folds=3, k=20)
+    wrong = given != y
+    assert (told.issue == wrong).mean() > 0.95
+    assert (told.suggested[told.issue] == y[told.issue]).mean() > 0.95
+    low, high = told.estimate.rate_interval
+    assert low <= told.estimate.rate <= high
+    assert told.estimate.rate == pytest.approx(wrong.mean(), abs=0.06)
+    assert ((told.quality >= 0) & (told.quality <= 1)).all()
+    assert "nearest" in judge.reason(told, int(told.worst_first[0]), ("a", "b", "c"))
+
+
+@pytest.fixture(scope="module")
+def vectors(groups, tmp_path_factory):
+    x, given, _ = groups
+    file = tmp_path_factory.mktemp("vectors") / "mine.npz"
+    names = np.array(["<b>cat</b>", "dog", "{{JS}}"])
+    np.savez(file, x_train=x[:240], y_train=given[:240], x_test=x[240:], y_test=given[240:], class_names=names)
+    return file
+
+
+def test_command(vectors, tmp_path, capsys):
+    out = tmp_path / "out"
+    asked = ["clean", f"npz:{vectors}", "--folds", "3", "--neighbours", "10", "--out", str(out)]
+    assert cli.main(asked) == 0
+    said = capsys.readouterr().out
+    assert "95 % interval" in said
+    assert "Nobody knows the truth" in said
+    assert "AUROC" not in said
+    assert sorted(f.name for f in out.iterdir()) == ["cleaned.npz", "labels.csv", "suspects.html"]
+    rows = list(csv.DictReader((out / "labels.csv").open()))
+    assert len(rows) == 240
+    assert list(rows[0]) == ["index", "given", "suggested", "quality", "issue", "reason"]
+    issues = [r for r in rows if r["issue"] == "yes"]
+    assert issues
+    assert all(r["given"] != r["suggested"] and r["reason"] for r in issues)
+    assert "<b>cat</b>" not in (out / "suspects.html").read_text()
+    with np.load(out / "cleaned.npz") as z:
+        names = [r["suggested"] for r in rows]
+        assert z["class_names"][z["y_train"]].tolist() == [names[i] for i in z["index"]]
+        assert z["x_test"].shape == (60, 8)
+    assert cli.main(asked) == 2
+    assert "--force" in capsys.readouterr().err
+    assert cli.main([*asked, "--force", "--unsure", "keep"]) == 0
+    with np.load(out / "cleaned.npz") as z:
+        assert len(z["y_train"]) == 240
+
+    assert (
+        cli.main(["data", "show", f"npz:{out / 'cleaned.npz'}", "--noise", "given", "--out", str(tmp_path / "s")]) == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--method", "dividemixx"], "did you mean"),
+        (["--folds", "1"], "--folds is 1"),
+        (["--neighbours", "0"], "--neighbours is 0"),
+        (["--unsure", "perhaps"], "drop"),
+        (["--noise", "symmetric:0.2,0.5"], "one noise setting"),
+    ],
+)
+def test_refused_before_anything_is_written(more, why, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["clean", "digits", "--out", str(out), *more]) == 2
+    assert why in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_python(vectors):
+    found = rs.clean(f"npz:{vectors}", folds=3, neighbours=10)
+    assert len(found.labels) == 240
+    assert found.labels["issue"].sum() > 20
+    assert found.measured() is None
+    assert found.matrix.shape == (3, 3)
+    with pytest.raises(rs.InputError, match="folds is"):
+        rs.clean("digits", folds="five")
+
+
+def test_whose_networks():
+    assert chosen_method("auto", (256,)) is None
+    assert chosen_method("auto", (1, 28, 28)) is None
+    assert chosen_method("auto", (3, 32, 32)) == "ce"
+    assert chosen_method("none", (3, 32, 32)) is None
+    assert chosen_method("elr", (256,)) == "elr"
+
+
+@pytest.mark.slow
+def test_digits(tmp_path, capsys):
+    assert cli.main(["clean", "digits", "--noise", "pair:0.4", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert float(said.partition("average precision ")[2][:5]) > 0.95
+
+
+@pytest.mark.slow
+def test_networks_are_asked_in_the_order_of_the_data(vectors):
+    plain, asked = (rs.clean(f"npz:{vectors}", folds=3, neighbours=10, method=m, epochs=8) for m in ("none", "ce"))
+    assert (plain.labels["issue"] == asked.labels["issue"]).mean() > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+def test_page(vectors, tmp_path):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select
+
+    found = rs.clean(f"npz:{vectors}", folds=3, neighbours=10)
+    page = next(f for f in found.write(tmp_path / "out") if f.name == outputs.SUSPECTS)
+    with browser.chromium(tmp_path / "profile") as driver:
+        driver.get(page.as_uri())
+        cards = driver.find_elements(By.TAG_NAME, "article")
+        assert len(cards) == found.labels["issue"].sum()
+        worst = found.labels.sort_values("quality").iloc[0]
+        assert worst["index"] in cards[0].text
+        assert worst["given"] in cards[0].text  # a class named <b>cat</b> or {{JS}} is a name
+        choice = Select(driver.find_element(By.ID, "pair"))
+        choice.select_by_index(1)
+        some = driver.find_elements(By.TAG_NAME, "article")
+        assert 0 < len(some) < len(cards)
+        assert f"({len(some)})" in choice.first_selected_option.text
+        body = driver.find_element(By.TAG_NAME, "body")
+        driver.execute_script("document.activeElement.blur()")
+        body.send_keys("j")
+        assert driver.switch_to.active_element == driver.find_elements(By.TAG_NAME, "article")[0]
+        driver.switch_to.active_element.send_keys("j", Keys.NULL)
+        assert driver.switch_to.active_element == driver.find_elements(By.TAG_NAME, "article")[1]
+        assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
