@@ -72,7 +72,8 @@ def read(file: Path, options: Options) -> Dataset:
     data = build(file.name, train, test, classes, pad=0, flip=False, stats=feature_stats(train[0]), label_sets=given)
     extra = {"val": _tensors(x[parts["val"]], y[parts["val"]])} if len(parts["val"]) else {}
     notes += without_test(untested, "row")
-    return replace(data, truth="clean_label" in columns, title=file.stem, notes=tuple(notes), extra=extra)
+    at = {"training": parts["train"].tolist(), "test": parts["test"].tolist()}
+    return replace(data, truth="clean_label" in columns, title=file.stem, notes=tuple(notes), extra=extra, rows=at)
 
 
 def labelled(file: Path, options: Options) -> Labelled:

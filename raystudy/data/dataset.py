@@ -57,6 +57,9 @@ class Dataset:
     paths: Mapping[str, Sequence[str]] = field(
         default_factory=dict
     )  # "training", "test": of each image, where they are files
+    rows: Mapping[str, Sequence[int]] = field(
+        default_factory=dict
+    )  # "training", "test": the place of each sample in its file, from 0, where one list was split here
 
     strong: tuple[int, ...] = ()  # which views of vectors are strong ones; empty: weak and strong are drawn from all
 

@@ -9,6 +9,7 @@ import torch
 
 import raystudy as rs
 from raystudy import cli
+from raystudy.data import datasets
 from raystudy.data.noise import Noise, corrupt, pair_matrix
 from raystudy.tools.clean import evidence, judge, outputs, quality
 from raystudy.tools.clean.examine import chosen_method
@@ -183,6 +184,80 @@ def test_python(vectors):
     assert found.matrix.shape == (3, 3)
     with pytest.raises(rs.InputError, match="folds is"):
         rs.clean("digits", folds="five")
+
+
+def test_one_list_comes_back_whole(groups, tmp_path):
+    """Without a test set in the file an index is a place in the file, and the cleaned file has the held-out samples, too."""
+    x, given, _ = groups
+    x, given = x[:200], given[:200]
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=given)
+    found = rs.clean(f"npz:{tmp_path / 'mine.npz'}", folds=3, neighbours=10)
+    at = found.labels["index"].astype(int).to_numpy()
+    assert 100 < len(at) < 200
+    assert (found.labels["given"].astype(int) == given[at]).all()
+    found.write(tmp_path / "out", unsure="keep")
+    with np.load(tmp_path / "out" / "cleaned.npz") as z:
+        assert "x_test" not in z
+        assert z["index"].tolist() == list(range(200))
+        assert z["x_train"] == pytest.approx(x.astype(np.float32))
+        expected = given.copy()
+        expected[at] = z["y_train"][at]
+        assert z["y_train"].tolist() == expected.tolist()
+    before, after = (datasets.load(f"npz:{f}", tmp_path) for f in (tmp_path / "mine.npz", tmp_path / "out/cleaned.npz"))
+    assert (before.x_test == after.x_test).all()
+    assert (before.y_test == after.y_test).all()
+
+
+def test_a_table_comes_back_whole(groups, tmp_path):
+    x, given, _ = groups
+    names = np.array(['a, "b"', "<i>", "ü"])[given[:200]]
+    with (tmp_path / "mine.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["p", "kind", "q"], *([a, n, b] for (a, b), n in zip(x[:200, :2], names, strict=True))]
+        )
+    found = rs.clean(f"csv:{tmp_path / 'mine.csv'}?target=kind", folds=3, neighbours=10)
+    at = found.labels["index"].astype(int)
+    assert found.labels["given"].tolist() == names[at].tolist()
+    found.write(tmp_path / "out")
+    held = set(range(200)) - set(at)
+    old, new = (list(csv.DictReader(f.open(newline=""))) for f in (tmp_path / "mine.csv", tmp_path / "out/cleaned.csv"))
+    assert list(new[0]) == ["p", "kind", "q"]
+    assert [r for i, r in enumerate(old) if i in held] == [r for r in new if r in [old[i] for i in held]]
+    assert {(r["p"], r["q"]) for r in new} <= {(r["p"], r["q"]) for r in old}
+    again = datasets.load(f"csv:{tmp_path / 'out/cleaned.csv'}?target=kind", tmp_path)
+    assert len(again.y_test) == len(held)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_pictures_come_back(split, tmp_path):
+    """The cleaned labels of a folder are labels of that folder, with the same test set."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    lines = [["path", "label", *(["split"] if split else [])]]
+    (tmp_path / "pics").mkdir()
+    for i in range(90):
+        Image.fromarray(rng.integers(0, 90, (8, 8)).astype(np.uint8) + 150 * (i % 2)).save(
+            tmp_path / f"pics/{i}, ü.png"
+        )
+        lines.append(
+            [
+                f"{i}, ü.png",
+                "<b>" if (i % 2) ^ (i % 11 == 0) else "d,e",
+                *([("train", "train", "test", "val")[i % 4]] if split else []),
+            ]
+        )
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    before, after = (
+        f"folder:{tmp_path / 'pics'}?labels={tmp_path / f}&size=8" for f in ("labels.csv", "out/cleaned.csv")
+    )
+    found = rs.clean(before, folds=3, neighbours=5)
+    found.write(tmp_path / "out")
+    one, other = (datasets.load(name, tmp_path) for name in (before, after))
+    assert one.paths["test"] == other.paths["test"]
+    assert one.paths.get("validation") == other.paths.get("validation")
+    assert set(other.paths["training"]) <= set(one.paths["training"])
 
 
 def test_whose_networks():

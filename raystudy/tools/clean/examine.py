@@ -1,7 +1,7 @@
 """A data set's labels, judged: what is looked at, with which evidence, and what was found. With the truth it is only measured."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,12 @@ class Examined:
     methods: str  # whose networks were asked, beside the evidence that needs none
     seconds: float
     warnings: tuple[str, ...]
+
+    @property
+    def names(self) -> Sequence[str] | Sequence[int]:
+        """What each label is of: the path of its image, or its place in the user's file, counted from 0."""
+        told = self.data.paths.get("training") or self.data.rows.get("training")
+        return range(len(self.judged.given)) if told is None else told
 
     def measured(self) -> dict[str, float] | None:
         """How well wrong labels were found, where the truth is known and some labels are wrong."""
@@ -115,6 +121,10 @@ def examine(
             f"data set {dataset!r}: all training labels are of one class, so none can be told from another"
         )
     warnings = list(data.remarks)
+    if data.rows or data.paths:
+        warnings.append(
+            f"the {len(data.y_test):,} labels of the test set are not judged; the cleaned data have them as they are"
+        )
     if (few := sizes[sizes > 0].min()) < folds:
         warnings.append(f"the smallest class has {few} labels, fewer than {folds} folds: little can be said of it")
     if neighbours > few / 5:
