@@ -81,8 +81,8 @@ def read(file: Path, options: Options) -> Dataset:
         notes=tuple(notes),
         extra=extra,
         columns=plan | {"target": told[TARGET]},
-        rows=(parts["train"].tolist(), parts["test"].tolist()) if "split" not in columns else None,
-        paths={what: [places[i] for i in parts[name]] for what, name in (("training", "train"), ("test", "test"))},
+        rows={"training": parts["train"].tolist(), "test": parts["test"].tolist()},
+        ours="split" not in columns,
     )
 
 

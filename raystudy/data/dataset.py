@@ -57,10 +57,10 @@ class Dataset:
     paths: Mapping[str, Sequence[str]] = field(
         default_factory=dict
     )  # "training", "test": of each image, where they are files
-
-    rows: tuple[Sequence[int], Sequence[int]] | None = (
-        None  # where the split is ours: of training and test samples, as they came
-    )
+    rows: Mapping[str, Sequence[int]] = field(
+        default_factory=dict
+    )  # "training", "test": the place of each sample in its file, from 0, where one list was split here
+    ours: bool = False  # whether the test set is our choice
     columns: Mapping[str, Any] | None = None  # of a table: what its columns became, see ``columns.learnt``
     imbalance: str = ""  # as the user asked for it; empty: the classes are as large as they came
     strong: tuple[int, ...] = ()  # which views of vectors are strong ones; empty: weak and strong are drawn from all
@@ -111,22 +111,24 @@ def plain(x: Images) -> Images:
 def unsplit(data: Dataset) -> Dataset:
     """All samples as one training set in the order in which they came, where it was us who took a test set from labels of unknown truth;
     any other data as it is."""
-    if data.rows is None or data.truth:
+    if not data.ours or data.truth:
         return data
-    order = torch.from_numpy(np.argsort(np.concatenate([np.asarray(r, dtype=np.int64) for r in data.rows])))
-    x, test = plain(data.x_train), data.x_test
+    rows = np.concatenate([np.asarray(data.rows[name], dtype=np.int64) for name in ("training", "test")])
+    order = np.argsort(rows)
+    x, test, at = plain(data.x_train), data.x_test, torch.from_numpy(order)
     whole = x + test if isinstance(x, Files) else torch.cat([x, test])  # type: ignore[operator, list-item]
-    y = torch.cat([data.y_train, data.y_test])[order]
+    y = torch.cat([data.y_train, data.y_test])[at]
     names = [*data.paths.get("training", ()), *data.paths.get("test", ())]
     return replace(
         data,
-        x_train=whole[order],
+        x_train=whole[at],
         y_train=y,
         x_test=test[:0],
         y_test=data.y_test[:0],
         label_sets=dict.fromkeys(data.label_sets, y),
         paths={"training": [names[i] for i in order.tolist()]} if names else {},
-        rows=None,
+        rows={"training": rows[order].tolist(), "test": []},
+        ours=False,
     )
 
 
@@ -212,7 +214,8 @@ def unbalanced(data: Dataset, asked: str, least: int = 0) -> Dataset:
         paths=paths,
         notes=(*data.notes, note),
         imbalance=asked,
-        rows=None,
+        rows={},
+        ours=False,
         digest=_digest_with(data, {"imbalance": asked}),
     )
 

@@ -61,9 +61,10 @@ def from_files(listing: Listing, options: Options) -> Dataset:
         std=stats[1],
         digest=key,
         truth=listing.truth,
-        rows=None
+        rows={}
         if listing.rows is None
-        else tuple([r[i] for i in g] for r, g in zip(listing.rows, (good, tested), strict=True)),  # type: ignore[arg-type]
+        else {"training": [listing.rows[0][i] for i in good], "test": [listing.rows[1][i] for i in tested]},
+        ours=listing.rows is not None,
         extra={name: (placed(files), torch.from_numpy(y)) for name, (files, y) in extra.items()},
         title=listing.title,
         notes=listing.notes + _profiles([path for _, own in marks for path in own]),

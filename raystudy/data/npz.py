@@ -76,13 +76,13 @@ def read(path: Path) -> Dataset:
             raise InputError(f"{path}: {name}[{i}] is {y[i]}, a class of which there is no training {one} in y_train")
     told = {name: np.searchsorted(seen, y) for name, y in ({"y_train": y_train} | told).items()}
     split: tuple[str, ...] = ()
-    ours = None
+    rows: dict[str, list[int]] = {}
     if "x_test" not in arrays:
         tested = _split(path, x_train, y_train, one)
         count = f"{int(tested.sum()):,} of {len(tested):,} {kind}"
         split = (f"no x_test: the test set is {count}, chosen by what they hold, so the same on every machine",)
-        ours = np.flatnonzero(~tested).tolist(), np.flatnonzero(tested).tolist()
         x_train, x_test = x_train[~tested], x_test[tested]
+        rows = {"training": np.flatnonzero(~tested).tolist(), "test": np.flatnonzero(tested).tolist()}
         told = {name: y[~tested] for name, y in told.items()} | {"y_test": told["y_train"][tested]}
     label_sets = {
         name.removeprefix("y_noisy").removeprefix("_") or "given": y
@@ -108,7 +108,8 @@ def read(path: Path) -> Dataset:
         truth=bool(label_sets) or _truth(path, arrays.get("truth")),
         title=path.stem,
         notes=split + without_test(untested, one),
-        rows=ours,
+        rows=rows,
+        ours=bool(rows),
         strong=_strong(path, arrays.get("strong"), x_train) if kind == "vectors" else (),
     )
 

@@ -1,17 +1,20 @@
 """Wrong labels found: the mathematics by hand, known noise on digits, what is written and what is refused, and the page in a browser."""
 
 import csv
+from pathlib import Path
 
 import browser
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import raystudy as rs
 from raystudy import cli
+from raystudy.data import datasets
 from raystudy.data.noise import Noise, corrupt, pair_matrix
 from raystudy.tools.clean import evidence, judge, outputs, quality
-from raystudy.tools.clean.examine import chosen_method
+from raystudy.tools.clean.examine import chosen_method, examine
 
 
 def test_posterior_by_hand():
@@ -185,6 +188,75 @@ def test_python(vectors):
         rs.clean("digits", folds="five")
 
 
+def test_one_list_comes_back_whole(groups, tmp_path):
+    """Without a test set in the file all samples are judged, an index is a place in the file, and the cleaned file has no test set."""
+    x, given, _ = groups
+    x, given = x[:200], given[:200]
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=given)
+    found = rs.clean(f"npz:{tmp_path / 'mine.npz'}", folds=3, neighbours=10)
+    at = found.labels["index"].astype(int).to_numpy()
+    assert at.tolist() == list(range(200))
+    assert (found.labels["given"].astype(int) == given[at]).all()
+    found.write(tmp_path / "out", unsure="keep")
+    with np.load(tmp_path / "out" / "cleaned.npz") as z:
+        assert "x_test" not in z
+        assert z["index"].tolist() == list(range(200))
+        assert z["x_train"] == pytest.approx(x.astype(np.float32))
+    before, after = (datasets.load(f"npz:{f}", tmp_path) for f in (tmp_path / "mine.npz", tmp_path / "out/cleaned.npz"))
+    assert (before.x_test == after.x_test).all()
+
+
+def test_a_table_comes_back_whole(groups, tmp_path):
+    x, given, _ = groups
+    names = np.array(['a, "b"', "<i>", "ü"])[given[:200]]
+    with (tmp_path / "mine.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["p", "kind", "q"], *([a, n, b] for (a, b), n in zip(x[:200, :2], names, strict=True))]
+        )
+    found = rs.clean(f"csv:{tmp_path / 'mine.csv'}?target=kind", folds=3, neighbours=10)
+    at = found.labels["index"].astype(int)
+    assert found.labels["given"].tolist() == names[at].tolist()
+    found.write(tmp_path / "out")
+    assert at.tolist() == list(range(200))  # nobody told which rows are for tests
+    old, new = (list(csv.DictReader(f.open(newline=""))) for f in (tmp_path / "mine.csv", tmp_path / "out/cleaned.csv"))
+    assert list(new[0]) == ["p", "kind", "q"]
+    assert {(r["p"], r["q"]) for r in new} <= {(r["p"], r["q"]) for r in old}
+    again = datasets.load(f"csv:{tmp_path / 'out/cleaned.csv'}?target=kind", tmp_path)
+    assert len(again.y_train) + len(again.y_test) == len(new)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_pictures_come_back(split, tmp_path):
+    """The cleaned labels of a folder are labels of that folder, with the same test set."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    lines = [["path", "label", *(["split"] if split else [])]]
+    (tmp_path / "pics").mkdir()
+    for i in range(90):
+        Image.fromarray(rng.integers(0, 90, (8, 8)).astype(np.uint8) + 150 * (i % 2)).save(
+            tmp_path / f"pics/{i}, ü.png"
+        )
+        lines.append(
+            [
+                f"{i}, ü.png",
+                "<b>" if (i % 2) ^ (i % 11 == 0) else "d,e",
+                *([("train", "train", "test", "val")[i % 4]] if split else []),
+            ]
+        )
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    before, after = (
+        f"folder:{tmp_path / 'pics'}?labels={tmp_path / f}&size=8" for f in ("labels.csv", "out/cleaned.csv")
+    )
+    found = rs.clean(before, folds=3, neighbours=5)
+    found.write(tmp_path / "out")
+    one, other = (datasets.load(name, tmp_path) for name in (before, after))
+    assert set(other.paths["test"]) <= set(one.paths["test"])
+    assert one.paths.get("validation") == other.paths.get("validation")
+    assert set(other.paths["training"]) <= set(one.paths["training"])
+
+
 def test_whose_networks():
     assert chosen_method("auto", (256,)) is None
     assert chosen_method("auto", (1, 28, 28)) is None
@@ -234,3 +306,27 @@ def test_page(vectors, tmp_path):
         driver.switch_to.active_element.send_keys("j", Keys.NULL)
         assert driver.switch_to.active_element == driver.find_elements(By.TAG_NAME, "article")[1]
         assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+def test_where_the_test_set_is_ours_all_labels_are_judged(tmp_path: Path) -> None:
+    """In the order of the file, and what is cleaned can be read again; with a split of the user's, test rows are not judged."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = rng.normal(0, 0.3, (120, 2)) + np.array([(0, 0), (2, 0), (0, 2)])[y]
+    wrong = rng.choice(120, 12, replace=False)
+    given = y.copy()
+    given[wrong] = (y[wrong] + 1) % 3
+    names = np.array(["a", "b", "c"])
+    frame = pd.DataFrame({"u": x[:, 0], "v": x[:, 1], "label": names[given]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    np.savez(tmp_path / "t.npz", x_train=x.astype(np.float32), y_train=given)
+    for kind, shown in (("csv", names[given]), ("npz", given.astype(str))):
+        found = examine(f"{kind}:{tmp_path}/t.{kind}", folds=3, neighbours=5)
+        assert list(found.names) == list(range(120))
+        assert np.array_equal(np.array(found.data.classes)[found.judged.given], shown)
+        assert set(wrong) <= set(np.argsort(found.judged.quality)[:20])
+        outputs.write(found, tmp_path / kind)
+        again = datasets.load(f"{kind}:{tmp_path}/{kind}/cleaned.{kind}")
+        assert len(again.y_train) + len(again.y_test) == found.judged.kept.sum()
+    frame.assign(split=np.where(np.arange(120) < 90, "train", "test")).to_csv(tmp_path / "s.csv", index=False)
+    assert list(examine(f"csv:{tmp_path}/s.csv", folds=3, neighbours=5).names) == list(range(90))

@@ -1,7 +1,7 @@
 """A data set's labels, judged: what is looked at, with which evidence, and what was found. With the truth it is only measured."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,6 +40,12 @@ class Examined:
     methods: str  # whose networks were asked, beside the evidence that needs none
     seconds: float
     warnings: tuple[str, ...]
+
+    @property
+    def names(self) -> Sequence[str] | Sequence[int]:
+        """What each label is of: the path of its image, or its place in the user's file, counted from 0."""
+        told = self.data.paths.get("training") or self.data.rows.get("training")
+        return range(len(self.judged.given)) if told is None else told
 
     def measured(self) -> dict[str, float] | None:
         """How well wrong labels were found, where the truth is known and some labels are wrong."""
@@ -103,8 +109,8 @@ def examine(
     where = device_here(device)
     setting, known = labels_as_given(dataset, data_root, noise, noise_seed, where)
     data = datasets.load(dataset, data_root, setting)
-    if setting.kind == "given":
-        data = unsplit(data)  # nobody trains on these: all labels are to be judged
+    if noise is None or setting.kind == "given":
+        data = unsplit(data)  # as they came: all labels are to be judged
     looked_at = corrupted(data, setting, data_root)
     given, classes = looked_at.given, data.classes
     x = plain(looked_at.x_train)
@@ -117,6 +123,10 @@ def examine(
             f"data set {dataset!r}: all training labels are of one class, so none can be told from another"
         )
     warnings = list(data.remarks)
+    if len(data.y_test) and (data.rows or data.paths):
+        warnings.append(
+            f"the {len(data.y_test):,} labels of the test set are not judged; the cleaned data have them as they are"
+        )
     if (few := sizes[sizes > 0].min()) < folds:
         warnings.append(f"the smallest class has {few} labels, fewer than {folds} folds: little can be said of it")
     if neighbours > few / 5:
@@ -130,7 +140,7 @@ def examine(
     tell(f"{data.name}, {came}: {len(given):,} {data.kind}, {len(classes)} classes")
     more: tuple[Probs, ...] = ()
     if asked:
-        more = (_network(dataset, data_root, setting, asked, network, epochs, folds, seed, where, tell),)
+        more = (_network(dataset, data_root, setting, len(given), asked, network, epochs, folds, seed, where, tell),)
     judged = judge(
         features(in_memory(x)), given, len(classes), folds=folds, k=neighbours, seed=seed, more=more, tell=tell
     )
@@ -152,6 +162,7 @@ def _network(
     dataset: str,
     root: Path,
     setting: Noise,
+    count: int,
     method: str,
     network: str | None,
     epochs: int | None,
@@ -160,13 +171,12 @@ def _network(
     device: str,
     tell: Callable[[str], None],
 ) -> Probs:
-    """Out-of-fold probabilities [N, K] of a method's networks, in the order of the data set."""
+    """Out-of-fold probabilities [N, K] of a method's networks, of all ``count`` samples that are judged, in their order."""
     usual, length = default_setting(dataset, root)
     network, epochs = network or usual, epochs or (max(1, length // 3) if method == "ce" else length)
     data, cell = datasets.load(dataset, root, setting), prepare(dataset, root, setting, INNER, device)
-    ours = setting.kind == "given" and data.rows is not None and not data.truth  # see ``unsplit``
     n, test = len(cell.y) + len(cell.y_val), (cell.x_held[len(cell.y_val) :], cell.y_test)
-    cell = whole(cell)
+    cell, ours = whole(cell), count > n  # see ``unsplit``
     if ours:
         cell = replace(cell, x=joined(cell.x, test[0]), y=torch.cat([cell.y, test[1]]))
     spec = single(method, cell, dataset, setting, network, epochs, val_fraction=INNER, seed=seed)
@@ -182,4 +192,4 @@ def _network(
     )
     out = np.empty_like(found)
     out[order] = found
-    return out[np.argsort(np.concatenate(data.rows))] if ours and data.rows else out
+    return out[np.argsort([*data.rows["training"], *data.rows["test"]])] if ours else out

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from raystudy.data import columns
+from raystudy.data.spec import parse
 from raystudy.errors import InputError
 from raystudy.learn.celldata import in_memory
 from raystudy.tools.clean.examine import Examined
@@ -21,9 +23,6 @@ def refuse(out: Path, force: bool) -> None:
     """InputError where ``out`` cannot be written to, before anything is computed."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; it takes a folder")
-    above = next((p for p in out.absolute().parents if p.exists()), out.absolute().parent)
-    if not above.is_dir():
-        raise InputError(f"--out {out}: {above} is a file, so nothing can be written below it")
     if out.is_dir() and any(out.iterdir()) and not force:
         raise InputError(
             f"--out {out} is not empty; name another folder, or --force to write over what was written there"
@@ -33,21 +32,14 @@ def refuse(out: Path, force: bool) -> None:
 def rows(found: Examined) -> list[list[str]]:
     """labels.csv: a row a label, in the order of the data set."""
     told, classes = found.judged, found.data.classes
-    named = found.data.paths.get("training")
-    table = [[_named(found), "given", "suggested", "quality", "issue", "reason"]]
+    table = [["path" if found.data.paths else "index", "given", "suggested", "quality", "issue", "reason"]]
     for i, y in enumerate(told.given):
         why = reason(told, i, classes) if told.issue[i] else ""
         issue = "yes" if told.issue[i] else "no"
-        name = named[i] if named else str(i)
-        table.append([name, classes[y], classes[told.suggested[i]], f"{told.quality[i]:.4f}", issue, why])
+        table.append(
+            [str(found.names[i]), classes[y], classes[told.suggested[i]], f"{told.quality[i]:.4f}", issue, why]
+        )
     return table
-
-
-def _named(found: Examined) -> str:
-    """What a sample is known by: its path, its place in a table, its position."""
-    if not found.data.paths.get("training"):
-        return "index"
-    return "path" if found.data.kind == "images" else "row"
 
 
 def cleaned(told: Judged, unsure: str) -> tuple[np.ndarray, np.ndarray]:
@@ -61,35 +53,67 @@ def write(found: Examined, out: Path, unsure: str = "drop") -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     stays, labels = cleaned(found.judged, unsure)
     contents = {LABELS: _csv(rows(found)).encode(), SUSPECTS: page(found).encode()}
-    data = found.data
     if found.dataset.startswith("npz:"):
-        held = io.BytesIO()
-        x = in_memory(found.images)[stays].numpy()
-        x = np.moveaxis(x, 1, 3) if x.ndim == 4 else x
-        x_test = in_memory(data.x_test).numpy()
-        x_test = np.moveaxis(x_test, 1, 3) if x_test.ndim == 4 else x_test
-        tested = {"x_test": x_test, "y_test": data.y_test.numpy()} if len(x_test) else {}
-        np.savez(
-            held, x_train=x, y_train=labels, **tested,  # type: ignore[arg-type]
-            index=stays, class_names=np.array(data.classes), kind=np.array(data.kind),
-        )  # fmt: skip
-        contents[f"{CLEANED}.npz"] = held.getvalue()
+        contents[f"{CLEANED}.npz"] = _npz(found, stays, labels)
     else:
-        named = data.paths.get("training")
-        lines = [[named[i] if named else str(i), data.classes[y]] for i, y in zip(stays, labels, strict=True)]
-        contents[f"{CLEANED}.csv"] = _csv([[_named(found), "label"], *lines]).encode()
+        contents[f"{CLEANED}.csv"] = _csv(_table(found, stays, labels)).encode()
     parts = {out / name: out / f".{name}.{os.getpid()}" for name in contents}
     try:
         for (_, part), told in zip(parts.items(), contents.values(), strict=True):
             part.write_bytes(told)
         for file, part in parts.items():
             os.replace(part, file)
-        for name in {f"{CLEANED}.csv", f"{CLEANED}.npz"} - set(contents):
-            (out / name).unlink(missing_ok=True)  # of an earlier cleaning, which these are not
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
     return list(parts)
+
+
+def _tested(found: Examined, labels: np.ndarray) -> np.ndarray:
+    """Positions of the test samples whose class is still trained on: a data set with others cannot be read."""
+    return np.flatnonzero(np.isin(found.data.y_test.numpy(), labels))
+
+
+def _npz(found: Examined, stays: np.ndarray, labels: np.ndarray) -> bytes:
+    """The cleaned data as they were laid out: where the file had no test set, its samples stand among the others again."""
+    data, tested = found.data, _tested(found, labels)
+    x, x_test = (
+        np.moveaxis(a, 1, 3) if a.ndim == 4 else a
+        for a in (in_memory(found.images)[stays].numpy(), in_memory(data.x_test)[tested].numpy())
+    )
+    index, y_test = np.array(found.names)[stays], data.y_test.numpy()[tested]
+    arrays = {"class_names": np.array(data.classes), "kind": np.array(data.kind)}
+    if data.rows:
+        index = np.concatenate([index, np.array(data.rows["test"], dtype=np.int64)[tested]])
+        order = np.argsort(index)
+        x, labels, index = np.concatenate([x, x_test])[order], np.concatenate([labels, y_test])[order], index[order]
+    else:
+        arrays |= {"x_test": x_test, "y_test": y_test}
+    held = io.BytesIO()
+    np.savez(held, x_train=x, y_train=labels, index=index, **arrays)  # type: ignore[arg-type]
+    return held.getvalue()
+
+
+def _table(found: Examined, stays: np.ndarray, labels: np.ndarray) -> list[list[str]]:
+    """The cleaned labels: of a table of features the table, with its column of labels cleaned; of pictures path, label, split."""
+    data = found.data
+    named = [(found.names[i], data.classes[y], "train") for i, y in zip(stays, labels, strict=True)]
+    if data.rows and not data.paths:
+        text, options = parse(found.dataset)
+        told = columns.labelled(Path(text.partition(":")[2]), options)
+        at, new = told.header.index(told.told[columns.TARGET]), {int(i): label for i, label, _ in named}
+        new = {i: row[at] for i, row in enumerate(told.rows)} | dict.fromkeys(data.rows["training"], "") | new
+        return [told.header, *([*r[:at], new[i], *r[at + 1 :]] for i, r in enumerate(told.rows) if new[i])]
+    if not data.paths:
+        return [["index", "label"], *([str(i), label] for i, label, _ in named)]
+    if not len(data.y_test):  # all of them were judged, and nobody told which are for tests
+        return [["path", "label"], *([str(p), label] for p, label, _ in named)]
+    tested = data.y_test.numpy()
+    named += [(data.paths["test"][i], data.classes[tested[i]], "test") for i in _tested(found, labels)]
+    if "val" in data.extra:
+        y = data.extra["val"][1].tolist()
+        named += [(p, data.classes[c], "val") for p, c in zip(data.paths["validation"], y, strict=True) if c in labels]
+    return [["path", "label", "split"], *([str(p), label, split] for p, label, split in named)]
 
 
 def _csv(table: list[list[str]]) -> str:

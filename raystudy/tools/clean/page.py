@@ -27,13 +27,13 @@ def page(found: Examined) -> str:
     pictures = [""] * len(order)
     if found.data.kind == "images" and len(order):
         pictures = [_picture(x) for x in in_memory(found.images[torch.from_numpy(order)])]
-    named = found.data.paths.get("training")
+    named = found.names
     suspects: list[dict[str, Any]] = []
     for i, picture in zip(order, pictures, strict=True):
         near = np.argsort(-told.votes[i], kind="stable")[:NAMED]
         suspects.append(
             {
-                "name": named[i] if named else int(i),
+                "name": named[int(i)],
                 "given": classes[told.given[i]],
                 "suggested": classes[told.suggested[i]],
                 "quality": round(float(told.quality[i]), 4),
