@@ -1,6 +1,7 @@
 """Wrong labels found: the mathematics by hand, known noise on digits, what is written and what is refused, and the page in a browser."""
 
 import csv
+from dataclasses import replace
 
 import browser
 import numpy as np
@@ -11,7 +12,7 @@ import raystudy as rs
 from raystudy import cli
 from raystudy.data.noise import Noise, corrupt, pair_matrix
 from raystudy.tools.clean import evidence, judge, outputs, quality
-from raystudy.tools.clean.examine import chosen_method
+from raystudy.tools.clean.examine import chosen_method, examine
 
 
 def test_posterior_by_hand():
@@ -183,6 +184,19 @@ def test_python(vectors):
     assert found.matrix.shape == (3, 3)
     with pytest.raises(rs.InputError, match="folds is"):
         rs.clean("digits", folds="five")
+
+
+def test_a_class_that_is_lost_is_named(groups, tmp_path):
+    x, given, _ = groups
+    np.savez(tmp_path / "mine.npz", x_train=x[:200], y_train=given[:200], x_test=x[200:], y_test=given[200:])
+    found = examine(f"npz:{tmp_path / 'mine.npz'}", folds=3, neighbours=10)
+    assert outputs.lost(found) == ""
+    told = found.judged
+    held = replace(told, issue=told.issue & False, quality=(told.given == 1).astype(float))
+    few = replace(found, judged=held)
+    assert outputs.lost(few).startswith("no label of 0, 2 is left")
+    assert "fewer than two" in outputs.lost(few)
+    assert outputs.lost(few, "keep") == ""
 
 
 def test_whose_networks():
