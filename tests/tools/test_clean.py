@@ -207,6 +207,15 @@ def test_whose_networks():
     assert chosen_method("elr", (256,)) == "elr"
 
 
+def test_a_method_of_ones_own_is_asked(vectors, tmp_path):
+    file = tmp_path / "mine_to_clean.py"
+    file.write_text("from raystudy.learn.methods.ce import CE\n\n\nclass Mine(CE):\n    'Mine.'\n")
+    found = rs.clean(f"npz:{vectors}", folds=2, neighbours=10, method=f"{file}:Mine", epochs=1)
+    assert len(found.labels) == 240
+    with pytest.raises(rs.InputError, match="Nix"):
+        rs.clean(f"npz:{vectors}", folds=2, method=f"{file}:Nix")
+
+
 @pytest.mark.slow
 def test_digits(tmp_path, capsys):
     assert cli.main(["clean", "digits", "--noise", "pair:0.4", "--out", str(tmp_path / "out")]) == 0
