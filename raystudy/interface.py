@@ -15,7 +15,7 @@ from raystudy.data import noise as noises
 from raystudy.data.spec import located
 from raystudy.design import compose, request
 from raystudy.design import study as design
-from raystudy.errors import InputError, unknown
+from raystudy.errors import InputError, shown, unknown
 
 if TYPE_CHECKING:
     from raystudy.learn.model import Model
@@ -30,7 +30,7 @@ def _several(name: str, given: Names) -> tuple[str, ...]:
     if isinstance(given, str):
         return (given,)
     if not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
-        raise InputError(f"{name} is {given!r}; it must be a text, or a list of texts")
+        raise InputError(f"{name} is {shown(given)}; it must be a text, or a list of texts")
     return tuple(given)
 
 
@@ -92,7 +92,7 @@ def _checked(**told: Any) -> None:
         kind = KINDS[name]
         if value is None or (isinstance(value, kind) and not (isinstance(value, bool) and kind != (bool,))):
             continue
-        raise InputError(f"{name} is {value!r}; it must be {TOLD[kind]}")
+        raise InputError(f"{name} is {shown(value)}; it must be {TOLD[kind]}")
 
 
 class Study:
@@ -544,7 +544,7 @@ def _resources(data_root: Path, asked: dict[str, Any], remote: bool = False) -> 
     _checked(**{key: value for key, value in asked.items() if key != "gpus_per_trial"})
     gpus = asked.get("gpus_per_trial")
     if gpus not in (None, "auto") and (isinstance(gpus, bool) or not isinstance(gpus, NUMBER)):
-        raise InputError(f"gpus_per_trial is {gpus!r}; it must be a number or 'auto'")
+        raise InputError(f"gpus_per_trial is {shown(gpus)}; it must be a number or 'auto'")
     return resources(data_root, remote=remote, **{_RESOURCES[key]: value for key, value in asked.items()})
 
 

@@ -93,5 +93,7 @@ def clean(
             f"The truth, which nothing above has seen: {told['wrong']:.1%} wrong; AUROC {told['auroc']:.3f}, average precision "
             f"{told['average_precision']:.3f}, F1 of the issues {told['f1']:.3f}; {told['wrong_after']:.1%} wrong with --unsure drop.",
         )
+    if text := outputs.lost(found, unsure):
+        say(console, f"note: {text}", "yellow")
     say(console, f"written: {', '.join(map(str, written))}")
     return 0

@@ -279,7 +279,9 @@ def _labels(path: Path, name: str, y: Array, n: int, one: str, n_classes: int | 
     if len(y) != n:
         raise InputError(f"{path}: {name} has {len(y)} labels for {n} {one}s")
     if y.dtype.kind not in "iufb":
-        raise InputError(f"{path}: {name}[0] is {y[0]!s} ({y.dtype}); labels are whole numbers from 0")
+        raise InputError(
+            f"{path}: {name}[0] is {y[0]!s} ({y.dtype}); labels are whole numbers from 0, whose names are in class_names"
+        )
     for wrong, why in (
         (~np.isfinite(y) | (y != np.floor(y)) if y.dtype.kind == "f" else None, "not a whole number"),
         (y < 0, "negative"),

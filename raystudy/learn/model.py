@@ -26,7 +26,7 @@ from raystudy.data.dataset import plain
 from raystudy.data.files import Files, decoders
 from raystudy.data.loader import scaling
 from raystudy.data.vectors import standardising
-from raystudy.errors import InputError
+from raystudy.errors import InputError, shown
 from raystudy.learn import checkpoint, networks, point
 from raystudy.learn.method import Method, Task
 from raystudy.learn.point import method_class, split
@@ -314,7 +314,7 @@ class Model:
 
     def predict_proba(self, x: Any) -> NDArray[np.float32]:
         """Probabilities [n, K] of raw inputs (an array or a tensor). Raises InputError for inputs of another shape or type."""
-        given = self.inputs(torch.as_tensor(np.asarray(x)) if not isinstance(x, Tensor) else x)
+        given = self.inputs(_numbers(x))
         parts = [p.numpy() for p in self.chunks(given)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
 
@@ -336,6 +336,8 @@ class Model:
             raise InputError(f"this model takes images of uint8 (0 to 255), not {str(x.dtype).removeprefix('torch.')}")
         if not images and not (x.dtype == torch.uint8 or x.is_floating_point()):
             raise InputError(f"this model takes vectors of floats, not of {str(x.dtype).removeprefix('torch.')}")
+        if not images and not (usable := torch.isfinite(x).all(1)).all():
+            raise InputError(f"vector {int((~usable).nonzero()[0])} has numbers that are NaN or infinite")
         return x
 
     @torch.no_grad()
@@ -346,6 +348,14 @@ class Model:
         for raw in _apart(x, size):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
                 yield self.network(raw.to(self.device)).float().cpu()
+
+
+def _numbers(x: Any) -> Tensor:
+    """What a caller gave as a tensor. Raises InputError for what is no array of numbers."""
+    try:
+        return x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"x is {shown(x)}; a model takes an array of numbers") from None
 
 
 def _apart(x: Tensor | Files, size: int) -> Iterator[Tensor]:

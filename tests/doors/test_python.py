@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import raystudy as rs
@@ -73,6 +74,8 @@ def test_what_is_of_another_kind_is_an_input_error(tmp_path: Path, monkeypatch: 
     labels = ["a", "b", "c"]
     for wrong, words in (
         (lambda: rs.Study(5), "methods is 5; it must be a text, or a list of texts"),
+        (lambda: rs.clean(pd.DataFrame({"a": range(99)})), "it must be a text"),
+        (lambda: rs.Study("elr", noise=np.zeros(999)), "it must be a text, or a list of texts"),
         (lambda: rs.Study("ce", noise=0.5), "noise is 0.5; it must be a text, or a list of texts"),
         (lambda: rs.Study("ce", noise=[0.2]), r"noise is \[0.2\]"),
         (lambda: rs.Study("ce", noise=[]), "noise is empty"),
@@ -95,8 +98,10 @@ def test_what_is_of_another_kind_is_an_input_error(tmp_path: Path, monkeypatch: 
         (lambda: rs.noise(3), "noise is 3"),
         (lambda: rs.Study("ce").plan(probe_seconds="x"), "probe_seconds is 'x'"),
     ):
-        with pytest.raises(rs.InputError, match=words):
+        with pytest.raises(rs.InputError, match=words) as told:
             wrong()
+        assert len(str(told.value).splitlines()) == 1
+        assert len(str(told.value)) < 300
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 """Wrong labels found: the mathematics by hand, known noise on digits, what is written and what is refused, and the page in a browser."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import browser
@@ -257,12 +258,34 @@ def test_pictures_come_back(split, tmp_path):
     assert set(other.paths["training"]) <= set(one.paths["training"])
 
 
+def test_a_class_that_is_lost_is_named(groups, tmp_path):
+    x, given, _ = groups
+    np.savez(tmp_path / "mine.npz", x_train=x[:200], y_train=given[:200], x_test=x[200:], y_test=given[200:])
+    found = examine(f"npz:{tmp_path / 'mine.npz'}", folds=3, neighbours=10)
+    assert outputs.lost(found) == ""
+    told = found.judged
+    held = replace(told, issue=told.issue & False, quality=(told.given == 1).astype(float))
+    few = replace(found, judged=held)
+    assert outputs.lost(few).startswith("no label of 0, 2 is left")
+    assert "fewer than two" in outputs.lost(few)
+    assert outputs.lost(few, "keep") == ""
+
+
 def test_whose_networks():
     assert chosen_method("auto", (256,)) is None
     assert chosen_method("auto", (1, 28, 28)) is None
     assert chosen_method("auto", (3, 32, 32)) == "ce"
     assert chosen_method("none", (3, 32, 32)) is None
     assert chosen_method("elr", (256,)) == "elr"
+
+
+def test_a_method_of_ones_own_is_asked(vectors, tmp_path):
+    file = tmp_path / "mine_to_clean.py"
+    file.write_text("from raystudy.learn.methods.ce import CE\n\n\nclass Mine(CE):\n    'Mine.'\n")
+    found = rs.clean(f"npz:{vectors}", folds=2, neighbours=10, method=f"{file}:Mine", epochs=1)
+    assert len(found.labels) == 240
+    with pytest.raises(rs.InputError, match="Nix"):
+        rs.clean(f"npz:{vectors}", folds=2, method=f"{file}:Nix")
 
 
 @pytest.mark.slow

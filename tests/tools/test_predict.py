@@ -130,6 +130,14 @@ def test_data_that_cannot_be_is_one_line(
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "d.npz") == ["models"]
 
 
+@pytest.mark.parametrize("x", ["digits", [[1, 2], [3]], None, np.array(["a"] * 80), {"x": 1}])
+def test_what_is_no_array_of_numbers_is_one_line(x: object, grey: Path) -> None:
+    with pytest.raises(InputError, match="array of numbers") as told:
+        Model(grey).predict_proba(x)
+    assert len(str(told.value).splitlines()) == 1
+    assert len(str(told.value)) < 240
+
+
 def test_other_mistakes_are_one_line(grey: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     x = tmp_path / "x.npy"
     np.save(x, np.zeros((1, 8, 8), np.uint8))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from raystudy import own
 from raystudy.data import datasets
 from raystudy.data.corruption import corrupted
 from raystudy.data.dataset import Dataset, Images, plain, unsplit
@@ -73,8 +74,12 @@ def chosen_method(asked: str, shape: tuple[int, ...]) -> str | None:
         return "ce" if len(shape) == 3 and shape[0] == 3 and shape[1] >= 16 else None
     if asked == "none":
         return None
+    if own.written(asked):
+        name = own.located(asked)
+        own.found("methods", name)
+        return name
     if asked not in METHODS:
-        raise unknown("method", asked, ("auto", "none", *sorted(METHODS)))
+        raise unknown("method", asked, ("auto", "none", "FILE.py:CLASS", *sorted(METHODS)))
     return asked
 
 
@@ -173,7 +178,7 @@ def _network(
 ) -> Probs:
     """Out-of-fold probabilities [N, K] of a method's networks, of all ``count`` samples that are judged, in their order."""
     usual, length = default_setting(dataset, root)
-    network, epochs = network or usual, epochs or (max(1, length // 3) if method == "ce" else length)
+    network, epochs = own.located(network or usual), epochs or (max(1, length // 3) if method == "ce" else length)
     data, cell = datasets.load(dataset, root, setting), prepare(dataset, root, setting, INNER, device)
     n, test = len(cell.y) + len(cell.y_val), (cell.x_held[len(cell.y_val) :], cell.y_test)
     cell, ours = whole(cell), count > n  # see ``unsplit``

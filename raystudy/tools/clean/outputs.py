@@ -48,6 +48,19 @@ def cleaned(told: Judged, unsure: str) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(stays), np.where(told.sure, told.suggested, told.given)[stays]
 
 
+def lost(found: Examined, unsure: str = "drop") -> str:
+    """A sentence on the classes of which the cleaned data have no sample any more; empty where all are there."""
+    _, labels = cleaned(found.judged, unsure)
+    gone = np.setdiff1d(found.judged.given, labels).tolist()
+    if not gone:
+        return ""
+    few = ", ".join(found.data.classes[c] for c in gone[:5]) + ", ..." * (len(gone) > 5)
+    text = f"no label of {few} is left in the cleaned data; --unsure keep leaves what is not sure"
+    return text + (
+        "; and with fewer than two classes they cannot be trained on" if len(set(labels.tolist())) < 2 else ""
+    )
+
+
 def write(found: Examined, out: Path, unsure: str = "drop") -> list[Path]:
     """Writes all files into ``out`` and returns them; each takes its place when all are whole."""
     out.mkdir(parents=True, exist_ok=True)
