@@ -249,6 +249,7 @@ def test_every_tab_and_figure_shows_in_a_browser_without_a_network(folder: Path,
             "Suspects",
             "Search",
             "Cost",
+            "Models",
             "Provenance",
         ]
         for link in links:
