@@ -118,8 +118,8 @@ def _stamp_of_file(kind: str, path: Path, table: Path | None) -> Stamp:
     if table is not None and not table.exists():
         raise InputError(f"{table}: no such file; --labels names a .csv or .parquet, see README")
     told = size_and_time(table) if table else ()
-    if kind == "folder" and path.is_dir() and table:
-        return *told, folder.fingerprint(path, _paths(table, told))
+    if kind == "folder" and path.is_dir():
+        return *told, folder.fingerprint(path, _paths(table, told) if table else folder.pictures_below(path))
     return *told, *size_and_time(path)
 
 
@@ -143,8 +143,6 @@ def _cached_file(kind: str, path: Path, options: Options, table: Path | None, st
         return changed(columns.read(path.resolve(), options), options)
     if kind == "npz":
         return changed(npz.read(path.resolve()), options)
-    if table is None:
-        raise InputError(f"folder:{path} needs --labels: a .csv or .parquet with the columns path, label")
     if path.is_file():
         if not path.name.endswith(folder.ARCHIVES):
             raise InputError(f"{path}: not a folder of images; an archive's name ends in {', '.join(folder.ARCHIVES)}")

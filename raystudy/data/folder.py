@@ -21,6 +21,7 @@ from raystudy.data.tables import Table
 from raystudy.errors import InputError
 
 SPLITS = ("train", "test", "val")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 UNPACKED, STAMP = (
     ".unpacked",
     ".raystudy-archive.json",
@@ -28,8 +29,8 @@ UNPACKED, STAMP = (
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
-def read(folder: Path, table: Path) -> Listing:
-    """A folder of images and a .csv or .parquet of their labels.
+def read(folder: Path, table: Path | None) -> Listing:
+    """A folder of images and a .csv or .parquet of their labels; without a table, a folder of classes (``of_classes``).
 
     Columns: ``path``, relative to the folder; ``label``, class names or numbers; optionally ``clean_label``, which makes ``label``
     the label set "given" of a data set whose truth is known; optionally ``split``: train, test, or val for clean validation images.
@@ -37,7 +38,7 @@ def read(folder: Path, table: Path) -> Listing:
     machine, and no image changes sides when others are added. Test and validation images are scored by ``clean_label``
     where there is one. Raises InputError, one line with the table, its line and its first fault.
     """
-    rows = tables.read(table)
+    rows = tables.read(table) if table else of_classes(folder)
     paths = [inside(p, rows.where(i)) for i, p in enumerate(rows.columns["path"])]
     labels: dict[str, list[str]] = {name: y for name, y in rows.columns.items() if name in ("label", "clean_label")}
     classes, numbers = classes_of(rows, labels)
@@ -52,12 +53,12 @@ def read(folder: Path, table: Path) -> Listing:
     train, (test, y_test) = np.flatnonzero(split == "train"), part("test")
     for name, n in (("train", len(train)), ("test", len(test))):
         if not n:
-            raise InputError(f"{table}: has no {name} images; its {len(paths)} rows are all of other splits")
+            raise InputError(f"{rows.file}: has no {name} images; its {len(paths)} rows are all of other splits")
     learnable(rows, classes, split, label, clean)
     untested = sorted(set(clean[train].tolist()) - set(y_test.tolist()))
     return Listing(
         rows=None if "split" in rows.columns else (train.tolist(), np.flatnonzero(split == "test").tolist()),
-        name=table.name,
+        name=rows.file.name,
         folder=folder,
         train=[paths[i] for i in train],
         y_train=clean[train],
@@ -70,6 +71,30 @@ def read(folder: Path, table: Path) -> Listing:
         title=_title(folder),
         notes=repeated + without_test([classes[c] for c in untested]),
     )
+
+
+def of_classes(folder: Path) -> Table:
+    """A folder whose subfolders are classes, ``CLASS/.../IMAGE`` or ``train/CLASS/...``, ``test/CLASS/...`` (and ``val``), as a table of
+    its images. Raises InputError where it is none."""
+    paths = pictures_below(folder)
+    parts = [path.split("/") for path in paths]
+    split = len(paths) > 0 and all(p[0] in SPLITS for p in parts)
+    if loose := next((path for path, p in zip(paths, parts, strict=True) if len(p) < 2 + split), None):
+        raise InputError(
+            f"{folder}: {loose} lies in no folder of a class; without --labels images lie in CLASS/ or in train/CLASS/ and test/CLASS/"
+        )
+    if not paths:
+        raise InputError(
+            f"{folder}: holds no images in folders of their classes ({', '.join(PICTURES)}), and --labels names no table"
+        )
+    columns = {"path": paths, "label": [tables.composed(p[split]) for p in parts]}
+    return Table(folder, columns | ({"split": [p[0] for p in parts]} if split else {}), paths)
+
+
+def pictures_below(folder: Path) -> list[str]:
+    """The paths of all images below a folder, in their order; what begins with a dot is left out."""
+    found = (f.relative_to(folder) for f in folder.rglob("*") if f.suffix.lower() in PICTURES and f.is_file())
+    return sorted(p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts))
 
 
 def _title(folder: Path) -> str:

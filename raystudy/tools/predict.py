@@ -19,11 +19,11 @@ from torch import Tensor
 
 from raystudy.data import columns, datasets, folder, npz, spec
 from raystudy.data.files import Files, one_line, sound
+from raystudy.data.folder import PICTURES
 from raystudy.errors import InputError
 from raystudy.learn.model import Card, Model
 from raystudy.learn.training import device_here
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 ARRAYS = ("x", "x_test")  # of a file of several arrays those that are looked for
 ENDS = (".csv", ".npz")  # of what is written
 

@@ -269,9 +269,33 @@ def test_tables_that_cannot_be_used(photos, table, tmp_path):
     refused(located(spec, labels=str(tmp_path / "labels.txt")), "no such file")
     (tmp_path / "labels.txt").write_text("x")
     refused(located(spec, labels=str(tmp_path / "labels.txt")), ".csv or a .parquet")
-    refused(base(spec), "needs --labels")
     refused(base(spec) + "x", "no such file; folder: takes a folder of images")
     refused(f"folder:{tmp_path / 'labels.txt'}?labels={tmp_path / 'labels.csv'}", "not a folder of images")
+
+
+def test_a_folder_of_classes(photos, tmp_path):
+    """Folders are classes; with train/ and test/ above them the split is theirs."""
+    data = datasets.load(f"folder:{tmp_path / 'photos'}?size=12")
+    assert data.classes == ("cats", "dogs")
+    paths = [*data.paths["training"], *data.paths["test"]]
+    assert sorted(paths) == sorted(row["path"] for row in photos)
+    labels = torch.cat([data.y_train, data.y_test]).tolist()
+    assert [data.classes[y] for y in labels] == [path.partition("/")[0] for path in paths]
+    assert not data.truth
+    for row in photos:
+        new = tmp_path / "split" / row["split"] / row["path"]
+        new.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / row["path"]).rename(new)
+    told = datasets.load(f"folder:{tmp_path / 'split'}?size=12")
+    assert len(told.y_test) == sum(row["split"] == "test" for row in photos)
+    assert told.classes == ("cats", "dogs")
+    (tmp_path / "split" / "train" / "new.jpg").write_bytes(new.read_bytes())
+    refused(
+        f"folder:{tmp_path / 'split'}?size=12",
+        "train/new.jpg lies in no folder of a class",
+    )
+    (tmp_path / "empty").mkdir()
+    refused(f"folder:{tmp_path / 'empty'}", "holds no images in folders of their classes")
 
 
 FAULTS = {
