@@ -35,11 +35,12 @@ CONDITIONS = [
 ]
 
 
-def condition(data: Path, name: str, noise: str, seed: int):
+def condition(data: Path, name: str, noise: str, seed: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray] | None:
     """Samples as a tensor, labels given, the truth; None where the data are not here."""
     part = slice(5000 * seed, 5000 * (seed + 1))
     if name == "digits":
         found = datasets.load("digits")
+        assert isinstance(found.x_train, torch.Tensor)
         x, y = found.x_train, found.y_train.numpy()
     else:
         if not (data / f"{name}.npz").exists():
@@ -58,7 +59,7 @@ def condition(data: Path, name: str, noise: str, seed: int):
     return x, corrupt(y, parse(noise, seed=seed)[0], 10), y
 
 
-def theirs(given, probs) -> Iterator[tuple[str, np.ndarray]]:
+def theirs(given: np.ndarray, probs: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     from cleanlab.rank import get_label_quality_scores
 
     for method in ("self_confidence", "normalized_margin", "confidence_weighted_entropy"):
