@@ -169,6 +169,7 @@ def test_a_study_file_names_code_only_where_it_is_trusted(folder: Path, monkeypa
     assert (folder / "ran").exists()
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_a_method(tmp_path: Path) -> None:
     (tmp_path / "brought.py").write_text(EXAMPLE.read_text())
     (tmp_path / "brought-1.dist-info").mkdir()

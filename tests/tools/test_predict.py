@@ -154,6 +154,7 @@ def test_other_mistakes_are_one_line(grey: Path, tmp_path: Path, capsys: pytest.
         assert len(told.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dividemix", "incv", "gce"])
 def test_a_torch_program_says_the_same_and_has_no_more_than_it_needs(method: str, tmp_path: Path) -> None:
     run = shaken(begun(method))

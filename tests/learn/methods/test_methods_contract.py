@@ -140,6 +140,7 @@ def test_probabilities_sum_to_one(method: str) -> None:
     assert torch.allclose(one, p[:1], atol=1e-5)  # an image's prediction does not hang on its neighbours
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("views", [1, 4])
 def test_takes_vectors_and_views_of_them(method: str, views: int, clouds: Any) -> None:
