@@ -5,6 +5,7 @@ itself: it is known by its own name without its folder, its text travels to the 
 A module is imported wherever it is used. What is found is known by a digest of its source, which is part of a trial's key.
 """
 
+import ast
 import hashlib
 import re
 import sys
@@ -110,9 +111,15 @@ def found(kind: str, name: str) -> Any:
         raise InputError(f"{name}: write PACKAGE.MODULE:NAME or FILE.py:NAME")
     module = _imported(told["module"]) if told["module"] else _run(told["file"], _text(told["file"]))
     if not hasattr(module, told["name"]):
-        public = [n for n, v in vars(module).items() if not n.startswith("_") and callable(v)]
+        public = [n for n, v in vars(module).items() if not n.startswith("_") and _made_in(module, v)]
         raise unknown(f"name in {told['file']}", told["name"], public)
     return getattr(module, told["name"])
+
+
+def _made_in(module: ModuleType, value: Any) -> bool:
+    """Whether a class or function is a module's own or its package's, not imported from elsewhere."""
+    origin = getattr(value, "__module__", None) or ""
+    return callable(value) and origin.partition(".")[0] == module.__name__.partition(".")[0]
 
 
 def code(kind: str, name: str) -> str:
@@ -157,11 +164,29 @@ def _run(file: str, text: str) -> ModuleType:
     module.__file__ = str(_folders.get(short, Path()) / short)
     sys.modules[module.__name__] = module  # inspect and pickle look there
     try:
-        exec(compile(text, module.__file__, "exec"), vars(module))
-    except Exception as e:
+        tree = ast.parse(text, module.__file__)
+        _alone(tree, short)
+        exec(compile(tree, module.__file__, "exec"), vars(module))
+    except (Exception, SystemExit) as e:
         del sys.modules[module.__name__]
+        if isinstance(e, InputError):
+            raise
         raise InputError(f"{short} cannot be run: {_told(e, module.__file__)}") from None
     return module
+
+
+def _alone(tree: ast.Module, short: str) -> None:
+    """Refuses a file that imports one beside it: that may be found from here, but neither travels nor is a part of the key."""
+    folder = _folders.get(short)
+    if folder is None:
+        return
+    names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+    for name in sorted({n.partition(".")[0] for n in names if n} - sys.stdlib_module_names):
+        if (folder / f"{name}.py").is_file():
+            raise InputError(
+                f"{short} imports {name}, the file beside it, which would not travel with it: put both into one file, or into a package"
+            )
 
 
 def _imported(name: str) -> ModuleType:
@@ -177,11 +202,11 @@ def _imported(name: str) -> ModuleType:
         raise
     except ModuleNotFoundError as e:
         raise InputError(f"module {name!r} cannot be imported: {e}") from None
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise InputError(f"module {name!r} cannot be imported: {_told(e, '')}") from None
 
 
-def _told(e: Exception, file: str) -> str:
+def _told(e: BaseException, file: str) -> str:
     """An exception in one line, with the line of the file where it arose."""
     line, trace = getattr(e, "lineno", None), e.__traceback__
     while trace:

@@ -4,9 +4,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from raystudy.commands.options import DATA, DataRoot
+from raystudy.errors import InputError
 from raystudy.terminal import say, terminal
 
 
@@ -34,8 +36,11 @@ def methods(method: Annotated[str | None, Parameter(help="show this one's card")
     for name in ("method", "what it is", "searched"):
         table.add_column(name)
     for name in [*sorted(METHODS), *sorted(own.installed("methods"))]:
-        searched = ", ".join(d.name for d in space.load(name).dimensions) or "nothing"
-        table.add_row(name, point.card(name).partition("\n")[0], searched)
+        try:
+            searched = ", ".join(d.name for d in space.load(name).dimensions) or "nothing"
+            table.add_row(name, point.card(name).partition("\n")[0], searched)
+        except InputError as e:  # of a package's that cannot be had: the others are shown
+            table.add_row(name, escape(str(e)), "")
     console.print(table)
     say(console, "raystudy methods NAME shows a method's card and its hyperparameters")
     return 0

@@ -24,10 +24,21 @@ def method_class(name: str) -> type[Method]:
     if name in METHODS:
         return METHODS[name]
     brought = own.found("methods", name)
+    if brought is None and name.rstrip(":").endswith(".py"):
+        raise InputError(f"{name} names no class: write {name.rstrip(':')}:CLASS")
     if brought is None:
         raise unknown("method", name, [*METHODS, *own.installed("methods"), "FILE.py:CLASS", "PACKAGE.MODULE:CLASS"])
     if not (isinstance(brought, type) and issubclass(brought, Method)):
         raise InputError(f"{name} is no method: it must be a class made from raystudy.learn.method.Method")
+    if brought.step is Method.step and brought.epoch is Method.epoch:
+        raise InputError(f"{name} is no method yet: it has neither step(batch, t) nor epoch(t, train)")
+    told = list(inspect.signature(brought.__init__).parameters.values())[2:]  # without self and task
+    if loose := [
+        p.name for p in told if p.kind is p.POSITIONAL_OR_KEYWORD or (p.kind is p.KEYWORD_ONLY and p.default is p.empty)
+    ]:
+        raise InputError(
+            f"{name}: {', '.join(loose)}: every hyperparameter is keyword-only, after a *, and has a default, the paper's general value"
+        )
     return brought
 
 

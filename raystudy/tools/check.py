@@ -104,10 +104,6 @@ def _clean(record: dict[str, Any]) -> dict[str, Any]:
 def _described(a: _Asked) -> str:
     found = point.method_class(a.method)
     known = point.hyperparameters(a.method)
-    if open_ := [name for name, p in known.items() if p.default is p.empty]:
-        raise Broken(
-            f"{', '.join(open_)}: every hyperparameter is keyword-only and has a default, the paper's general value"
-        )
     if not point.card(a.method):
         raise Broken("the module has no docstring: what the method is, its paper, where yours deviates")
     if not isinstance(found.version, int):
@@ -178,7 +174,8 @@ def _resumes(a: _Asked) -> str:
             if mine != theirs:
                 differ = next(k for k in mine if mine[k] != theirs.get(k))
                 raise Broken(
-                    f"continued after epoch {at}, {differ} is another: all state lies in nets, optimizers and registered buffers"
+                    f"continued after epoch {at}, {differ} is another: all state lies in nets, optimizers and registered buffers, "
+                    "and randomness comes from torch's default generator"
                 )
         for (name, x), y in zip(whole.method.state_dict().items(), again.method.state_dict().values(), strict=True):
             if not torch.equal(x.nan_to_num(), y.nan_to_num()):

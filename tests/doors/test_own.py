@@ -84,6 +84,16 @@ def test_a_space_lies_beside_a_file_or_in_its_class(folder: Path) -> None:
         space.load(name)
 
 
+MADE = """
+from raystudy import Method
+class Mine(Method):
+    def __init__(self, task, {}):
+        super().__init__(task)
+    def step(self, batch, t):
+        return {{}}
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "name", "words"),
     [
@@ -91,6 +101,21 @@ def test_a_space_lies_beside_a_file_or_in_its_class(folder: Path) -> None:
         ("\nraise ValueError('so')", "a.py:X", r"a.py cannot be run: ValueError: so, line 2"),
         ("import nothing_of_the_kind", "a.py:X", r"a.py cannot be run: ModuleNotFoundError"),
         ("class Mine: pass", "a.py:Mime", r"unknown name in a.py 'Mime'; did you mean 'Mine'"),
+        ("import torch\nfrom raystudy import Method\nclass Mine: pass", "a.py:X", r"choose from: Mine$"),
+        ("raise SystemExit(3)", "a.py:X", r"a.py cannot be run: SystemExit: 3, line 1"),
+        ("def f():\n    from my_method import SmallLoss", "a.py:f", r"a.py imports my_method, the file beside it"),
+        ("", "a.py", r"a.py names no class: write a.py:CLASS"),
+        (
+            "from raystudy import Method\nclass Mine(Method): pass",
+            "a.py:Mine",
+            r"has neither step\(batch, t\) nor epoch",
+        ),
+        (
+            MADE.format("*, keep: float, rate=1.0"),
+            "a.py:Mine",
+            r"a.py:Mine: keep: every .* keyword-only, after a \*, and",
+        ),
+        (MADE.format("keep=0.5"), "a.py:Mine", r"a.py:Mine: keep: every hyperparameter is keyword-only"),
         ("class Mine: pass", "a.py:Mine", r"a.py:Mine is no method: it must be a class made from"),
         ("", "b.py:Mine", r"b.py:Mine: there is no file .*b.py that can be read"),
         ("", "no.such.module:Mine", r"module 'no.such.module' cannot be imported|there is no module"),
@@ -175,15 +200,22 @@ def test_an_installed_package_brings_a_method(tmp_path: Path) -> None:
     (tmp_path / "brought-1.dist-info").mkdir()
     (tmp_path / "brought-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: brought\nVersion: 1\n")
     (tmp_path / "brought-1.dist-info" / "entry_points.txt").write_text(
-        "[raystudy.methods]\nsmall_loss = brought:SmallLoss\n"
+        "[raystudy.methods]\nsmall_loss = brought:SmallLoss\nnone_such = brought:Other\n"
     )
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    told = subprocess.run(
-        [sys.executable, "-m", "raystudy", "train", "small_loss", "--epochs", "1"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.startswith("small_loss on digits")
+
+    def said(*words: str) -> str:
+        told = subprocess.run(
+            [sys.executable, "-m", "raystudy", *words],
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "COLUMNS": "200"},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert told.returncode == 0, told.stderr
+        return told.stdout
+
+    assert said("train", "small_loss", "--epochs", "1").startswith("small_loss on digits")
+    listed = said("methods")  # one that cannot be had does not hide the others
+    assert "Small-loss training" in listed
+    assert "unknown name in brought 'Other'; choose from: SmallLoss" in listed
 
 
 def test_the_contract_holds_for_the_example_and_tells_what_does_not(folder: Path) -> None:
