@@ -353,3 +353,11 @@ def test_where_the_test_set_is_ours_all_labels_are_judged(tmp_path: Path) -> Non
         assert len(again.y_train) + len(again.y_test) == found.judged.kept.sum()
     frame.assign(split=np.where(np.arange(120) < 90, "train", "test")).to_csv(tmp_path / "s.csv", index=False)
     assert list(examine(f"csv:{tmp_path}/s.csv", folds=3, neighbours=5).names) == list(range(90))
+
+
+def test_samples_that_are_all_alike_tell_nothing(tmp_path: Path) -> None:
+    y = np.arange(90) % 3
+    x = np.ones((99, 4), np.float32)
+    np.savez(tmp_path / "a.npz", x_train=x[:90], y_train=y, x_test=x[90:], y_test=y[:9])
+    with pytest.raises(rs.InputError, match="all its vectors are alike, so nothing tells whose label is wrong"):
+        examine(f"npz:{tmp_path}/a.npz", folds=3, neighbours=5)

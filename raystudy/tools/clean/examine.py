@@ -127,6 +127,9 @@ def examine(
         raise InputError(
             f"data set {dataset!r}: all training labels are of one class, so none can be told from another"
         )
+    seen = features(in_memory(x))
+    if not (seen != seen[:1]).any():
+        raise InputError(f"data set {dataset!r}: all its {data.kind} are alike, so nothing tells whose label is wrong")
     warnings = list(data.remarks)
     if len(data.y_test) and (data.rows or data.paths):
         warnings.append(
@@ -146,9 +149,7 @@ def examine(
     more: tuple[Probs, ...] = ()
     if asked:
         more = (_network(dataset, data_root, setting, len(given), asked, network, epochs, folds, seed, where, tell),)
-    judged = judge(
-        features(in_memory(x)), given, len(classes), folds=folds, k=neighbours, seed=seed, more=more, tell=tell
-    )
+    judged = judge(seen, given, len(classes), folds=folds, k=neighbours, seed=seed, more=more, tell=tell)
     told = known and (data.truth or setting.kind != "given")
     return Examined(
         dataset=dataset,
