@@ -1,12 +1,13 @@
 """Every method at its published point on real images, beside plain cross-entropy: what ``docs/results.md`` shows.
 
-    python benchmarks/results.py --out results.jsonl [--cifar10 FOLDER] [--only METHOD ...] [--jobs N] [--time-budget MINUTES]
+    python benchmarks/results.py --out results.jsonl [--vectors FOLDER] [--cifar10 FOLDER] [--only METHOD ...] [--jobs N]
     python benchmarks/results.py --out results.jsonl --table
 
 Nothing is searched and nothing is tuned to this: the point is trial 0 of a sweep (``space.paper``), the recipe the shared one,
-a tenth of the noisy training set is held out. Digits: the default network and epochs, three seeds, clean and symmetric noise.
-CIFAR-10, where ``--cifar10`` names a folder with ``cifar10.npz`` (x_train, y_train, x_test, y_test) and ``cifar10n.npz`` (human
-labels, ``worse_label``, of the same images by index): a small conv net, one seed, the human labels as well.
+a tenth of the noisy training set is held out. Digits: the default network and epochs, three seeds, clean labels, symmetric and
+asymmetric noise. Vectors, where ``--vectors`` names a folder with ``cifar10_features.npz`` and ``cifar10n.npz`` (human labels,
+``worse_label``, of the same images by index): the first 10,000 images, an MLP, the human labels as well. Images, where ``--cifar10``
+names one with ``cifar10.npz`` (x_train, y_train, x_test, y_test) and ``cifar10n.npz``: a small conv net, one seed.
 
 Every finished training is one JSON line of ``--out``, found again by the key of its trial: the same command goes on where it was
 stopped, and a method whose ``version`` or published point has changed is trained again. One torch thread a process.
@@ -85,37 +86,44 @@ def job(
     return Job(dataset, condition, method, seed, spec, source, oracle)
 
 
-def jobs(args: argparse.Namespace, images: Path | None) -> list[Job]:
-    """All trainings, in the order in which a part of them tells most: a whole seed of digits first, CIFAR-10 last."""
+def jobs(args: argparse.Namespace, vectors: Path | None, images: Path | None) -> list[Job]:
+    """All trainings, in the order in which a part of them tells most: a whole seed of everything first, images last."""
     methods = args.only or list(METHODS)
-    noises = {"clean": Noise("symmetric", 0.0)} | {f"{r:g}": Noise("symmetric", r) for r in (0.2, 0.5, 0.8)}
-    network, epochs = compose.default_setting("digits", ROOT)
-    found = [
-        job("digits", "digits", network, args.digits_epochs or epochs, condition, noise, method, seed)
-        for seed, (condition, noise), method in itertools.product(range(args.seeds), noises.items(), methods)
-    ]
-    if images is not None:
-        noises["human"] = Noise("given", 0.0)
-        found += [
-            job("cifar10", f"npz:{images}", args.network, args.cifar10_epochs, condition, noise, method, 0)
+    levels = {"clean": Noise("symmetric", 0.0)} | {f"{r:g}": Noise("symmetric", r) for r in (0.2, 0.5, 0.8)}
+    human = {"human": Noise("given", 0.0)}
+
+    def all_of(name: str, where: str, net: str, epochs: int, noises: dict[str, Noise], seed: int) -> list[Job]:
+        return [
+            job(name, where, net, epochs, condition, noise, method, seed)
             for (condition, noise), method in itertools.product(noises.items(), methods)
         ]
+
+    network, epochs = compose.default_setting("digits", ROOT)
+    found = []
+    for seed in range(args.seeds):
+        asymmetric = {"asymmetric 0.4": Noise("asymmetric", 0.4, "mnist")}
+        found += all_of("digits", "digits", network, args.digits_epochs or epochs, levels | asymmetric, seed)
+        if vectors is not None:
+            asymmetric = {"asymmetric 0.4": Noise("asymmetric", 0.4, "cifar10")}
+            found += all_of("vectors", f"npz:{vectors}", "mlp", args.vectors_epochs, levels | asymmetric | human, seed)
+    if images is not None:
+        found += all_of("cifar10", f"npz:{images}", args.network, args.cifar10_epochs, levels | human, 0)
     return found
 
 
-def with_human_labels(folder: Path, into: Path) -> Path:
-    """``cifar10.npz`` and the human labels of its images as one file that the loader takes; outside the project."""
-    for name in ("cifar10.npz", "cifar10n.npz"):
-        if not (folder / name).is_file():
-            raise InputError(f"--cifar10 {folder}: there is no {name} in it")
-    with (
-        np.load(folder / "cifar10.npz", allow_pickle=False) as data,
-        np.load(folder / "cifar10n.npz", allow_pickle=False) as n,
-    ):
-        arrays = {name: data[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+def with_human_labels(option: str, folder: Path, name: str, into: Path, most: int | None = None) -> Path:
+    """``name`` and the human labels of its images as one file that the loader takes; outside the project."""
+    for file in (name, "cifar10n.npz"):
+        if not (folder / file).is_file():
+            raise InputError(f"{option} {folder}: there is no {file} in it")
+    with np.load(folder / name, allow_pickle=False) as data, np.load(folder / "cifar10n.npz", allow_pickle=False) as n:
+        arrays = {k: data[k] for k in ("x_train", "y_train", "x_test", "y_test")}
+        if arrays["x_train"].ndim == 2:
+            arrays |= {k: arrays[k].astype(np.float32) for k in ("x_train", "x_test")}
+        arrays |= {k: arrays[k][:most] for k in ("x_train", "y_train")}
         human = n["worse_label"][: len(arrays["y_train"])]
-    np.savez(into / "cifar10.npz", y_noisy=human, **arrays)
-    return into / "cifar10.npz"
+    np.savez(into / name, y_noisy=human, **arrays)
+    return into / name
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -187,7 +195,7 @@ def run(todo: list[Job], out: Path, n_jobs: int, minutes: float) -> None:
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 done += 1
-                what = f"{line['dataset']} {line['condition']:>5} {line['method']:15} seed {line['seed']}"
+                what = f"{line['dataset']} {line['condition']:>14} {line['method']:26} seed {line['seed']}"
                 print(
                     f"{done:4}/{len(todo)} {what}: {line['test']} in {line['seconds']} s", file=sys.stderr, flush=True
                 )
@@ -251,8 +259,12 @@ def main(args: argparse.Namespace) -> int:
     for name in args.only or []:
         method_class(name)
     with tempfile.TemporaryDirectory() as folder:
-        images = None if args.cifar10 is None else with_human_labels(args.cifar10, Path(folder))
-        wanted, lines = jobs(args, images), read(args.out)
+        into, images, vectors = Path(folder), None, None
+        if args.vectors is not None:
+            vectors = with_human_labels("--vectors", args.vectors, "cifar10_features.npz", into, 10_000)
+        if args.cifar10 is not None:
+            images = with_human_labels("--cifar10", args.cifar10, "cifar10.npz", into)
+        wanted, lines = jobs(args, vectors, images), read(args.out)
         if not args.table:
             run([j for j in wanted if j.spec.key not in lines], args.out, args.jobs, args.time_budget)
             lines = read(args.out)
@@ -266,13 +278,17 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="FILE", help="results, one JSON line a training; resumed from"
     )
     p.add_argument("--cifar10", type=Path, metavar="FOLDER", help="folder with cifar10.npz and cifar10n.npz")
+    p.add_argument("--vectors", type=Path, metavar="FOLDER", help="folder with cifar10_features.npz and cifar10n.npz")
     p.add_argument("--only", nargs="+", metavar="METHOD", help="these methods (default: all)")
-    p.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 on digits (default: 3)")
+    p.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 on digits and vectors (default: 3)"
+    )
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     p.add_argument(
         "--time-budget", type=float, default=float("inf"), metavar="MINUTES", help="begin no training after these"
     )
     p.add_argument("--digits-epochs", type=int, metavar="N", help="epochs on digits (default: the sweep's)")
+    p.add_argument("--vectors-epochs", type=int, default=30, metavar="N", help="epochs on vectors (default: 30)")
     p.add_argument("--cifar10-epochs", type=int, default=12, metavar="N", help="epochs on CIFAR-10 (default: 12)")
     p.add_argument(
         "--network", default="convnet_small", metavar="NAME", help="network on CIFAR-10 (default: convnet_small)"
