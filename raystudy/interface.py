@@ -99,7 +99,7 @@ class Study:
     """What is to be run: a grid of methods over noise levels and a search budget, or a study file. Nothing runs before ``run``.
 
     ``methods``: names of ``methods()``, or FILE.py:CLASS of your own; plain cross-entropy is run beside them unless ``baseline`` is False.
-    ``dataset``: a name of ``datasets()``, or npz:, csv:, parquet: or folder:PATH; None for digits. ``noise``: one or several of
+    ``dataset``: a name of ``datasets()``, or npz:, csv:, parquet:, folder:PATH or hf:NAME; None for digits. ``noise``: one or several of
     ``KIND[:VARIANT]:RATE,...``. ``imbalance``: exp:R or step:R. ``file``: a shipped study or a .toml, instead of methods, data, noise,
     network and recipe; ``trust``: methods and networks that it names as files or modules may run. What is None is the study file's, or
     chosen by data set.

@@ -65,6 +65,7 @@ def datasets(*, data_root: DataRoot = DATA) -> int:
         "csv:PATH, parquet:PATH  a table: a column of labels (?target=COLUMN), the others are features (docs/datasets.md)",
         "folder:PATH --labels FILE  your own images, or an archive of them; a .csv or .parquet with the columns path, label and "
         "optionally clean_label, split",
+        "hf:FOLDER, hf:NAME  a data set of Hugging Face datasets, saved to disk or on the hub: images, vectors or a table",
         "what to put where: docs/datasets.md",
     ):
         say(console, line)

@@ -59,8 +59,10 @@ def inputs(data: str, card: Card, root: Path, array: str | None = None, skip_cor
     """The inputs that a text names. Raises InputError, one line, for what is not there, cannot be read or does not fit."""
     kind, colon, rest = data.partition(":")
     named = spec.base(data)
-    if named in datasets.DATASETS or data.startswith("smoke:"):
+    if named in datasets.DATASETS or data.startswith("smoke:") or (kind == "hf" and card.columns is None):
         return _test_images(data, root)
+    if kind == "hf":
+        raise InputError(f"{data}: this model was trained on a table; it takes a .csv or .parquet with those columns")
     place = Path(rest if colon and kind in spec.PATHS else data).expanduser()
     if not place.exists():
         choices = f"a data set ({', '.join(datasets.DATASETS)}), an .npz, .npy, .csv, .parquet, a folder or archive of pictures, a picture"
