@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raystudy.data import smoke, spec
-from raystudy.data.noise import NOISES, Noise
+from raystudy.data.noise import Noise, row
 from raystudy.record.ledger import TrialHistory
 
 Header = Mapping[str, Any]
@@ -29,7 +29,8 @@ def tested_clean(header: Header) -> bool:
     Of a user's own data they are as given as the others where the truth is not known. The named data sets whose training labels nobody
     knows (Clothing1M, WebVision) were published with test labels that people checked.
     """
-    own = ":" in spec.base(header.get("cell", {}).get("dataset", "")).removeprefix(smoke.PREFIX)
+    name = spec.base(header.get("cell", {}).get("dataset", "")).removeprefix(smoke.PREFIX)
+    own = bool(name) and name not in spec.PUBLISHED
     return known(header) or not own
 
 
@@ -41,7 +42,7 @@ def measured(headers: Iterable[Header]) -> str:
 
 def came(noise: Noise) -> bool:
     """Whether labels are used as they came with the data, so that a nominal rate of 0 says nothing."""
-    return NOISES[noise.kind].default == noise.rate == 0
+    return row(noise.kind).default == noise.rate == 0
 
 
 def rate(noise: Noise, header: Header) -> float:

@@ -483,14 +483,16 @@ def datasets(data_root: str | PathLike[str] = "data") -> pd.DataFrame:
         }
         for name, info in sets.DATASETS.items()
     ]
-    return pd.DataFrame(rows, index=pd.Index(list(sets.DATASETS), name="data set"))
+    rows += [{"here": True, "source": own.whose("datasets", name)} for name in own.installed("datasets")]
+    return pd.DataFrame(rows, index=pd.Index([*sets.DATASETS, *own.installed("datasets")], name="data set"))
 
 
 def noise(text: str | None = None, seed: int = 0) -> Any:
     """The kinds of noise, a row each; or one setting from its text, such as ``pair:0.45``, as the library holds it."""
     if text is None:
-        rows = [{"usage": kind.usage, "needs": kind.needs} for kind in noises.NOISES.values()]
-        return pd.DataFrame(rows, index=pd.Index(list(noises.NOISES), name="kind"))
+        names = [*noises.NOISES, *own.installed("noise")]
+        rows = [{"usage": kind.usage, "needs": kind.needs, "about": kind.about} for kind in map(noises.row, names)]
+        return pd.DataFrame(rows, index=pd.Index(names, name="kind"))
     return _one(text, seed)
 
 

@@ -68,6 +68,8 @@ def corrupted(data: Dataset, setting: Noise, root: Path | str = "data") -> Corru
         setting = replace(setting, variant=CLASS_MAP_OF[base])
     if setting.kind in BUILDERS:
         return BUILDERS[setting.kind](data, setting, Path(root))
+    if setting.kind not in noise.NOISES:
+        return _labelled(data, setting, *brought.given(data.y_train.numpy(), setting, data.n_classes))
     given = noise.corrupt(data.y_train.numpy(), setting, data.n_classes)
     return _labelled(data, setting, given, noise.transition_matrix(setting, data.n_classes))
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from raystudy.data import columns, embedded, folder, hf, human, listed, lists, npz, published, smoke, tables
+from raystudy import own
+from raystudy.data import brought, columns, embedded, folder, hf, human, listed, lists, npz, published, smoke, tables
 from raystudy.data.dataset import Dataset, changed, unbalanced
 from raystudy.data.files import Listing, size_and_time
 from raystudy.data.noise import Noise, open_set
@@ -23,6 +24,7 @@ TABLE_OPTIONS = ("target", "drop", "clean")  # of tables of features
 HF_OPTIONS = ("inputs", "split", "test", "config")
 TABLES = ("csv", "parquet", "hf")  # have columns
 KINDS = ("npz:PATH", "folder:PATH", "csv:PATH", "parquet:PATH", "hf:PATH")
+OWN = "FILE.py:FUNCTION"  # and PACKAGE.MODULE:FUNCTION
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def load(spec: str, root: Path | str = "data", noise: Noise | None = None) -> Da
         raise InputError(f"data set {name!r} has no option {wrong[0]}: it is for tables, such as csv:PATH")
     if kind != "hf" and (wrong := [o for o in HF_OPTIONS if o in options.given()]):
         raise InputError(f"data set {name!r} has no option {wrong[0]}: it is for hf:")
+    if brought.is_dataset(name):
+        return _cached_own(name, Path(root).expanduser().resolve(), options, stamp(name, root))
     if name not in DATASETS:
         where = Path(path).expanduser()
         table = Path(options.labels).expanduser() if options.labels else None
@@ -90,8 +94,9 @@ def labelled(spec: str) -> columns.Labelled:
 
 
 def _known(name: str) -> None:
-    if name not in DATASETS and not name.startswith(tuple(kind.removesuffix("PATH") for kind in KINDS)):
-        raise unknown("data set", name, [*DATASETS, *KINDS])
+    known = name in DATASETS or name.startswith(tuple(kind.removesuffix("PATH") for kind in KINDS))
+    if not known and not brought.is_dataset(name):
+        raise unknown("data set", name, [*DATASETS, *own.installed("datasets"), *KINDS, OWN])
 
 
 def stamp(spec: str, root: Path | str, noise: Noise | None = None) -> Stamp:
@@ -108,6 +113,8 @@ def stamp(spec: str, root: Path | str, noise: Noise | None = None) -> Stamp:
     _known(name)
     if name in DATASETS:
         return told + _stamp_of_row(name, Path(root).expanduser())
+    if brought.is_dataset(name):
+        return *told, int(own.code("datasets", name) or "0", 16)
     kind, _, path = name.partition(":")
     table = Path(options.labels).expanduser() if options.labels else None
     return told + _stamp_of_file(kind, Path(path).expanduser(), table)
@@ -169,6 +176,11 @@ def _cached_file(kind: str, path: Path, options: Options, table: Path | None, st
     return listed.from_files(folder.read(path, table), options)
 
 
+@lru_cache(maxsize=2)
+def _cached_own(name: str, root: Path, options: Options, stamp: Stamp) -> Dataset:
+    return changed(brought.dataset(name, root), options)
+
+
 @lru_cache(maxsize=4)
 def _cached_smoke(spec: str, root: Path, stamp: Stamp) -> Dataset:
     """Only a user's own file is read to count its classes."""
@@ -185,6 +197,8 @@ def present(name: str, root: Path | str = "data") -> bool:
         return present(name.removeprefix(smoke.PREFIX), root) or True  # raises for a name that is none
     name = parse(name)[0]
     _known(name)
+    if brought.is_dataset(name):
+        return True
     kind, colon, path = name.partition(":")
     if colon:
         if kind == "hf":

@@ -8,11 +8,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from raystudy import own
 from raystudy.data import imbalance
 from raystudy.errors import InputError, unknown
 
 STREAM = ("auto", "always", "never")
 PATHS = ("npz", "folder", "csv", "parquet", "hf")  # kinds that are followed by a path
+# The rows of ``datasets.DATASETS``, whose test labels people have checked; a test holds the two together.
+PUBLISHED = (
+    "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "cifar10n", "cifar100n",
+    "cnwl_mini_imagenet", "cnwl_stanford_cars", "webvision_mini", "clothing1m",
+)  # fmt: skip
 FAMILY = {
     "cifar10n": "cifar10",
     "cifar100n": "cifar100",
@@ -118,6 +124,8 @@ def located(spec: str, **more: Any) -> str:
     kind, _, path = name.partition(":")
     if kind in PATHS and path and (kind != "hf" or on_disk(path)):
         name = f"{kind}:{Path(path).expanduser().absolute()}"
+    elif code_of(name):
+        name = own.located(name)
     if options.labels:
         options = replace(options, labels=str(Path(options.labels).expanduser().absolute()))
     return text(name, options)
@@ -126,6 +134,12 @@ def located(spec: str, **more: Any) -> str:
 def on_disk(path: str) -> bool:
     """Whether what stands behind ``hf:`` is a folder, not a name of the hub: it is there, or is written as only a path is."""
     return path.startswith((".", "~", "/")) or path.count("/") > 1 or Path(path).exists()
+
+
+def code_of(spec: str) -> str:
+    """The function of a user's own that a text names, ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME``; empty where it names none."""
+    name = base(spec).removeprefix("smoke:")
+    return name if name.partition(":")[0] not in PATHS and own.written(name) else ""
 
 
 def base(spec: str) -> str:

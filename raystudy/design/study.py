@@ -196,9 +196,9 @@ class Study:
 
     @property
     def brought(self) -> tuple[str, ...]:
-        """The methods and networks that are files or modules of a user's own."""
+        """The methods, networks and data sets that are files or modules of a user's own."""
         networks = (self.network, *(b.network for b in self.grid))
-        return tuple(dict.fromkeys(n for n in (*self.methods, *networks) if own.written(n)))
+        return tuple(dict.fromkeys(n for n in (*self.methods, *networks) if own.written(n)) | dict.fromkeys(filter(None, map(code_of, self.datasets))))
 
     @property
     def keeps(self) -> str:

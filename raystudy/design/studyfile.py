@@ -94,7 +94,9 @@ def load(study: str, root: Path, noise_seed: int | None = None, trust: bool = Fa
         return resolved
     told = read(path)
     blocks_told = [told | block for block in told.get("grid", [{}])]
-    _trusted([n for b in blocks_told for n in (*b["methods"], b.get("network", "")) if own.written(n)], path, trust)
+    names = [n for b in blocks_told for n in (*b["methods"], b.get("network", "")) if own.written(n)]
+    told_sets = [n for b in blocks_told for n in map(code_of, b["datasets"]) if n]
+    _trusted([*names, *told_sets], path, trust)
     try:
         seed = told.get("noise_seed", 0) if noise_seed is None else noise_seed
         top = {key: told[key] for key in GRID if key in told}

@@ -68,7 +68,7 @@ class Builder:
         self.commit, self.versions = commit(), versions()
         pairs = {(cell.method, study.network_of(cell)) for cell in study.cells()}
         self.codes = {pair: code(*pair) for pair in pairs}  # of what is a user's own
-        self.own = own.sources(dict.fromkeys(name for pair in sorted(pairs) for name in pair))
+        self.own = own.sources(dict.fromkeys(name for pair in sorted(pairs) for name in pair) | dict.fromkeys(filter(None, map(code_of, study.datasets))))
 
     def check(self, folder: Path) -> None:
         """Raises InputError, one line, where a cell's data is not what the study in ``folder`` was begun with: its images, or a file that
