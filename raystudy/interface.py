@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from raystudy import own
 from raystudy.data import noise as noises
 from raystudy.data.spec import located
 from raystudy.design import compose, request
@@ -515,7 +516,14 @@ def corrupt(labels: ArrayLike, noise: str, seed: int = 0, classes: Sequence[Any]
     if missing := [value for value in given.tolist() if value not in order][:1]:
         raise InputError(f"label {missing[0]!r} is none of the classes")
     ids = np.array([order[value] for value in given.tolist()], dtype=np.int64)
-    out: NDArray[Any] = known[noises.corrupt(ids, _one(noise, seed), len(known))]
+    setting = _one(noise, seed)
+    if setting.kind in noises.NOISES:
+        flipped = noises.corrupt(ids, setting, len(known))
+    else:
+        from raystudy.data import brought
+
+        flipped, _ = brought.given(ids, setting, len(known))
+    out: NDArray[Any] = known[flipped]
     return out
 
 

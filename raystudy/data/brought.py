@@ -32,7 +32,9 @@ def dataset(name: str, root: Path) -> Dataset:
     """The data set that a user's function returns. Raises InputError, one line, for what ``npz.read`` would refuse, too."""
     made = own.found("datasets", name)
     if not callable(made):
-        raise InputError(f"{name} is no data set: it must be a function of the data root that returns arrays, as npz: has them")
+        raise InputError(
+            f"{name} is no data set: it must be a function of the data root that returns arrays, as npz: has them"
+        )
     arrays = _called(name, made, root)
     if not isinstance(arrays, Mapping):
         raise InputError(f"{name} returns {type(arrays).__name__}, not a dictionary of arrays: x_train, y_train, ...")
@@ -56,8 +58,13 @@ def given(labels: Labels, setting: Noise, n_classes: int) -> tuple[Labels, Matri
         flipped = noise.flip(labels, full, setting.rate, setting.seed, noise.COUNTS[0])
         return flipped, (1 - setting.rate) * np.eye(n_classes) + setting.rate * full
     if takes != FLIP:
-        raise InputError(f"noise {name!r} must be a function of ({', '.join(MATRIX)}) or of ({', '.join(FLIP)}), not of ({', '.join(takes)})")
-    first, again = (_flipped(name, _called(name, made, labels.copy(), n_classes, setting.rate, setting.seed), labels, n_classes) for _ in "ab")
+        raise InputError(
+            f"noise {name!r} must be a function of ({', '.join(MATRIX)}) or of ({', '.join(FLIP)}), not of ({', '.join(takes)})"
+        )
+    first, again = (
+        _flipped(name, _called(name, made, labels.copy(), n_classes, setting.rate, setting.seed), labels, n_classes)
+        for _ in "ab"
+    )
     if not np.array_equal(first, again):
         raise InputError(f"noise {name!r} draws otherwise each time; draw from numpy.random.default_rng(seed)")
     return first, None
@@ -76,18 +83,24 @@ def _matrix(name: str, found: Any, n_classes: int) -> Matrix:
     told = np.asarray(found)
     if told.shape != (n_classes, n_classes) or told.dtype.kind not in "fiu":
         shape = "x".join(map(str, told.shape)) or "a single value"
-        raise InputError(f"noise {name!r} gives {shape} of {told.dtype}; a transition matrix here is {n_classes}x{n_classes} numbers")
+        raise InputError(
+            f"noise {name!r} gives {shape} of {told.dtype}; a transition matrix here is {n_classes}x{n_classes} numbers"
+        )
     full = told.astype(np.float64)
     if not ((full >= 0) & (full <= 1)).all() or (np.abs(full.sum(1) - 1) > SUM_TOLERANCE).any():
         i = int((~((full >= 0) & (full <= 1)).all(1) | (np.abs(full.sum(1) - 1) > SUM_TOLERANCE)).argmax())
-        raise InputError(f"noise {name!r}: row {i} is {full[i].tolist()!s:.60}; rows are probabilities in [0, 1] that sum to 1")
+        raise InputError(
+            f"noise {name!r}: row {i} is {full[i].tolist()!s:.60}; rows are probabilities in [0, 1] that sum to 1"
+        )
     return full / full.sum(1, keepdims=True)
 
 
 def _flipped(name: str, found: Any, labels: Labels, n_classes: int) -> Labels:
     told = np.asarray(found)
     if told.shape != labels.shape or told.dtype.kind not in "iu":
-        raise InputError(f"noise {name!r} gives {list(told.shape)} of {told.dtype}; it gives a whole number for each of {len(labels)} labels")
+        raise InputError(
+            f"noise {name!r} gives {list(told.shape)} of {told.dtype}; it gives a whole number for each of {len(labels)} labels"
+        )
     if (wrong := (told < 0) | (told >= n_classes)).any():
         i = int(wrong.argmax())
         raise InputError(f"noise {name!r} gives label {told[i]} at {i}; labels here are 0 to {n_classes - 1}")

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raystudy.data import datasets, instance, masks, noise, smoke, spec
+from raystudy.data import brought, datasets, instance, masks, noise, smoke, spec
 from raystudy.data.dataset import Dataset, Images, plain
 from raystudy.data.files import Files
 from raystudy.data.masks import Mask

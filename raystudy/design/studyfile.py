@@ -12,6 +12,7 @@ from typing import Any
 import search_spaces
 from raystudy import own
 from raystudy.data.noise import parse
+from raystudy.data.spec import code_of
 from raystudy.design.compose import BUDGET, blocks_of, of_blocks
 from raystudy.design.study import Block, Study
 from raystudy.errors import InputError, unknown

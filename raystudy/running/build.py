@@ -11,6 +11,7 @@ from raystudy import own
 from raystudy.data import corruption, datasets, masks
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import Noise, condition_digest
+from raystudy.data.spec import code_of
 from raystudy.design import space
 from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
@@ -68,7 +69,10 @@ class Builder:
         self.commit, self.versions = commit(), versions()
         pairs = {(cell.method, study.network_of(cell)) for cell in study.cells()}
         self.codes = {pair: code(*pair) for pair in pairs}  # of what is a user's own
-        self.own = own.sources(dict.fromkeys(name for pair in sorted(pairs) for name in pair) | dict.fromkeys(filter(None, map(code_of, study.datasets))))
+        self.own = own.sources(
+            dict.fromkeys(name for pair in sorted(pairs) for name in pair)
+            | dict.fromkeys(filter(None, map(code_of, study.datasets)))
+        )
 
     def check(self, folder: Path) -> None:
         """Raises InputError, one line, where a cell's data is not what the study in ``folder`` was begun with: its images, or a file that
