@@ -322,12 +322,13 @@ def train(
     device: str | None = None,
     threads: int | None = None,
     data_root: str | PathLike[str] = "data",
+    imbalance: str | None = None,
     **hyperparameters: Any,
 ) -> Iterator[dict[str, float]]:
     """One training without Ray: yields a record an epoch (``epoch`` from 0, ``val/acc``, ``test/acc``, ``train/loss``, ...).
 
     ``hyperparameters``: of the method, or fields of the recipe (``lr``, ``batch_size``, ...), in place of the published point's.
-    ``threads``: torch's, None as they are. Everything is checked before the first record is asked for; InputError tells a mistake.
+    ``imbalance``: exp:R or step:R. ``threads``: torch's, None as they are. Everything is checked before the first record is asked for; InputError tells a mistake.
     """
     from raystudy.learn import point
     from raystudy.running import alone
@@ -342,9 +343,10 @@ def train(
         epochs=epochs,
     )
     _checked(val_fraction=val_fraction, seed=seed, device=device, threads=threads, data_root=data_root)
+    _checked(imbalance=imbalance)
     made = alone.prepare(
         method,
-        located(dataset),
+        located(dataset, imbalance=imbalance),
         noise,
         point.checked(method, hyperparameters, "train"),
         noise_seed=noise_seed,
