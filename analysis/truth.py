@@ -15,6 +15,10 @@ from raystudy.record.ledger import TrialHistory
 Header = Mapping[str, Any]
 UNKNOWN = "needs the truth, and nobody knows which of these labels are wrong"
 TESTED, AGAINST_GIVEN = "test accuracy", "accuracy against given labels"
+RELATIVE = (
+    " Noise was drawn on labels as they came, and nobody knows which of those were wrong before: right and wrong labels, their shares, what "
+    "is memorised, and the labels tested on, are relative to them."
+)
 MIXED = "test accuracy (against given labels where the truth is not known)"
 
 
@@ -31,7 +35,12 @@ def tested_clean(header: Header) -> bool:
     """
     name = spec.base(header.get("cell", {}).get("dataset", "")).removeprefix(smoke.PREFIX)
     own = bool(name) and name not in spec.PUBLISHED
-    return known(header) or not own
+    return not own or (known(header) and not header.get("assumed"))
+
+
+def relative(headers: Iterable[Header]) -> str:
+    """A sentence where noise was drawn on labels of which nobody knows whether they are right; empty for all others."""
+    return RELATIVE if any(h.get("assumed") for h in headers) else ""
 
 
 def measured(headers: Iterable[Header]) -> str:

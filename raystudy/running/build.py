@@ -33,6 +33,8 @@ class Data(NamedTuple):
     noise_digest: str
     effective_rate: float | None  # None where the truth is not known
     images: int  # of the training set, validation held out
+    assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
+    classes: tuple[str, ...] = ()
 
 
 class Builder:
@@ -52,7 +54,12 @@ class Builder:
             if (cell.dataset, cell.noise) not in self.data:
                 data = prepare(cell.dataset, data_root, cell.noise, study.val_fraction)
                 self.data[cell.dataset, cell.noise] = Data(
-                    data.data_digest, data.noise_digest, data.effective_rate, len(data.y)
+                    data.data_digest,
+                    data.noise_digest,
+                    data.effective_rate,
+                    len(data.y),
+                    bool(assumption(data, cell.noise)),
+                    data.classes,
                 )
                 told = datasets.load(cell.dataset, data_root, cell.noise).remarks
                 remarks |= dict.fromkeys((*told, *assumption(data, cell.noise)))
@@ -126,6 +133,10 @@ class Builder:
 
     def header(self, cell: Cell) -> dict[str, Any]:
         data = self.data[cell.dataset, cell.noise]
+        code = self.codes[cell.method, self.study.network_of(cell)]
+        told = {"code": code, "assumed": data.assumed}
+        if data.classes != tuple(map(str, range(len(data.classes)))):
+            told["classes"] = list(data.classes)
         return {
             "cell": cell.to_dict(),
             "digests": {"data": data.data_digest, "noise": data.noise_digest},
@@ -138,7 +149,7 @@ class Builder:
             "space": {d.name: d.to_dict() for d in self.spaces[cell.method].dimensions},
             "versions": self.versions,
             "commit": self.commit,
-        } | ({"code": told} if (told := self.codes[cell.method, self.study.network_of(cell)]) else {})
+        } | {name: value for name, value in told.items() if value}
 
     def updates(self, cell: Cell) -> int:
         """Updates of one network over a whole training, as plain cross-entropy counts them."""
