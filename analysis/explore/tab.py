@@ -62,4 +62,4 @@ def section(data: dict[str, Any]) -> str:
 def scripts() -> tuple[str, str]:
     """Vega, Vega-Lite and Vega-Embed in one, and what draws with them."""
     ours = (resources.files("analysis") / "explore" / "explore.js").read_text(encoding="utf-8")
-    return vl_convert.javascript_bundle(None), ours
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"), ours
