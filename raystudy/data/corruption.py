@@ -157,7 +157,7 @@ def read_matrix(path: Path, n_classes: int) -> Matrix:
     form = path.suffix.lower()
     try:
         if form == ".csv":
-            told = np.loadtxt(path, delimiter=",", ndmin=2)
+            told = np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
         elif form in (".npy", ".npz"):
             with path.open("rb") as file:
                 read = np.load(file, allow_pickle=False)

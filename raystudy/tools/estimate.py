@@ -48,7 +48,9 @@ def write(out: Path, told: dict[str, Any], matrix: Matrix) -> list[Path]:
     parts[0].write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     with parts[1].open("wb") as file:
         np.save(file, matrix)
-    np.savetxt(parts[2], matrix, fmt="%.9f", delimiter=",", header="P(given label = column | true label = row)")
+    header = "P(given label = column | true label = row)"
+    header += "".join(f"\n{i}: {' '.join(name.split())}" for i, name in enumerate(told["classes"]) if name != str(i))
+    np.savetxt(parts[2], matrix, fmt="%.9f", delimiter=",", header=header, encoding="utf-8")
     for part, whole_file in zip(parts, files, strict=True):
         os.replace(part, whole_file)
     return files
