@@ -83,7 +83,9 @@ class Group(NamedTuple):
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes; empty where they are their numbers."""
-        return tuple(next((o.history.header.get("classes", ()) for row in self.levels.values() for o in row.values()), ()))
+        return tuple(
+            next((o.history.header.get("classes", ()) for row in self.levels.values() for o in row.values()), ())
+        )
 
     def starred(self) -> str:
         """A sentence for figures, where no star can stand: which of their numbers are ORACLE."""

@@ -16,8 +16,8 @@ Header = Mapping[str, Any]
 UNKNOWN = "needs the truth, and nobody knows which of these labels are wrong"
 TESTED, AGAINST_GIVEN = "test accuracy", "accuracy against given labels"
 RELATIVE = (
-    " Noise was drawn on labels as they came, and nobody knows which of those were wrong before: right and wrong labels, their shares, what "
-    "is memorised, and the labels tested on, are relative to them."
+    " Noise was drawn on labels as they came, and nobody knows which of those were wrong before: right and wrong labels, their shares, "
+    "what is memorised, and the labels tested on, are relative to them."
 )
 MIXED = "test accuracy (against given labels where the truth is not known)"
 

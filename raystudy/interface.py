@@ -328,7 +328,8 @@ def train(
     """One training without Ray: yields a record an epoch (``epoch`` from 0, ``val/acc``, ``test/acc``, ``train/loss``, ...).
 
     ``hyperparameters``: of the method, or fields of the recipe (``lr``, ``batch_size``, ...), in place of the published point's.
-    ``imbalance``: exp:R or step:R. ``threads``: torch's, None as they are. Everything is checked before the first record is asked for; InputError tells a mistake.
+    ``imbalance``: exp:R or step:R. ``threads``: torch's, None as they are. Everything is checked before the first record is asked for;
+    InputError tells a mistake.
     """
     from raystudy.learn import point
     from raystudy.running import alone

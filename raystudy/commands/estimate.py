@@ -76,7 +76,10 @@ def estimate(
             f"mistakes gather on hard {found.one}s. Believe 'no more than', and try more {found.one}s, epochs or another --network.",
             "yellow",
         )
-    say(console, f"The intervals hold the chance in {found.one}s and networks. They do not hold what the estimates rest on:")
+    say(
+        console,
+        f"The intervals hold the chance in {found.one}s and networks. They do not hold what the estimates rest on:",
+    )
     for told in tool.assumptions(found.one):
         say(console, f"  {told}")
     if found.truth is not None:

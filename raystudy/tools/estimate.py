@@ -29,7 +29,8 @@ from raystudy.tools.transition import CHOSEN, ESTIMATORS, Estimate, agree, at_mo
 def assumptions(one: str) -> tuple[str, ...]:
     """What the estimates rest on, a sentence each; ``one``: what a sample is called."""
     return (
-        f"all: noise depends on the class alone, not on the {one}; mistakes that gather on hard {one}s cannot be told from the network's own",
+        f"all: noise depends on the class alone, not on the {one}; mistakes that gather on hard {one}s cannot be told from the "
+        "network's own",
         "all: in every class the right label is the most frequent one",
         "confident: the network tells the classes apart; classes that it confuses look like noise between them",
         f"anchor-count: the {one}s it is surest of are of the class it says; rather less noise is found than there is where mistakes "
@@ -37,7 +38,6 @@ def assumptions(one: str) -> tuple[str, ...]:
         f"anchor: besides, its probabilities are right at one single {one} of each class; the roughest of the three",
         "no more than: holds without the network being good, as a poor one only makes the bound wider",
     )
-
 
 
 def write(out: Path, told: dict[str, Any], matrix: Matrix) -> list[Path]:

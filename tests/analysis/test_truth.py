@@ -160,7 +160,9 @@ def test_noise_on_labels_as_they_came_is_relative_to_them(tmp_path: Path) -> Non
     assert "accuracy against given labels in %" in str(told.title)
     assert "Noise was drawn on labels as they came" in str(told.caption)
     material = gathered(tmp_path / "s")
-    (sheet, *_) = (i for i in results.items(material) if isinstance(i, Sheet) and i.name.startswith("leaderboard-last10"))
+    (sheet, *_) = (
+        i for i in results.items(material) if isinstance(i, Sheet) and i.name.startswith("leaderboard-last10")
+    )
     assert sheet.title.startswith("Accuracy against given labels")
     assert sheet.note.endswith(truth.RELATIVE)
 
