@@ -76,14 +76,14 @@ def results(searches: list[CellSearch], workers: int) -> Iterator[int]:
     now, number, ended, idle = 0.0, 0, 0, True
     while True:
         while idle and len(out) < workers:
-            trial = SimpleNamespace(trial_id=f"t{number}")
+            trial = SimpleNamespace(trial_id=f"t{number}", number=number)
             told = searcher.suggest(trial.trial_id)
             if not isinstance(told, dict):
                 break
             trial.spec, trial.next = told["spec"], told["recorded"]
             trial.pace = 20 * (0.5 + drawn("pace", trial.spec.key))
             number += 1
-            heapq.heappush(out, (now + trial.pace, number, trial))
+            heapq.heappush(out, (now + trial.pace, trial.number, trial))
         if not out:
             return
         now, _, trial = heapq.heappop(out)
@@ -108,7 +108,7 @@ def results(searches: list[CellSearch], workers: int) -> Iterator[int]:
             searcher.on_trial_complete(trial.trial_id, result)
             ended += 1
         else:
-            heapq.heappush(out, (now + trial.pace, number, trial))
+            heapq.heappush(out, (now + trial.pace, trial.number, trial))
         yield ended
 
 

@@ -12,7 +12,8 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ LEASE_SECONDS = 60.0  # a driver that has not been heard of for so long is dead
 CLOSE_WAITS = (0.5, 2.0, 5.0)  # seconds before each further try of the last copy
 
 COMPARED = 4096  # bytes by which one ledger file is known to continue another: its last lines, with their times in milliseconds
+
+SENDS = 8  # pieces on their way at once
 
 LOOKS = 4  # at what a storage holds, while its driver is joining pieces
 
@@ -226,8 +229,7 @@ class Mirror:
                 for file in (self.dir / "study.toml", *sorted(f for k in KEPT for f in (self.dir / k).glob("*"))):
                     if file.is_file() and not file.name.endswith(".new"):
                         self._copy_whole(file)
-            for file in sorted((self.dir / "cells").glob("*.jsonl")):
-                self._copy_ledger(file, due)
+            self._send([new for f in sorted((self.dir / "cells").glob("*.jsonl")) if (new := self._news(f, due))])
             while self._ended:
                 for name in checkpoint_names(self._ended[-1]):
                     (self.there / "checkpoints" / name).remove()
@@ -239,7 +241,8 @@ class Mirror:
         except Exception as e:
             self.problem = line_of(e)
 
-    def _copy_ledger(self, file: Path, due: bool) -> None:
+    def _news(self, file: Path, due: bool) -> tuple[Path, int, int] | None:
+        """The piece of a ledger file that is to be sent now, if any: the file, and where the piece begins and ends."""
         size, name = file.stat().st_size, file.name
         held = self._held.setdefault(name, {})
         at = pieces.length(held)
@@ -258,10 +261,20 @@ class Mirror:
         if due and whole > at:
             starts = pieces.chain(held)
             stay = 0 if self._plain else pieces.begin([held[s] for s in starts], whole - at)
-            self._send(file, (*starts, at)[stay], whole)
+            return file, (*starts, at)[stay], whole
+        return None
 
-    def _send(self, file: Path, start: int, end: int) -> None:
-        """Puts bytes ``start`` to ``end`` there as one piece, then removes those that it has taken in."""
+    def _send(self, news: Sequence[tuple[Path, int, int]]) -> None:
+        """Puts pieces there, several at a time: a storage far away takes as long for each. Raises what went wrong with the first that
+        failed; the others are there."""
+        if news:
+            with ThreadPoolExecutor(SENDS, "raystudy-send") as pool:
+                done = [pool.submit(self._send_one, *piece) for piece in news]
+            for sent in done:
+                sent.result()
+
+    def _send_one(self, file: Path, start: int, end: int) -> None:
+        """Puts one piece there, then removes those that it has taken in."""
         with file.open("rb") as f:
             f.seek(start)
             (self.there / "cells" / pieces.name(file.name, start)).write(f.read(end - start))
@@ -277,9 +290,8 @@ class Mirror:
 
     def _join(self) -> None:
         """One file of each that is in pieces: as a folder holds it, for whoever reads the storage without us."""
-        for name, held in self._held.items():
-            if len(held) > 1:
-                self._send(self.dir / "cells" / name, 0, pieces.length(held))
+        parted = [name for name, held in self._held.items() if len(held) > 1]
+        self._send([(self.dir / "cells" / name, 0, pieces.length(self._held[name])) for name in parted])
 
     def _remove_models(self, cell: str) -> None:
         self._stirred.discard(cell)  # first: what ends from now on is looked at again
