@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,18 +59,18 @@ def main() -> None:
     found: dict[tuple[int, int, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         file, draw = f"{folder}/images.npz", np.random.default_rng(0)
-        images = {
-            k: draw.integers(256, size=(n, 32, 32, 3), dtype=np.uint8)
-            for k, n in (("x_train", args.images), ("x_test", 100))
-        }
-        labels = {"y_train": np.arange(args.images) % 10, "y_test": np.arange(100) % 10}
-        np.savez(file, **images, **labels)
+        arrays: dict[str, Any] = {"y_train": np.arange(args.images) % 10, "y_test": np.arange(100) % 10}
+        for name, n in (("x_train", args.images), ("x_test", 100)):
+            arrays[name] = draw.integers(256, size=(n, 32, 32, 3), dtype=np.uint8)
+        np.savez(file, **arrays)
         for turn in range(args.rounds):
             for busy in (0, 1):
                 others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
                 try:
                     for threads, policy in random.Random(turn).sample(RUNS, len(RUNS)):
-                        found.setdefault((busy, threads, policy), []).append(measured(threads, policy, file))
+                        seconds = measured(threads, policy, file)
+                        found.setdefault((busy, threads, policy), []).append(seconds)
+                        print(f"busy {busy}, {threads} {policy}: {seconds:.2f} s", file=sys.stderr, flush=True)
                 finally:
                     for other in others:
                         other.kill()
@@ -80,11 +81,11 @@ def main() -> None:
     medians = {key: statistics.median(seconds) for key, seconds in found.items()}
     for busy in (0, 1):
         for threads, policy in RUNS:
-            seconds = found[busy, threads, policy]
+            all_ = found[busy, threads, policy]
             ratio = medians[busy, threads, policy] / medians[busy, 1, "passive"]
             print(
                 f"{busy} busy process{'es' * (busy != 1)}  {threads} thread{'s' * (threads > 1):<1} {policy:<9}"
-                f"{medians[busy, threads, policy]:7.2f} s an epoch ({min(seconds):.2f} to {max(seconds):.2f}), {ratio:.2f} of one thread"
+                f"{medians[busy, threads, policy]:7.2f} s an epoch ({min(all_):.2f} to {max(all_):.2f}), {ratio:.2f} of one thread"
             )
     good = medians[1, 2, "passive"] <= TARGET * medians[1, 1, "passive"]
     print(
