@@ -157,9 +157,12 @@ def killed(device: str, epochs: int) -> Row:
             time.sleep(0.1)
         victim.wait()
         again = sweep(broken).wait()
+        row: Row = {"device": told(device), "share": float(part), "kills": kills, "codes": [first, again]}
+        if first or again:
+            last = [(f / "log.txt").read_text(encoding="utf-8", errors="replace")[-300:] for f in (whole, broken)]
+            return row | {"same": False, "printed": last}
         a, b = (outcome(f / "studies" / "k") for f in (whole, broken))
-    same = a == b
-    return {"device": told(device), "share": float(part), "kills": kills, "codes": [first, again], "same": same}
+    return row | {"same": a == b}
 
 
 # ---------------------------------------------------------------------------------------------------------------- speed
