@@ -90,7 +90,11 @@ def dry_run(builder: "Builder", console: Console) -> None:
     for remark in builder.remarks:
         say(console, f"note: {remark}", "yellow")
     search = f"{study.sampler} + {study.scheduler} on {study.objective}"
-    say(console, f"study {study.name}: {study.network}, {study.epochs} epochs, recipe {study.recipe}, {search}")
+    filtered = f", filter {study.filter}" if study.filter else ""
+    say(
+        console,
+        f"study {study.name}: {study.network}, {study.epochs} epochs, recipe {study.recipe}{filtered}, {search}",
+    )
     for cell in study.cells():
         space = builder.spaces[cell.method]
         paper, oracle, source = space.paper(cell.dataset, cell.noise)
