@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -143,7 +144,7 @@ def matrices(panels: Mapping[str, NDArray], across: str, down: str, names: Seque
         ax.grid(visible=False)
         ticks = range(k) if room else range(0, k, max(1, math.ceil(k / 5)))
         shown = [_short(names[i]) if names else str(i) for i in ticks]
-        font = {"family": list(fonts.families("".join(shown))[0])} if names else {}
+        font: dict[str, Any] = {"family": list(fonts.families("".join(shown))[0])} if names else {}
         ax.set_xticks(ticks, shown, rotation=90 if max(map(len, shown)) > 3 else 0, **font)
         ax.set_yticks(ticks, shown, **font)
         if room:
