@@ -81,7 +81,9 @@ KINDS: dict[str, Kind] = {
         ),
         WHOLE,
     ),
-    **dict.fromkeys(("val_fraction", "cpus_per_trial", "checkpoint_every", "trial_timeout", "probe_seconds"), NUMBER),
+    **dict.fromkeys(
+        ("val_fraction", "slack", "cpus_per_trial", "checkpoint_every", "trial_timeout", "probe_seconds"), NUMBER
+    ),
     **dict.fromkeys(("baseline", "skip_corrupt", "progress", "trust"), (bool,)),
 }
 

@@ -12,7 +12,7 @@ from raystudy import own
 from raystudy.data import smoke
 from raystudy.data.noise import Noise, parse
 from raystudy.data.spec import base, family, located
-from raystudy.design.study import NAME, Block, Study, slug
+from raystudy.design.study import NAME, SLACK, Block, Study, slug
 from raystudy.errors import InputError
 
 BASELINE = "ce"
@@ -73,7 +73,7 @@ def blocks_of(
 def of_blocks(name: str, blocks: list[Block], budget: Mapping[str, Any]) -> Study:
     """A study of these blocks; what the first has (network, epochs, recipe) is the study's. One block is a plain product."""
     first = blocks[0]
-    values: dict[str, Any] = {**budget, "val_fraction": float(budget["val_fraction"])}
+    values: dict[str, Any] = {**budget, **{name: float(budget[name]) for name in ("val_fraction", "slack")}}
     return Study(
         name=name,
         methods=first.methods,
@@ -130,6 +130,7 @@ BUDGET: dict[str, Any] = {  # and what it is where nobody says otherwise
     "val_fraction": 0.1,
     "clean_val": 0,
     "keep_models": "",
+    "slack": SLACK,
 }
 
 
