@@ -211,7 +211,7 @@ class CellSearch:
             self._asked[trial.number] = self._ask(self.space.complete(trial.point))
             self.clock.begin(turn.start)
             if trial.state != "running":
-                self.clock.end(trial.number, self._stop(trial))
+                self.clock.end(trial.number, self._cost(trial))
 
     def _tell(self, numbers: Iterable[int]) -> None:
         """Tells Optuna how these trials ended, those that it was not told of, each with its curve."""
@@ -360,7 +360,7 @@ class CellSearch:
         self.running.pop(trial.key, None)
         self._held.pop(trial.key, None)
         if trial.origin != "replicate" and trial.number < len(self.clock.starts):
-            self.clock.end(trial.number, self._stop(trial))
+            self.clock.end(trial.number, self._cost(trial))
         self._clear(trial)
         self.tidy()
 
@@ -396,19 +396,22 @@ class CellSearch:
         """The epochs at which a trial is judged next, or has come to its end."""
         return next((r for r in self.rungs if r > trial.epochs and trial.origin != "replicate"), self.epochs)
 
-    def _stop(self, trial: TrialHistory) -> int:
-        """The first epoch from where a trial is, at which it may be stopped: its virtual cost when it has ended.
+    def _stop(self, trial: TrialHistory, after: int) -> int:
+        """The first number of epochs above ``after`` at which a trial may be stopped, or is complete."""
+        return next((r for r in self.rungs if r > after and self._settles(trial) <= r), self.epochs)
 
-        A trial that diverged or failed occupies its virtual worker up to there. So a bound for a trial that runs need not allow for that.
+    def _cost(self, trial: TrialHistory) -> int:
+        """The virtual cost of a trial that has ended: its epochs.
+
+        One that diverged or failed occupies its virtual worker up to its next rung, so a bound for a trial that runs need not allow for that.
         """
-        ahead = (r for r in self.rungs if r >= trial.epochs and self._passed.get(trial.key) != r)
-        return next((r for r in ahead if self._settles(trial) <= r), self.epochs)
+        return self._stop(trial, trial.epochs - (trial.state in ("complete", "pruned")))
 
     def _earliest(self) -> dict[int, int]:
         """Of every trial of the search that has begun and not ended, the earliest virtual time at which it may end."""
         starts = self.clock.starts
         return {
-            t.number: starts[t.number] + self._stop(t)
+            t.number: starts[t.number] + self._stop(t, t.epochs - (self._passed.get(t.key) != t.epochs))
             for t in self.running.values()
             if t.origin != "replicate" and t.number < len(starts)
         }

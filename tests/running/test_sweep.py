@@ -98,9 +98,11 @@ def test_a_finished_study_run_again_only_prints(undisturbed: Bout) -> None:
 
 @pytest.mark.parametrize("after", [3, 40])
 def test_kill_9_of_the_driver(bout: Bout, after: int) -> None:
+    """What two workers have begun, one brings to the end that two come to."""
     bout.start()
     bout.until_records(after)
     bout.kill()
+    bout.options += ["--max-concurrent", "1"]
 
 
 def test_kill_9_of_everything_twice(bout: Bout) -> None:

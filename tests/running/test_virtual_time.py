@@ -133,11 +133,11 @@ def execute(search: CellSearch, workers: int, draw: random.Random, most: float =
         now, key, epoch = heapq.heappop(queue)
         results += 1
         trial = search.history.trials[key]
-        fails = int(1e6 * trial.point["p_threshold"]) % 16 == 5
-        if fails and epoch == 5:
+        fails = {5: 5, 6: search.rungs[0] if search.rungs else 0}.get(int(1e6 * trial.point["p_threshold"]) % 16, 99)
+        if epoch == fails:
             over = search.report(key, epoch, [], False, "it failed")
         else:
-            end = next(e for e in (5, *search.rungs, 27) if e > epoch and (fails or e != 5))  # no report passes it
+            end = min(e for e in (fails, *search.rungs, 27) if e > epoch)  # no report passes it
             values = [score(trial.point, trial.seed, e) for e in range(epoch, min(end, epoch + draw.choice([1, 2, 4])))]
             gone = [i for i, v in enumerate(values) if math.isnan(v)]
             values = values[: gone[0] + 1] if gone else values
