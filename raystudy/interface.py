@@ -105,8 +105,8 @@ class Study:
     ``KIND[:VARIANT]:RATE,...``. ``imbalance``: exp:R or step:R. ``file``: a shipped study or a .toml, instead of methods, data, noise,
     network and recipe; ``trust``: methods and networks that it names as files or modules may run. What is None is the study file's, or
     chosen by data set.
-    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val``, ``slack`` and ``keep_models``
-    are the options of ``raystudy sweep``.
+    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val``, ``slack`` and
+    ``keep_models`` are the options of ``raystudy sweep``.
     Raises InputError for anything that cannot be.
     """
 

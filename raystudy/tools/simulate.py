@@ -8,8 +8,8 @@ of the pool all searches are alike.
 A trial that was stopped early is censored: its curve ends there, and so does the replayed trial, whatever the scheduler; it can never be
 the winner and it costs less than it would have. Studies made with ``--scheduler none`` have no such trials.
 
-Searches of several workers are in virtual time, as in a study: with ``slack`` (``running.clock``) or in batches. What they cost is what had been
-begun and trained by the virtual time at which the winner is found, trials that still run included.
+Searches of several workers are in virtual time, as in a study: with ``slack`` (``running.clock``) or in batches. What they cost is what
+had been begun and trained by the virtual time at which the winner is found, trials that still run included.
 
 The winner is the best complete trial by the study's own objective, which is a ``val/`` metric. The test set is not looked at.
 
