@@ -231,6 +231,13 @@ class Search:
     scheduler: Annotated[
         str | None, Parameter(help=f"early stopping within a cell: {', '.join(SCHEDULERS)} (default: asha)")
     ] = None
+    slack: Annotated[
+        float | None,
+        Parameter(
+            help="virtual workers of a search for each real one: with more of them fewer places are idle, and a proposal sees fewer of the "
+            "trials before it (docs/search.md) (default: 1.5)"
+        ),
+    ] = None
     objective: Annotated[
         str | None, Parameter(help=f"what the search looks at: {', '.join(OBJECTIVES)} (default: val/acc)")
     ] = None
