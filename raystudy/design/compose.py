@@ -74,6 +74,7 @@ def of_blocks(name: str, blocks: list[Block], budget: Mapping[str, Any]) -> Stud
     """A study of these blocks; what the first has (network, epochs, recipe) is the study's. One block is a plain product."""
     first = blocks[0]
     values: dict[str, Any] = {**budget, "val_fraction": float(budget["val_fraction"])}
+    values["start_from"] = tuple(budget["start_from"])
     return Study(
         name=name,
         methods=first.methods,
@@ -130,6 +131,7 @@ BUDGET: dict[str, Any] = {  # and what it is where nobody says otherwise
     "val_fraction": 0.1,
     "clean_val": 0,
     "keep_models": "",
+    "start_from": (),
 }
 
 

@@ -139,6 +139,8 @@ class Study:
     batch: int = 0  # proposals of a cell that are out at once; 0: told by the machine when the study begins
     keep_models: str = ""  # whose weights are kept, of MODELS; empty: nobody has said, so the best of each cell
     grid: tuple[Block, ...] = ()
+    start_from: tuple[str, ...] = ()  # studies whose best points are tried first
+    start: str = ""  # digest of what was taken from them when the study began
 
     def __post_init__(self) -> None:
         if self.grid:
@@ -219,7 +221,7 @@ class Study:
 
     def to_toml(self) -> str:
         told = {**asdict(self), "noises": [n.to_dict() for n in self.noises], "grid": [b.to_dict() for b in self.grid]}
-        return tomli_w.dumps(told if self.grid else {k: v for k, v in told.items() if k != "grid"})
+        return tomli_w.dumps({k: v for k, v in told.items() if v or k not in ("grid", "start_from", "start")})
 
     @classmethod
     def from_toml(cls, path: Path) -> "Study":
@@ -248,7 +250,9 @@ class Study:
 
     def grown_from(self, old: "Study") -> "Study":
         """This study united with what its folder already holds. Raises InputError where they are different studies."""
-        free = {"methods", "datasets", "noises", "grid", "trials", "replicates", "batch", "keep_models"}
+        free = {"methods", "datasets", "noises", "grid", "trials", "replicates", "batch", "keep_models", "start"}
+        if not self.start_from:
+            self = replace(self, start_from=old.start_from)
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(old, f.name)
             if f.name not in free and mine != theirs:
@@ -265,6 +269,7 @@ class Study:
             self,
             **union,
             batch=old.batch,
+            start=old.start,
             trials=max(self.trials, old.trials),
             replicates=max(self.replicates, old.replicates),
             keep_models=self.keep_models or old.keep_models,
@@ -279,12 +284,12 @@ def _block(told: Mapping[str, Any]) -> Block:
         wanted: Any = f.type if f.type in (str, int) else tuple
         if type(values.get(f.name, wanted())) is not wanted:
             raise TypeError(f"{f.name} of a grid is {values[f.name]!r}")
-    if not all(isinstance(v, str) for name in TEXTS for v in values[name]):
-        raise TypeError(f"{' and '.join(TEXTS)} of a grid must be lists of texts")
+    if not all(isinstance(v, str) for name in TEXTS[:2] for v in values[name]):
+        raise TypeError(f"{' and '.join(TEXTS[:2])} of a grid must be lists of texts")
     return Block(**values)
 
 
-TEXTS = ("methods", "datasets")  # lists of texts
+TEXTS = ("methods", "datasets", "start_from")  # lists of texts
 MOST_EPOCHS = 10**6
 
 

@@ -18,7 +18,9 @@ from raystudy.errors import InputError, unknown
 
 FOLDER = Path(search_spaces.__path__[0]) / "studies"
 GRID: dict[str, type] = {"methods": list, "datasets": list, "noise": list, "network": str, "epochs": int, "recipe": str}
-KINDS = GRID | {k: type(v) for k, v in BUDGET.items()} | {"name": str, "noise_seed": int, "grid": list}
+KINDS = (
+    GRID | {k: list if v == () else type(v) for k, v in BUDGET.items()} | {"name": str, "noise_seed": int, "grid": list}
+)
 TOLD = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
 
 

@@ -29,7 +29,7 @@ CLOSE_WAITS = (0.5, 2.0, 5.0)  # seconds before each further try of the last cop
 
 COMPARED = 4096  # bytes by which one ledger file is known to continue another: its last lines, with their times in milliseconds
 
-KEPT = ("masks", "report", "own")  # folders of a study whose files are copied as they are
+KEPT = ("masks", "report", "own", "start")  # folders of a study whose files are copied as they are
 
 ARRAYS = ("arrays",)  # another, of one file a trial
 

@@ -7,7 +7,7 @@ With a batch of one (as many cells as workers, or more) this is plain sequential
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import optuna
@@ -24,7 +24,7 @@ from raystudy.record.checkpoints import checkpoint_path
 from raystudy.record.ledger import CellHistory, Event, Ledger, TrialHistory
 from raystudy.running.keeping import surplus
 from raystudy.running.pruning import rungs, stopped
-from raystudy.running.samplers import STATES, draw, sampler
+from raystudy.running.samplers import FLAT, STATES, draw, resolved, sampler
 
 ATTEMPTS = 20  # fresh draws before a space that yields only known points is taken for exhausted
 
@@ -44,6 +44,7 @@ class CellSearch:
         ledger: Ledger,
         history: CellHistory,
         spec: Callable[[Point, int], TrialSpec],
+        starts: Sequence[Point] = (),
     ) -> None:
         self.study, self.cell, self.space, self.ledger, self.history, self.spec = (
             study,
@@ -53,6 +54,7 @@ class CellSearch:
             history,
             spec,
         )
+        self.starts = starts  # what others have found: tried after the published point
         self.paper_point, published, self.source = space.paper(cell.dataset, cell.noise)
         self.oracle = truth.read_off(published, history.header)
         self.target = study.trials if space.dimensions else 1
@@ -66,7 +68,8 @@ class CellSearch:
         self._settled: dict[str, int] = {}
         self._exhausted = False
         self._seed = draw(study.seed, cell.key)
-        self._flat = study.sampler in ("qmc", "gp")
+        self._sampler = resolved(study.sampler, space)
+        self._flat = self._sampler in FLAT
         self._asked: dict[int, optuna.Trial] = {}
         self._told = 0  # search trials handed to Optuna as finished
         lower = study.objective.endswith("loss")
@@ -115,10 +118,11 @@ class CellSearch:
         known = set(self.history.trials)
         for number in range(len(trials), min(start + batch, self.target)):
             for attempt in range(ATTEMPTS):
-                if number == 0:
-                    asked, point = self._ask(self.paper_point), self.paper_point
+                first = (self.paper_point, *self.starts)
+                if number < len(first) and (number == 0 or attempt == 0):
+                    asked, point = self._ask(first[number]), first[number]
                 else:
-                    self.optuna.sampler = sampler(self.study.sampler, self._seed, number, attempt)
+                    self.optuna.sampler = sampler(self._sampler, self._seed, number, attempt)
                     asked = self.optuna.ask()
                     point = self.space.suggest(asked, self._flat)
                     if asked.params != self.space.params(point, self._flat):

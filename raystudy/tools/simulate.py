@@ -22,7 +22,9 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -110,13 +112,43 @@ class Pool(Space):
     history: CellHistory | None = None
 
     def suggest(self, trial: optuna.Trial, flat: bool = False) -> Point:
-        asked = super().suggest(trial, flat)
-        tried = [t.point for t in self.history.trials.values()] if self.history else []
-        free = [p for p in self.points if p not in tried] or list(self.points)
-        return min(free, key=lambda p: distance(self.dimensions, asked, p))
+        return self.nearest(super().suggest(trial, flat))
+
+    def nearest(self, asked: Point) -> Point:
+        """The recorded point that is nearest to this one, of those that were not tried while there are any."""
+        far = self._distances(asked)
+        tried = [self._at[repr(t.point)] for t in self.history.trials.values()] if self.history else []
+        if len(tried) < len(far):
+            far[tried] = np.inf
+        return self.points[int(np.argmin(far))]
+
+    @cached_property
+    def _at(self) -> dict[str, int]:
+        return {repr(p): i for i, p in enumerate(self.points)}
+
+    @cached_property
+    def _columns(self) -> list[tuple[Dimension, np.ndarray]]:
+        """Of each dimension the values of all points [n], numbers within their interval."""
+        return [(d, np.array([_column(d, p[d.name]) for p in self.points])) for d in self.dimensions]
+
+    def _distances(self, asked: Point) -> np.ndarray:
+        """``distance`` of a point from all recorded ones [n]."""
+        total = np.zeros(len(self.points))
+        for d, column in self._columns:
+            mine = _column(d, asked[d.name])
+            apart = column != mine if d.choices else np.isnan(column) != np.isnan(mine)
+            total += apart if d.choices else np.where(apart, 1.0, np.nan_to_num(column - mine) ** 2)
+        return total
 
     def paper(self, dataset: str, noise: Noise) -> tuple[Point, tuple[str, ...], str]:
         return self.points[0], (), "recorded"
+
+
+def _column(d: Dimension, v: Any) -> float:
+    """A value as a number: within its interval, NaN for a 0 that stands for itself; the number of a choice."""
+    if d.choices:
+        return float(d.choices.index(v))
+    return math.nan if d.or_zero and v == 0 else scaled(d, v)
 
 
 def scaled(d: Dimension, v: float) -> float:
@@ -189,14 +221,34 @@ def recorded(study: Study, history: CellHistory) -> list[TrialHistory]:
 
 
 def replay(
-    study: Study, cell: Cell, pool: Sequence[TrialHistory], sampler: str, scheduler: str, repeat: int, epsilon: float
+    study: Study,
+    cell: Cell,
+    pool: Sequence[TrialHistory],
+    sampler: str,
+    scheduler: str,
+    repeat: int,
+    epsilon: float,
+    *,
+    within: Space | None = None,
+    starts: Sequence[Point] = (),
+    goal: float | None = None,
+    most: int | None = None,
 ) -> Replay:
-    """One search over recorded trials, until it has a complete trial within epsilon of the best recorded one."""
-    metric, found = study.objective, space.load(cell.method)
+    """One search over recorded trials, until it has a complete trial within epsilon of the best recorded one, or of ``goal``.
+
+    ``within``: the space, where it is not the method's own; ``starts``: points it tries first; ``most`` trials.
+    """
+    metric, found = study.objective, within or space.load(cell.method)
     points = [found.complete(t.point) for t in pool]
     history = CellHistory(cell.key)
     told = replace(
-        study, sampler=sampler, scheduler=scheduler, trials=len(pool), replicates=0, batch=1, seed=study.seed + repeat
+        study,
+        sampler=sampler,
+        scheduler=scheduler,
+        trials=min(most or len(pool), len(pool)),
+        replicates=0,
+        batch=1,
+        seed=study.seed + repeat,
     )
 
     def spec(point: Point, seed: int) -> TrialSpec:
@@ -205,11 +257,12 @@ def replay(
         )
 
     where = Pool(found.method, found.dimensions, found.papers, found.recipe, points=tuple(points), history=history)
-    search = CellSearch(told, cell, where, Memory(history), history, spec)  # type: ignore[arg-type]
-    winner = max(value(t, metric) for t in pool if t.state == "complete")
+    first = dict.fromkeys(where._at[repr(where.nearest(p))] for p in starts)
+    search = CellSearch(told, cell, where, Memory(history), history, spec, [points[i] for i in first])  # type: ignore[arg-type]
+    winner = max(value(t, metric) for t in pool if t.state == "complete") if goal is None else goal
     best = -math.inf
     while best < winner - epsilon and (trial := next(search.waiting(), None)):
-        source = pool[points.index(trial.point)]
+        source = pool[where._at[repr(trial.point)]]
         search.started.add(trial.key)
         for epoch, v in enumerate(source.curves[metric]):
             diverged = source.state == "diverged" and epoch == source.epochs - 1
