@@ -49,7 +49,7 @@ from raystudy.errors import InputError, unknown
 from raystudy.learn.point import Point
 from raystudy.record.ledger import TrialHistory
 from raystudy.running import samplers
-from raystudy.running.transfer import KEPT, Found, Place, starts
+from raystudy.running.transfer import Found, Place, starts
 from raystudy.tools.simulate import replay
 
 EPSILON = 0.005
@@ -139,9 +139,8 @@ def sources(target: Cell, cells: Iterable[Recorded], kind: str) -> list[Found]:
         same = cell.dataset == target.dataset
         if cell.method == target.method and cell != target and same == (kind == "levels"):
             whole = [t for t in trials[: FIRST + 1] if t.state == "complete"]
-            best = sorted(whole, key=lambda t: -objective(t.curves["val/acc"]))[:KEPT]
-            values = tuple(objective(t.curves["val/acc"]) for t in best)
-            out.append(Found("pools", place(cell), tuple(t.point for t in best), values))
+            values = tuple(objective(t.curves["val/acc"]) for t in whole)
+            out.append(Found("pools", place(cell), tuple(t.point for t in whole), values))
     return out
 
 

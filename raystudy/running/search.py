@@ -25,6 +25,7 @@ from raystudy.record.ledger import CellHistory, Event, Ledger, TrialHistory
 from raystudy.running.keeping import surplus
 from raystudy.running.pruning import rungs, stopped
 from raystudy.running.samplers import FLAT, STATES, draw, resolved, sampler
+from raystudy.running.transfer import misled
 
 ATTEMPTS = 20  # fresh draws before a space that yields only known points is taken for exhausted
 
@@ -118,9 +119,10 @@ class CellSearch:
         known = set(self.history.trials)
         for number in range(len(trials), min(start + batch, self.target)):
             for attempt in range(ATTEMPTS):
-                first = (self.paper_point, *self.starts)
-                if number < len(first) and (number == 0 or attempt == 0):
-                    asked, point = self._ask(first[number]), first[number]
+                if number == 0:
+                    asked, point = self._ask(self.paper_point), self.paper_point
+                elif attempt == 0 and number <= len(self.starts) and not misled(*self._tried(trials)):
+                    asked, point = self._ask(self.starts[number - 1]), self.starts[number - 1]
                 else:
                     self.optuna.sampler = sampler(self._sampler, self._seed, number, attempt)
                     asked = self.optuna.ask()
@@ -139,6 +141,14 @@ class CellSearch:
             self._asked[number] = asked
             new.append(event)
         self._open(*new)
+
+    def _tried(self, trials: list[TrialHistory]) -> tuple[float, list[float]]:
+        """How the published point and those that the search starts from did, as far as proposals may know."""
+        worth = [
+            value(t, self.study.objective) if t.state == "complete" else math.nan
+            for t in trials[: min(self._told, len(self.starts) + 1)]
+        ]
+        return (worth[0], worth[1:]) if worth else (math.nan, [])
 
     def _event(self, number: int, origin: str, point: Point, seed: int) -> Event:
         event = {

@@ -9,16 +9,19 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from analysis import load
-from analysis.select import value
+from analysis.select import objective, searched, value
 from raystudy.data import datasets, masks
 from raystudy.data.noise import Noise
 from raystudy.data.spec import family
-from raystudy.design.space import Space
+from raystudy.design.space import Space, coordinates, distances
 from raystudy.design.study import Cell, Study, study_dir
 from raystudy.errors import InputError, unknown
 from raystudy.learn.point import Point
@@ -27,8 +30,12 @@ from raystudy.record import mirror, storage
 FILE = Path("start") / "points.json"
 FORMAT = 1
 REFERENCE = "reference"  # the name of what comes with raystudy
-KEPT = 8  # of a cell that is started from, its best points
-STARTS = 3  # points from elsewhere that a cell tries, after the published one
+STARTS = 4  # points from elsewhere that a cell tries, after the published one
+PATIENCE = 2  # of them that are worse than the published point before the rest is left out
+KEPT = 256  # trials of a cell that is started from, the first
+REACH = 0.3  # how far from a point its value tells of others, where every dimension is 1 wide
+NEARNESS = 0.3  # a cell so far away tells a third as much
+DOUBT = 0.1  # of a point far from all that was tried: it counts as middling
 # How far apart two cells are: each of these that differs, beside the difference of the noise rates.
 KIND, DATA, DATASET, CLASSES = 0.5, 0.5, 0.25, 0.25
 
@@ -46,12 +53,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has found in a cell: its best complete points, the best first."""
+    """What a search has found in a cell: its complete trials."""
 
     source: str  # the study
     place: Place
     points: tuple[Point, ...]
-    values: tuple[float, ...] = field(default=())  # of the objective, higher is better
+    values: tuple[float, ...]  # of the objective, higher is better
 
     def to_dict(self) -> dict[str, Any]:
         p = self.place
@@ -84,19 +91,43 @@ def distance(a: Place, b: Place) -> float:
 def starts(
     here: Place, found: Iterable[Found], space: Space, published: Point, most: int = STARTS
 ) -> list[tuple[Point, Found]]:
-    """Up to ``most`` points to try after the published one, each with where it was found: of the cells of this method the best of the
-    nearest, the best of the next, ..., then the second best of each. A point outside the space is passed over; what it does not name takes
-    its default."""
+    """Up to ``most`` points to try after the published one, the most promising first, each with the nearest cell that it was tried in.
+
+    What a point promises is the mean over the cells of its method of what was found around it there, nearer cells counting more: values
+    of a cell in units of its standard deviation, smoothed over the space by a Gaussian kernel (Nadaraya 1964, On Estimating Regression), as
+    one value of a noisy validation set is half luck. A point outside the space is passed over; what it does not name takes its default.
+    """
     near = sorted((f for f in found if f.place.method == here.method), key=lambda f: distance(here, f.place))
-    taken: list[tuple[Point, Found]] = []
-    for rank in range(KEPT):
-        for cell in near:
-            if len(taken) == most or not space.dimensions:
-                return taken
-            point = _inside(cell.points[rank], space) if rank < len(cell.points) else None
-            if point is not None and point != published and all(point != p for p, _ in taken):
-                taken.append((point, cell))
-    return taken
+    if not space.dimensions:
+        return []
+    cells, candidates = [], {}
+    for cell in near:
+        inside = [(p, v) for told, v in zip(cell.points, cell.values, strict=True) if (p := _inside(told, space))]
+        if inside:
+            cells.append((distance(here, cell.place), *map(list, zip(*inside, strict=True))))
+            for p, _ in inside:
+                candidates.setdefault(repr(p), (p, cell))
+    wanted = [c for c in candidates.values() if c[0] != published]
+    promise = _promise([p for p, _ in wanted], cells, space)
+    return [wanted[i] for i in np.argsort(-promise, kind="stable")[:most]]
+
+
+def _promise(points: list[Point], cells: list[Any], space: Space) -> NDArray[np.float64]:
+    """What each of the points [n] promises; ``cells``: how far each is, its points, their values."""
+    total = np.zeros(len(points))
+    at = coordinates(space.dimensions, points)
+    for far, tried, values in cells if points else ():
+        v = np.array(values)
+        z = (v - np.median(v)) / (v.std() or 1.0)
+        kernel = np.exp(-distances(space.dimensions, at, coordinates(space.dimensions, tried)) / (2 * REACH**2))
+        total += math.exp(-far / NEARNESS) * (kernel @ z) / (kernel.sum(1) + DOUBT)
+    return total
+
+
+def misled(published: float, tried: Sequence[float]) -> bool:
+    """Whether what was tried first (values, higher is better, NaN for a trial that did not come to its end) is no better here than the
+    published point, so that the sampler goes on alone."""
+    return len(tried) >= PATIENCE and not any(v >= published or (math.isnan(published) and v == v) for v in tried)
 
 
 def _inside(point: Point, space: Space) -> Point | None:
@@ -135,13 +166,14 @@ def _of_study(name: str, storages: Path, root: Path) -> list[Found]:
     _, histories = load.study(folder, only=(study.objective,))
     out = []
     for cell, history in histories.items():
-        best: dict[str, tuple[Point, float]] = {}
-        for t in sorted(history.trials.values(), key=lambda t: -value(t, study.objective)):
-            if t.state == "complete" and math.isfinite(v := value(t, study.objective)):
-                best.setdefault(json.dumps(t.point, sort_keys=True), (t.point, v))
-        if told := list(best.values())[:KEPT]:
+        whole = [
+            (t.point, v)
+            for t in searched(history)
+            if t.state == "complete" and math.isfinite(v := value(t, study.objective))
+        ][:KEPT]
+        if whole:
             place = _place(cell, folder, root)
-            out.append(Found(study.name, place, tuple(p for p, _ in told), tuple(v for _, v in told)))
+            out.append(Found(study.name, place, tuple(p for p, _ in whole), tuple(v for _, v in whole)))
     return out
 
 
@@ -164,9 +196,10 @@ def reference() -> list[Found]:
 
     out = []
     for (dataset, method, rate), trials in pools().groupby(["dataset", "method", "rate"], sort=True):
-        best = trials.assign(value=trials["val/acc"].map(lambda c: sum(c[-2:]) / 2)).nlargest(KEPT, "value")
-        place = Place(method, dataset, Noise("symmetric", float(rate)), 10, dataset == "vectors")
-        out.append(Found(REFERENCE, place, tuple(map(json.loads, best["point"])), tuple(map(float, best["value"]))))
+        whole = trials[~trials["diverged"]].sort_values("number")[:KEPT]
+        values = tuple(round(float(objective(list(c))), 6) for c in whole["val/acc"])
+        place = Place(method, dataset, Noise("symmetric", float(rate)), 10, True)
+        out.append(Found(REFERENCE, place, tuple(map(json.loads, whole["point"])), values))
     return out
 
 

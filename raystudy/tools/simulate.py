@@ -20,14 +20,14 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -37,7 +37,7 @@ from analysis.select import value
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.design.names import SAMPLERS, SCHEDULERS
-from raystudy.design.space import Dimension, Space
+from raystudy.design.space import Space, coordinates, distances
 from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError, unknown
 from raystudy.learn.point import Point
@@ -116,7 +116,7 @@ class Pool(Space):
 
     def nearest(self, asked: Point) -> Point:
         """The recorded point that is nearest to this one, of those that were not tried while there are any."""
-        far = self._distances(asked)
+        far = distances(self.dimensions, coordinates(self.dimensions, [asked]), self._coordinates)[0]
         tried = [self._at[repr(t.point)] for t in self.history.trials.values()] if self.history else []
         if len(tried) < len(far):
             far[tried] = np.inf
@@ -127,46 +127,11 @@ class Pool(Space):
         return {repr(p): i for i, p in enumerate(self.points)}
 
     @cached_property
-    def _columns(self) -> list[tuple[Dimension, np.ndarray]]:
-        """Of each dimension the values of all points [n], numbers within their interval."""
-        return [(d, np.array([_column(d, p[d.name]) for p in self.points])) for d in self.dimensions]
-
-    def _distances(self, asked: Point) -> np.ndarray:
-        """``distance`` of a point from all recorded ones [n]."""
-        total = np.zeros(len(self.points))
-        for d, column in self._columns:
-            mine = _column(d, asked[d.name])
-            apart = column != mine if d.choices else np.isnan(column) != np.isnan(mine)
-            total += apart if d.choices else np.where(apart, 1.0, np.nan_to_num(column - mine) ** 2)
-        return total
+    def _coordinates(self) -> NDArray[np.float64]:
+        return coordinates(self.dimensions, self.points)
 
     def paper(self, dataset: str, noise: Noise) -> tuple[Point, tuple[str, ...], str]:
         return self.points[0], (), "recorded"
-
-
-def _column(d: Dimension, v: Any) -> float:
-    """A value as a number: within its interval, NaN for a 0 that stands for itself; the number of a choice."""
-    if d.choices:
-        return float(d.choices.index(v))
-    return math.nan if d.or_zero and v == 0 else scaled(d, v)
-
-
-def scaled(d: Dimension, v: float) -> float:
-    """A value within its dimension's interval, 0 to 1."""
-    low, high, v = (math.log(x) for x in (d.low, d.high, v)) if d.log else (d.low, d.high, v)
-    return (v - low) / (high - low)
-
-
-def distance(dimensions: Iterable[Dimension], a: Point, b: Point) -> float:
-    """How far two points are apart, squared, each dimension counting 1 from end to end."""
-    total = 0.0
-    for d in dimensions:
-        x, y = a[d.name], b[d.name]
-        if x == y:
-            continue
-        apart = d.choices or (d.or_zero and 0 in (x, y))
-        total += 1.0 if apart else (scaled(d, x) - scaled(d, y)) ** 2
-    return total
 
 
 def options(samplers: str, schedulers: str, repeats: int, epsilon: float) -> Options:

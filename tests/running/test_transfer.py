@@ -1,6 +1,7 @@
 """What a search starts from: which points of other cells, in which order, kept with the study, and the same after every restart."""
 
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from raystudy.errors import InputError
 from raystudy.record.ledger import Ledger, replay
 from raystudy.running import transfer
 from raystudy.running.search import CellSearch
-from raystudy.running.transfer import Found, Place, distance, starts
+from raystudy.running.transfer import Found, Place, distance, misled, starts
 
 ELR = load("elr")
 PUBLISHED = {"beta": 0.7, "lambda_elr": 3.0}
@@ -31,12 +32,14 @@ def place(rate: float = 0.5, kind: str = "symmetric", dataset: str = "digits", c
     return Place("elr", dataset, Noise(kind, rate), classes, vectors=dataset != "digits")
 
 
-def found(where: Place, *lambdas: float) -> Found:
-    return Found("s", where, tuple({"beta": 0.9, "lambda_elr": v} for v in lambdas), tuple(-v for v in lambdas))
+def found(where: Place, values: dict[float, float]) -> Found:
+    """A cell that tried these values of beta, each a choice of its own and so as far from the others as can be."""
+    points = tuple({"beta": beta, "lambda_elr": 3.0} for beta in values)
+    return Found("s", where, points, tuple(values.values()))
 
 
-def tried(here: Place, *cells: Found, most: int = 3) -> list[float]:
-    return [point["lambda_elr"] for point, _ in starts(here, cells, ELR, PUBLISHED, most)]
+def tried(here: Place, *cells: Found, most: int = 4) -> list[float]:
+    return [point["beta"] for point, _ in starts(here, cells, ELR, PUBLISHED, most)]
 
 
 def test_distance_is_that_of_the_rates_and_a_step_for_each_other_difference() -> None:
@@ -49,26 +52,48 @@ def test_distance_is_that_of_the_rates_and_a_step_for_each_other_difference() ->
     assert distance(place(0.5), unknown) == transfer.DATA
 
 
-def test_the_best_of_the_nearest_then_of_the_next_then_the_second_best() -> None:
-    near, far = found(place(0.6), 1.0, 2.0), found(place(0.2), 4.0, 5.0)
-    assert tried(place(0.5), far, near) == [1.0, 4.0, 2.0]
-    assert tried(place(0.2), far, near, most=4) == [4.0, 1.0, 5.0, 2.0]
+def test_the_most_promising_first_and_the_nearer_cell_counts_more() -> None:
+    near = found(place(0.6), {0.5: 0.4, 0.9: 0.6, 0.99: 0.5})
+    far = found(place(0.1), {0.5: 0.9, 0.9: 0.7, 0.99: 0.8})
+    assert tried(place(0.5), far, near) == [0.9, 0.99, 0.5]
+    assert tried(place(0.2), far, near) == [0.5, 0.99, 0.9]
+    assert tried(place(0.5), far, near, most=1) == [0.9]
+    assert [f.place.noise.rate for _, f in starts(place(0.5), [far, near], ELR, PUBLISHED)] == [0.6] * 3
     assert tried(place(0.5)) == []
     other = replace(near, place=replace(near.place, method="ce"))
     assert tried(place(0.5), other) == []
 
 
+def test_one_lucky_value_among_bad_ones_promises_less_than_a_good_region() -> None:
+    good = [({"beta": 0.9, "lambda_elr": 2.0 + i / 10}, 0.80) for i in range(4)]
+    bad = [({"beta": 0.5, "lambda_elr": 2.0 + i / 10}, 0.60) for i in range(4)]
+    lucky = [({"beta": 0.5, "lambda_elr": 2.05}, 0.82)]
+    points, values = zip(*good, *bad, *lucky, strict=True)
+    told = starts(place(), [Found("s", place(0.6), points, values)], ELR, PUBLISHED)
+    assert [p["beta"] for p, _ in told] == [0.9] * 4
+
+
 def test_points_that_are_known_or_cannot_be_are_passed_over() -> None:
-    cells = found(place(0.6), 100.0, 3.0, 1.0), found(place(0.7), 1.0, 6.0)
-    assert tried(place(0.5), *cells) == [1.0, 3.0, 6.0]
-    same = Found("s", place(0.6), (PUBLISHED, {"beta": 0.8, "lambda_elr": 3.0}, {"nothing": 1}), ())
-    told = [p for p, _ in starts(place(0.5), [same], ELR, PUBLISHED)]
-    assert told == [ELR.complete({})] * (ELR.complete({}) != PUBLISHED)  # published; no choice of beta; the defaults
+    points = (PUBLISHED, {"beta": 0.8, "lambda_elr": 3.0}, {"beta": 0.9, "lambda_elr": 99.0}, {"beta": 0.9, "gone": 1})
+    (only,) = starts(place(), [Found("s", place(0.6), points, (1.0, 2.0, 3.0, 0.5))], ELR, PUBLISHED)
+    assert only[0] == ELR.complete(
+        {"beta": 0.9}
+    )  # what the space has no more is dropped, what it has anew is its default
+
+
+def test_a_source_that_is_worse_twice_is_left() -> None:
+    assert not misled(0.5, [])
+    assert not misled(0.5, [0.4])
+    assert misled(0.5, [0.4, math.nan])
+    assert not misled(0.5, [0.4, 0.5])
+    assert not misled(math.nan, [0.4, 0.3])
+    assert misled(math.nan, [math.nan, math.nan])
 
 
 FROM = (
     {"p_threshold": 0.61, "lambda_u": 0.0},
     {"p_threshold": 0.33, "lambda_u": 50.0},
+    {"p_threshold": 0.44, "lambda_u": 50.0},
 )
 
 
@@ -92,10 +117,11 @@ def test_they_are_tried_after_the_published_point_and_the_same_after_every_kill(
 
     whole = begun(tmp_path / "whole", told)
     train(whole)
-    first, second, third, *_ = whole.searched()
+    first, second, third, fourth, *_ = whole.searched()
     assert first.point == whole.paper_point
     assert (second.point["p_threshold"], third.point["p_threshold"]) == (0.61, 0.33)
     assert (second.point["lambda_u"], second.origin) == (0.0, "search")
+    assert fourth.point["p_threshold"] == 0.44  # the first was better than the published point
     want = points(tmp_path / "whole")
     rng = random.Random(0)
     for steps in (3, 40, 90):
@@ -106,6 +132,14 @@ def test_they_are_tried_after_the_published_point_and_the_same_after_every_kill(
     search = begun(tmp_path / "killed", told)
     train(search, shuffle=rng)
     assert points(tmp_path / "killed") == want
+
+
+def test_where_the_source_misleads_the_sampler_goes_on_alone(tmp_path: Path) -> None:
+    told = study(trials=5, scheduler="none")
+    search = begun(tmp_path, told)
+    train(search, lambda point, seed, epoch: 0.9 if point == search.paper_point else 0.5)
+    assert [t.point["p_threshold"] for t in search.searched()[1:3]] == [0.61, 0.33]
+    assert search.searched()[3].point["p_threshold"] != 0.44
 
 
 def test_a_point_that_was_tried_already_makes_room_for_a_proposal(tmp_path: Path) -> None:
@@ -137,8 +171,8 @@ def test_what_studies_have_found_is_read_by_name_and_by_folder(tmp_path: Path) -
         (t for t in history.trials.values() if t.state == "complete"),
         key=lambda t: sum(t.curves["val/acc"][-3:]),
     )
-    assert only.points[0] == best.point
-    assert list(only.values) == sorted(only.values, reverse=True)
+    assert only.points[only.values.index(max(only.values))] == best.point
+    assert len(only.points) == 6
     assert (only.place.vectors, only.place.noise) == (False, CELL.noise)
     text = transfer.text(by_name)
     transfer.keep(text, tmp_path)
@@ -171,17 +205,17 @@ def test_the_reference_knows_three_levels_of_five_methods() -> None:
     assert {(f.place.method, f.place.noise.rate) for f in cells} == {
         (m, r) for m in ("ce", "mixup", "elr", "coteaching", "dividemix") for r in (0.2, 0.5, 0.8)
     }
-    for f in cells:
-        assert list(f.values) == sorted(f.values, reverse=True)
-    published = {d.name: None for d in ELR.dimensions}
-    near = starts(place(0.5, dataset="vectors"), cells, ELR, published)
-    assert [f.place.noise.rate for _, f in near][:1] == [0.5]
+    near = starts(place(0.5, dataset="vectors"), cells, ELR, PUBLISHED)
+    assert {f.place.noise.rate for _, f in near} == {0.5}
 
 
 @pytest.mark.slow
 def test_the_command_starts_from_a_study_keeps_it_and_goes_on_without_it(tmp_path: Path) -> None:
     old = source(tmp_path / "studies")
-    best = transfer.gather(["old"], tmp_path / "studies", Path("data"))[0].points[0]
+    space, noise = load("dividemix"), Noise("symmetric", 0.3)
+    here = Place("dividemix", "digits", noise, 10, False)
+    known = transfer.gather(["old"], tmp_path / "studies", Path("data"))
+    (best, _), *_ = starts(here, known, space, space.paper("digits", noise)[0])
 
     def sweep(*argv: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "raystudy.sweep", *argv]
@@ -195,7 +229,7 @@ def test_the_command_starts_from_a_study_keeps_it_and_goes_on_without_it(tmp_pat
     told = Study.from_toml(new / "study.toml")
     assert told.start_from == ("old",)
     kept = json.loads((new / "start" / "points.json").read_text())
-    assert kept["cells"][0]["points"][0] == best
+    assert best in kept["cells"][0]["points"]
 
     def second() -> dict[str, object]:
         return next(t.point for t in loading.study(new)[1][told.cells()[0]].trials.values() if t.number == 1)

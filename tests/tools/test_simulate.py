@@ -13,11 +13,11 @@ from searched import CELL, accuracy, opened, train
 from searched import study as told
 
 from raystudy import cli
-from raystudy.design.space import Dimension
+from raystudy.design.space import Dimension, coordinates, distances
 from raystudy.errors import InputError
 from raystudy.record.ledger import TrialHistory
 from raystudy.tools import simulate
-from raystudy.tools.simulate import Options, distance, expected_epochs, recorded, replay
+from raystudy.tools.simulate import Options, expected_epochs, recorded, replay
 
 RANDOM = Options(("random",), ("none", "asha"), 4, 0.0)
 
@@ -114,6 +114,10 @@ def test_diverged_points_are_replayed_as_such(tmp_path: Path) -> None:
 def test_model_based_samplers_replay_too(study: Path, sampler: str) -> None:
     rows = simulate.simulate(study, Options((sampler,), ("none",), 2, 0.0))
     assert all(r.found for r in rows)
+
+
+def distance(dimensions: tuple[Dimension, ...], a: dict[str, Any], b: dict[str, Any]) -> float:
+    return float(distances(dimensions, *(coordinates(dimensions, [p]) for p in (a, b)))[0, 0])
 
 
 def test_distance_by_hand() -> None:
@@ -234,7 +238,7 @@ def test_one_point_twice_is_one(tmp_path: Path) -> None:
 
 
 def test_the_nearest_untried_point_is_that_of_the_distance() -> None:
-    """The table of columns and the plain ``distance`` agree, with zeros that stand for themselves and choices."""
+    """Of all at once as of one by one, with zeros that stand for themselves and choices."""
     space = simulate.space.load("dividemix")
     draw = np.random.default_rng(0)
 
