@@ -22,6 +22,7 @@ def single(
     point: dict[str, Any] | None = None,
     recipe: str | Recipe = "shared",
     seed: int = 0,
+    filter: str = "",
 ) -> TrialSpec:
     """``point``: what differs from the method's defaults; ``recipe``: a kind of ``space.recipe_for``, or one that is there."""
     chosen = recipe_for(recipe, method, dataset, network) if isinstance(recipe, str) else recipe
@@ -40,4 +41,5 @@ def single(
         val_fraction=val_fraction,
         clean_val=0,
         code=code(method, network),
+        filter=filter,
     )

@@ -26,6 +26,7 @@ class TrialSpec:
     val_fraction: float
     clean_val: int
     code: str = ""  # digest of what the user brings: a method or a network of their own
+    filter: str = ""  # before the method, see ``filtering``; empty: none
 
     @property
     def key(self) -> str:
@@ -34,6 +35,8 @@ class TrialSpec:
         del told["dataset"], told["noise"]
         if not self.code:
             del told["code"]
+        if not self.filter:
+            del told["filter"]
         schedules = {self.point.get("schedule"), self.recipe.get("schedule")}  # of a point: perhaps the method's own
         if changed := {name: count for name, count in CHANGED.items() if name in schedules}:
             told["changed"] = changed

@@ -12,7 +12,7 @@ from ray import tune
 
 from raystudy import own
 from raystudy.data.noise import Noise
-from raystudy.learn.celldata import prepare
+from raystudy.learn.filtering import prepare
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run, resume
 from raystudy.record.checkpoints import Checkpoints
@@ -59,7 +59,8 @@ class TrialActor(tune.Trainable):
             if device == "cuda":
                 memory.limit(config["gpus"])
             spec = TrialSpec(**config["spec"])
-            data = prepare(spec.dataset, Path(config["data_root"]), Noise(**spec.noise), spec.val_fraction, device)
+            noise, root = Noise(**spec.noise), Path(config["data_root"])
+            data = prepare(spec.dataset, root, noise, spec.val_fraction, device, spec.filter)
             self.run = Run(spec, data, device)
             self.checkpoints = Checkpoints(Path(config["checkpoint"]), config["storage"], config["study"])
             self.arrays: str | None = config.get("arrays")
