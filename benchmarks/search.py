@@ -53,7 +53,7 @@ from raystudy.running.transfer import Found, Place, starts
 from raystudy.tools.simulate import replay
 
 EPSILON = 0.005
-MOST = 64  # trials after which a search is given up
+MOST = FIRST  # trials after which a search is given up
 SOURCES = ("", "levels", "datasets")
 SEARCHES = (
     "tpe+asha,tpe+asha+levels,tpe+asha+datasets,random+asha,qmc+asha,cmaes+asha,"
@@ -106,7 +106,7 @@ class Recorded(NamedTuple):
     @property
     def goal(self) -> float:
         """The best of 64 random trials."""
-        return max(objective(t.curves["val/acc"]) for t in self.trials[1 : FIRST + 1] if t.state == "complete")
+        return max(objective(t.curves["val/acc"]) for t in self.trials[1:FIRST] if t.state == "complete")
 
 
 def recorded(table: pd.DataFrame) -> list[Recorded]:
@@ -138,7 +138,7 @@ def sources(target: Cell, cells: Iterable[Recorded], kind: str) -> list[Found]:
     for cell, trials in cells:
         same = cell.dataset == target.dataset
         if cell.method == target.method and cell != target and same == (kind == "levels"):
-            whole = [t for t in trials[: FIRST + 1] if t.state == "complete"]
+            whole = [t for t in trials[:FIRST] if t.state == "complete"]
             values = tuple(objective(t.curves["val/acc"]) for t in whole)
             out.append(Found("pools", place(cell), tuple(t.point for t in whole), values))
     return out

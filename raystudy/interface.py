@@ -82,7 +82,9 @@ KINDS: dict[str, Kind] = {
         ),
         WHOLE,
     ),
-    **dict.fromkeys(("val_fraction", "cpus_per_trial", "checkpoint_every", "trial_timeout", "probe_seconds"), NUMBER),
+    **dict.fromkeys(
+        ("val_fraction", "slack", "cpus_per_trial", "checkpoint_every", "trial_timeout", "probe_seconds"), NUMBER
+    ),
     **dict.fromkeys(("baseline", "skip_corrupt", "progress", "trust"), (bool,)),
 }
 
@@ -105,8 +107,8 @@ class Study:
     ``NAME:KEY=VALUE,...``, before every method. ``file``: a shipped study or a .toml, instead of methods, data, noise,
     network and recipe; ``trust``: methods and networks that it names as files or modules may run. What is None is the study file's, or
     chosen by data set.
-    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val``, ``keep_models`` and
-    ``start_from`` (one study or several, by name or folder, or "reference") are the options of ``raystudy sweep``.
+    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val``, ``slack``,
+    ``keep_models`` and ``start_from`` (one study or several, by name or folder, or "reference") are the options of ``raystudy sweep``.
     Raises InputError for anything that cannot be.
     """
 

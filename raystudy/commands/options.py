@@ -233,6 +233,13 @@ class Search:
             "comes with raystudy; fixed when the study begins (docs/search.md); may be repeated (default: none)"
         ),
     ] = None
+    slack: Annotated[
+        float | None,
+        Parameter(
+            help="virtual workers of a search for each real one: with more of them fewer places are idle, and a proposal sees fewer of the "
+            "trials before it (docs/search.md) (default: 1.5)"
+        ),
+    ] = None
     objective: Annotated[
         str | None, Parameter(help=f"what the search looks at: {', '.join(OBJECTIVES)} (default: val/acc)")
     ] = None

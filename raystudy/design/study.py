@@ -16,6 +16,9 @@ from raystudy.data.noise import Noise
 from raystudy.design.names import MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS
 from raystudy.errors import InputError, unknown
 
+SLACK = (
+    1.5  # virtual workers for each real one, where nobody says otherwise: docs/search.md has what it costs and brings
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -140,7 +143,9 @@ class Study:
     seed: int = 0
     val_fraction: float = 0.1
     clean_val: int = 0
-    batch: int = 0  # proposals of a cell that are out at once; 0: told by the machine when the study begins
+    slack: float = SLACK  # virtual workers for each real one
+    virtual_workers: int = 0  # of a cell; 0: told by slack and the machine when the study begins
+    batch: int = 0  # of studies from before there were virtual workers: proposals of a cell that are out at once
     keep_models: str = ""  # whose weights are kept, of MODELS; empty: nobody has said, so the best of each cell
     grid: tuple[Block, ...] = ()
     start_from: tuple[str, ...] = ()  # studies whose best points are tried first
@@ -175,10 +180,13 @@ class Study:
             ("epochs", self.epochs, 1, MOST_EPOCHS),
             ("seed", self.seed, 0, 2**31 - 1),
             ("clean-val", self.clean_val, 0, 10**9),
+            ("virtual-workers", self.virtual_workers, 0, 10**6),
             ("batch", self.batch, 0, 10**6),
         ):
             if not low <= value <= high:
                 raise InputError(f"--{what} is {value}; it must be from {low} to {high}")
+        if not 0 < self.slack <= MOST_SLACK:
+            raise InputError(f"--slack is {self.slack:g}; it must be above 0 and at most {MOST_SLACK}")
         if not 0 < self.val_fraction < 1:
             raise InputError(f"--val-fraction is {self.val_fraction:g}; it must lie between 0 and 1")
 
@@ -234,6 +242,7 @@ class Study:
     def to_toml(self) -> str:
         told = {**asdict(self), "noises": [n.to_dict() for n in self.noises], "grid": [b.to_dict() for b in self.grid]}
         unsaid = {name for name in ("grid", "filter", "start_from", "start") if not told[name]}
+        unsaid |= {"slack", "virtual_workers"} if self.batch else {"batch"}
         return tomli_w.dumps({k: v for k, v in told.items() if k not in unsaid})
 
     @classmethod
@@ -263,9 +272,24 @@ class Study:
 
     def grown_from(self, old: "Study") -> "Study":
         """This study united with what its folder already holds. Raises InputError where they are different studies."""
-        free = {"methods", "datasets", "noises", "grid", "trials", "replicates", "batch", "keep_models", "start"}
         if not self.start_from:
             self = replace(self, start_from=old.start_from)
+        free = {
+            "methods",
+            "datasets",
+            "noises",
+            "grid",
+            "trials",
+            "replicates",
+            "batch",
+            "virtual_workers",
+            "keep_models",
+            "start",
+        }
+        if old.batch and self.slack != SLACK:
+            raise InputError(
+                f"study {self.name!r} was begun in batches, before there was a --slack: leave it away, or choose another --name"
+            )
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(old, f.name)
             if f.name not in free and mine != theirs:
@@ -283,6 +307,7 @@ class Study:
             **union,
             batch=old.batch,
             start=old.start,
+            virtual_workers=old.virtual_workers,
             trials=max(self.trials, old.trials),
             replicates=max(self.replicates, old.replicates),
             keep_models=self.keep_models or old.keep_models,
@@ -305,6 +330,7 @@ def _block(told: Mapping[str, Any]) -> Block:
 TEXTS = ("methods", "datasets", "start_from")  # lists of texts
 MOST_EPOCHS = 10**6
 NO_FILTER = "none"  # of a block, where the study has a filter
+MOST_SLACK = 100
 
 
 def study_dir(storage: Path, name: str) -> Path:

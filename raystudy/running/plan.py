@@ -116,7 +116,8 @@ def work(study: Study, cell: Cell, space_: Space, history: CellHistory | None) -
 
     told = [t for t in trials if t.origin == "replicate"]
     distinct = len({tuple(sorted(t.point.items())) for t in told})
-    points = (distinct,) * 3 if told and not new else (1, 1.5, 2) if target > 1 else (1, 1, 1)
+    over = not new and all(t.state != "running" for t in searched)
+    points = (distinct,) * 3 if told and over else (1, 1.5, 2) if target > 1 else (1, 1, 1)
     more = Range(*(max(0.0, study.replicates * p - len(told)) for p in points))
     running = sum(t.state == "running" for t in trials)
     ahead = Range(*(running + new + m for m in more))

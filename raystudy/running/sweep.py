@@ -1,6 +1,5 @@
 """A study from its beginning to its end: checked whole before anything is written, then run and recorded."""
 
-import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from raystudy.running import transfer
 from raystudy.running.audience import Audience
 from raystudy.running.budget import Budget
 from raystudy.running.build import Builder
+from raystudy.running.clock import virtual_workers
 from raystudy.running.execute import execute
 from raystudy.running.local import LocalRay
 from raystudy.running.nodes import Watch
@@ -93,9 +93,11 @@ def run(
             watch = Watch(folder, others=bool(resources.address))
             with session(resources, audience, rising) as places, watch:
                 if not begun:
-                    if not study.batch:  # the study.toml of another machine brings its own
+                    if (
+                        not study.batch and not study.virtual_workers
+                    ):  # the study.toml of another machine brings its own
                         searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
-                        study = replace(study, batch=max(1, math.ceil(places / max(1, searched))))
+                        study = replace(study, virtual_workers=virtual_workers(study.slack, places, searched))
                     searches = builder.searches(study, ledger)
                 mirror = _begin(builder, study, ledger, searches)
                 few = min(builder.updates(c) for c in study.cells())

@@ -8,6 +8,9 @@ of the pool all searches are alike.
 A trial that was stopped early is censored: its curve ends there, and so does the replayed trial, whatever the scheduler; it can never be
 the winner and it costs less than it would have. Studies made with ``--scheduler none`` have no such trials.
 
+Searches of several workers are in virtual time, as in a study: with ``slack`` (``running.clock``) or in batches. What they cost is what
+had been begun and trained by the virtual time at which the winner is found, trials that still run included.
+
 The winner is the best complete trial by the study's own objective, which is a ``val/`` metric. The test set is not looked at.
 
 A search is called sooner than another only where chance does not explain it: the comparison is made again on resampled cells and
@@ -15,6 +18,7 @@ repeats, and must come out the same way nearly always. Where it does not, the se
 """
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -38,27 +42,31 @@ from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.design.names import SAMPLERS, SCHEDULERS
 from raystudy.design.space import Space, coordinates, distances
-from raystudy.design.study import Cell, Study
+from raystudy.design.study import MOST_SLACK, Cell, Study
 from raystudy.errors import InputError, unknown
 from raystudy.learn.point import Point
 from raystudy.learn.spec import TrialSpec
 from raystudy.record.ledger import CellHistory, Event, TrialHistory
+from raystudy.running.clock import virtual_workers
 from raystudy.running.search import CellSearch
 
 SMALLEST = 3  # recorded points below which there is nothing to find
 FEW = 5  # repeats below which nothing can be told from chance
 RESAMPLES = 4000
+BATCHES = "batches"
 TAIL = 0.025  # of the resamples on either side of a 95 % interval
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is simulated: every sampler with every scheduler, ``repeats`` times each, until ``epsilon`` from the winner."""
+    """What is simulated: every sampler with every scheduler in every order, ``repeats`` times each, until ``epsilon`` from the winner."""
 
     samplers: tuple[str, ...]
     schedulers: tuple[str, ...]
     repeats: int
     epsilon: float  # in units of the objective
+    workers: int = 1  # of a cell
+    orders: tuple[float, ...] = (1.0,)  # slack of the virtual clock; 0 for batches
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class Replay:
     epochs: int
     best: float  # the objective of the best complete trial; NaN without one
     winner: float  # of the best recorded one
+    order: str = ""  # slack or batches; empty for one trial after the other
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,9 @@ class Pool(Space):
         return self.points[0], (), "recorded"
 
 
-def options(samplers: str, schedulers: str, repeats: int, epsilon: float) -> Options:
+def options(
+    samplers: str, schedulers: str, repeats: int, epsilon: float, workers: int = 1, slack: str = "1"
+) -> Options:
     """The command line's words, checked. Raises InputError."""
     told = []
     for what, text, choices in (("sampler", samplers, SAMPLERS), ("scheduler", schedulers, SCHEDULERS)):
@@ -147,7 +158,20 @@ def options(samplers: str, schedulers: str, repeats: int, epsilon: float) -> Opt
         raise InputError(f"--repeats is {repeats}; it must be at least 1")
     if not (math.isfinite(epsilon) and epsilon >= 0):
         raise InputError(f"--epsilon is {epsilon:g}; it must be 0 or more")
-    return Options(told[0], told[1], repeats, epsilon)
+    if not 1 <= workers <= 10**4:
+        raise InputError(f"--workers is {workers}; it must be from 1 to 10000")
+    return Options(told[0], told[1], repeats, epsilon, workers, tuple(dict.fromkeys(map(_order, slack.split(",")))))
+
+
+def _order(word: str) -> float:
+    """The slack of one word, 0 for batches."""
+    try:
+        slack = 0.0 if word.strip() == BATCHES else float(word)
+    except ValueError:
+        slack = math.nan
+    if not (slack or word.strip() == BATCHES) or not 0 <= slack <= MOST_SLACK:
+        raise InputError(f"--slack is {word.strip()!r}; it must be above 0 and at most {MOST_SLACK}, or {BATCHES}")
+    return slack
 
 
 def simulate(folder: Path, told: Options, say: Callable[[str], None] = lambda line: None) -> list[Replay]:
@@ -163,8 +187,8 @@ def simulate(folder: Path, told: Options, say: Callable[[str], None] = lambda li
                 say(f"{cell.key}: {len(pool)} recorded points are too few, left out")
                 continue
             began = time.monotonic()
-            searches = [(a, b, r) for a in told.samplers for b in told.schedulers for r in range(told.repeats)]
-            rows += [replay(study, cell, pool, *search, told.epsilon) for search in searches]
+            searches = list(itertools.product(told.samplers, told.schedulers, range(told.repeats), told.orders))
+            rows += [replay(study, cell, pool, *one, told.epsilon, told.workers, o) for *one, o in searches]
             cut = sum(t.state == "pruned" for t in pool)
             note = f", {cut} of them censored (stopped early)" if cut else ""
             say(f"{cell.key}: {len(searches)} searches over {len(pool)} points{note}, {time.monotonic() - began:.0f} s")
@@ -193,6 +217,8 @@ def replay(
     scheduler: str,
     repeat: int,
     epsilon: float,
+    workers: int = 1,
+    slack: float = 1.0,
     *,
     within: Space | None = None,
     starts: Sequence[Point] = (),
@@ -201,7 +227,7 @@ def replay(
 ) -> Replay:
     """One search over recorded trials, until it has a complete trial within epsilon of the best recorded one, or of ``goal``.
 
-    ``within``: the space, where it is not the method's own; ``starts``: points it tries first; ``most`` trials.
+    ``slack`` 0: in batches; ``within``: the space, where it is not the method's own; ``starts``: points it tries first; ``most`` trials.
     """
     metric, found = study.objective, within or space.load(cell.method)
     points = [found.complete(t.point) for t in pool]
@@ -212,7 +238,8 @@ def replay(
         scheduler=scheduler,
         trials=min(most or len(pool), len(pool)),
         replicates=0,
-        batch=1,
+        batch=0 if slack else workers,
+        virtual_workers=virtual_workers(slack, workers, 1),
         seed=study.seed + repeat,
     )
 
@@ -225,8 +252,8 @@ def replay(
     first = dict.fromkeys(where._at[repr(where.nearest(p))] for p in starts)
     search = CellSearch(told, cell, where, Memory(history), history, spec, [points[i] for i in first])  # type: ignore[arg-type]
     winner = max(value(t, metric) for t in pool if t.state == "complete") if goal is None else goal
-    best = -math.inf
-    while best < winner - epsilon and (trial := next(search.waiting(), None)):
+    at, start = math.inf, search.clock.starts  # virtual time at which the winner is found
+    while (trial := next(search.waiting(), None)) and start[trial.number] < at:
         source = pool[where._at[repr(trial.point)]]
         search.started.add(trial.key)
         for epoch, v in enumerate(source.curves[metric]):
@@ -236,9 +263,11 @@ def replay(
                 break
         if trial.state == "running":
             search.end(trial.key, "pruned", "its recorded curve ends here")
-        if trial.state == "complete" and not math.isnan(value(trial, metric)):
-            best = max(best, value(trial, metric))
-    ended = [t for t in history.trials.values() if t.state != "running"]
+        if trial.state == "complete" and value(trial, metric) >= winner - epsilon:
+            at = min(at, start[trial.number] + trial.epochs)
+    begun = [t for t in history.trials.values() if t.state != "running" and start[t.number] < at]
+    done = [t for t in begun if t.state == "complete" and start[t.number] + t.epochs <= at]
+    best = max((v for t in done if not math.isnan(v := value(t, metric))), default=-math.inf)
     return Replay(
         cell.key,
         tables.level(cell, study),
@@ -248,11 +277,12 @@ def replay(
         repeat,
         len(pool),
         sum(t.state == "pruned" for t in pool),
-        best >= winner - epsilon,
-        len(ended),
-        sum(t.epochs for t in ended),
+        math.isfinite(at),
+        len(begun),
+        int(sum(min(t.epochs, at - start[t.number]) for t in begun)),
         abs(best) if math.isfinite(best) else math.nan,
         abs(winner),
+        "batches" if not slack else f"slack {slack:g}" if (workers, slack) != (1, 1) else "",
     )
 
 
@@ -390,7 +420,7 @@ def _took(s: Standing) -> str:
 
 
 def _search(r: Replay) -> str:
-    return f"{r.sampler} + {r.scheduler}"
+    return f"{r.sampler} + {r.scheduler}" + (f", {r.order}" if r.order else "")
 
 
 def _ratio(s: Standing) -> str:

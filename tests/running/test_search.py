@@ -92,7 +92,10 @@ def test_diverged_and_failed_trials_fail_in_optuna(tmp_path: Path) -> None:
 
     train(search, score)
     assert [t.state for t in search.searched()] == ["complete", "diverged", "diverged", "diverged"]
-    assert [t.state for t in search.optuna.trials].count(TrialState.FAIL) == 3
+    ours = [
+        t.state for t in search.optuna.trials if "raystudy.key" in t.user_attrs
+    ]  # others gave a point and were let go
+    assert ours == [TrialState.COMPLETE, *3 * [TrialState.FAIL]]
     assert not [t for t in search.optuna.trials if t.state == TrialState.RUNNING]
     assert search.finished()
 

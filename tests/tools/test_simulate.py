@@ -109,6 +109,29 @@ def test_diverged_points_are_replayed_as_such(tmp_path: Path) -> None:
     assert row.epochs == 27 * (12 - len(gone)) + 3 * len(gone)
 
 
+def test_several_workers_are_counted_in_virtual_time(study: Path) -> None:
+    """Without early stopping all trials are 27 epochs long: three begin at once, and when the winner ends two others run."""
+    told = simulate.options("random", "none", 4, 0.0, 3, "1,batches")
+    rows = simulate.simulate(study, told)
+    alone = {r.repeat: r for r in simulate.simulate(study, Options(("random",), ("none",), 4, 0.0))}
+    assert {r.order for r in rows} == {"slack 1", "batches"}
+    for r in rows:
+        first = alone[r.repeat].trials  # the random sampler sees nothing: the winner has the same number
+        assert r.found
+        assert r.best == r.winner
+        assert r.trials == min(16, math.ceil(first / 3) * 3)
+        assert r.epochs == 27 * r.trials
+
+
+def test_what_is_no_slack_and_no_number_of_workers() -> None:
+    assert simulate.options("tpe", "asha", 1, 0.0, 2, "1.5, batches").orders == (1.5, 0.0)
+    for wrong in ("0", "-1", "nan", "inf", "much", "", "101"):
+        with pytest.raises(InputError, match=f"--slack is '{wrong}'; it must be above 0 and at most 100, or batches"):
+            simulate.options("tpe", "asha", 1, 0.0, 2, wrong)
+    with pytest.raises(InputError, match="--workers is 0"):
+        simulate.options("tpe", "asha", 1, 0.0, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_model_based_samplers_replay_too(study: Path, sampler: str) -> None:
