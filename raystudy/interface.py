@@ -108,8 +108,8 @@ class Study:
     ``NAME:KEY=VALUE,...``, before every method. ``file``: a shipped study or a .toml, instead of methods, data, noise,
     network and recipe; ``trust``: methods and networks that it names as files or modules may run. What is None is the study file's, or
     chosen by data set.
-    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val``, ``slack`` and
-    ``keep_models`` are the options of ``raystudy sweep``.
+    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val``, ``slack``,
+    ``keep_models`` and ``start_from`` (one study or several, by name or folder, or "reference") are the options of ``raystudy sweep``.
     Raises InputError for anything that cannot be.
     """
 
@@ -137,6 +137,8 @@ class Study:
         trust: bool = False,
         **budget: Any,
     ) -> None:
+        if budget.get("start_from") is not None:
+            budget["start_from"] = _several("start_from", budget["start_from"])
         for key in budget:
             if key not in compose.BUDGET:
                 raise unknown("argument of Study", key, compose.BUDGET)
@@ -144,7 +146,8 @@ class Study:
             file=file, name=name, dataset=dataset, network=network, epochs=epochs, recipe=recipe, baseline=baseline
         )
         _checked(noise_seed=noise_seed, scale=scale, data_root=data_root, labels=labels, size=size, stream=stream)
-        _checked(filter=filter, skip_corrupt=skip_corrupt, imbalance=imbalance, trust=trust, **budget)
+        _checked(filter=filter, skip_corrupt=skip_corrupt, imbalance=imbalance, trust=trust)
+        _checked(**{key: value for key, value in budget.items() if key != "start_from"})
         if noise is not None and not len(_several("noise", noise)):
             raise InputError("noise is empty; name a kind and a rate, such as symmetric:0.2")
         self.data_root, self.named = Path(data_root), name is not None

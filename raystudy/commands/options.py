@@ -231,6 +231,13 @@ class Search:
     scheduler: Annotated[
         str | None, Parameter(help=f"early stopping within a cell: {', '.join(SCHEDULERS)} (default: asha)")
     ] = None
+    start_from: Annotated[
+        list[str] | None,
+        Parameter(
+            help="studies whose best points a cell tries first, after the published one: names in --storage, folders, or `reference`, what "
+            "comes with raystudy; fixed when the study begins (docs/search.md); may be repeated (default: none)"
+        ),
+    ] = None
     slack: Annotated[
         float | None,
         Parameter(

@@ -58,12 +58,14 @@ def _sweep(
         most = math.inf if limits.time_budget is None else seconds(limits.time_budget, "--time-budget")
         limit = Budget(most, limits.max_cost or math.inf, charge(prices, resources))
     console = terminal()
+    storage = where.storage.expanduser().absolute()
     if limits.dry_run:
         from raystudy.running.build import Builder
+        from raystudy.running.sweep import begins_with
 
-        dry_run(Builder(study, resources.data_root), console)
+        study, known = begins_with(study, storage, resources.data_root, begun=False)
+        dry_run(Builder(study, resources.data_root, known), console)
         return 0
-    storage = where.storage.expanduser().absolute()
     if limits.confirm_above is not None and not limits.yes:
         from raystudy.commands import plan
 
@@ -119,6 +121,9 @@ def dry_run(builder: "Builder", console: Console) -> None:
         budget = f"{n} trial{'s' * (n > 1)}, {study.replicates} replicates"
         head = f"  {cell.method:12} {cell.condition} ({told_wrong(rate)}): {budget}"
         say(console, f"{head}; trial 0: {point(paper)}{star} [{source}]")
+        for i, (start, cell_found) in enumerate(builder.starts(cell)[: n - 1], 1):
+            theirs = cell_found.place
+            say(console, f"    trial {i}: {point(start)} [{cell_found.source}: {theirs.dataset} {theirs.noise.label}]")
     for method in study.methods:
         ranges = ", ".join(f"{d.name} {d.describe()}" for d in builder.spaces[method].dimensions)
         say(console, f"space of {method}: {ranges or 'nothing to search'}")

@@ -78,6 +78,7 @@ def of_blocks(name: str, blocks: list[Block], budget: Mapping[str, Any]) -> Stud
     if first.filter:  # of which an empty one would take the study's
         blocks = [replace(b, filter=b.filter or NO_FILTER) for b in blocks]
     values: dict[str, Any] = {**budget, **{name: float(budget[name]) for name in ("val_fraction", "slack")}}
+    values["start_from"] = tuple(budget["start_from"])
     return Study(
         name=name,
         methods=first.methods,
@@ -136,6 +137,7 @@ BUDGET: dict[str, Any] = {  # and what it is where nobody says otherwise
     "clean_val": 0,
     "keep_models": "",
     "slack": SLACK,
+    "start_from": (),
 }
 
 

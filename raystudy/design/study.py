@@ -149,6 +149,8 @@ class Study:
     batch: int = 0  # of studies from before there were virtual workers: proposals of a cell that are out at once
     keep_models: str = ""  # whose weights are kept, of MODELS; empty: nobody has said, so the best of each cell
     grid: tuple[Block, ...] = ()
+    start_from: tuple[str, ...] = ()  # studies whose best points are tried first
+    start: str = ""  # digest of what was taken from them when the study began
     filter: str = (
         ""  # what is done to training labels before any method, as ``filtering.canonical`` writes it; empty: nothing
     )
@@ -243,9 +245,9 @@ class Study:
 
     def to_toml(self) -> str:
         told = {**asdict(self), "noises": [n.to_dict() for n in self.noises], "grid": [b.to_dict() for b in self.grid]}
-        unused = {"slack", "virtual_workers"} if self.batch else {"batch"}
-        unused |= {name for name in ("grid", "filter") if not told[name]}
-        return tomli_w.dumps({k: v for k, v in told.items() if k not in unused})
+        unsaid = {name for name in ("grid", "filter", "start_from", "start") if not told[name]}
+        unsaid |= {"slack", "virtual_workers"} if self.batch else {"batch"}
+        return tomli_w.dumps({k: v for k, v in told.items() if k not in unsaid})
 
     @classmethod
     def from_toml(cls, path: Path) -> "Study":
@@ -274,6 +276,8 @@ class Study:
 
     def grown_from(self, old: "Study") -> "Study":
         """This study united with what its folder already holds. Raises InputError where they are different studies."""
+        if not self.start_from:
+            self = replace(self, start_from=old.start_from)
         free = {
             "methods",
             "datasets",
@@ -284,6 +288,7 @@ class Study:
             "batch",
             "virtual_workers",
             "keep_models",
+            "start",
         }
         if old.batch and self.slack != SLACK:
             raise InputError(
@@ -305,6 +310,7 @@ class Study:
             self,
             **union,
             batch=old.batch,
+            start=old.start,
             virtual_workers=old.virtual_workers,
             trials=max(self.trials, old.trials),
             replicates=max(self.replicates, old.replicates),
@@ -320,12 +326,12 @@ def _block(told: Mapping[str, Any]) -> Block:
         wanted: Any = f.type if f.type in (str, int) else tuple
         if type(values.get(f.name, wanted())) is not wanted:
             raise TypeError(f"{f.name} of a grid is {values[f.name]!r}")
-    if not all(isinstance(v, str) for name in TEXTS for v in values[name]):
-        raise TypeError(f"{' and '.join(TEXTS)} of a grid must be lists of texts")
+    if not all(isinstance(v, str) for name in TEXTS[:2] for v in values[name]):
+        raise TypeError(f"{' and '.join(TEXTS[:2])} of a grid must be lists of texts")
     return Block(**values)
 
 
-TEXTS = ("methods", "datasets")  # lists of texts
+TEXTS = ("methods", "datasets", "start_from")  # lists of texts
 MOST_EPOCHS = 10**6
 NO_FILTER = "none"  # of a block, where the study has a filter
 MOST_SLACK = 100

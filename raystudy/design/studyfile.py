@@ -27,7 +27,9 @@ GRID: dict[str, type] = {
     "recipe": str,
     "filter": str,
 }
-KINDS = GRID | {k: type(v) for k, v in BUDGET.items()} | {"name": str, "noise_seed": int, "grid": list}
+KINDS = (
+    GRID | {k: list if v == () else type(v) for k, v in BUDGET.items()} | {"name": str, "noise_seed": int, "grid": list}
+)
 TOLD = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
 
 

@@ -1,6 +1,7 @@
 """Turns a study into what can be run: data loaded and digested, spaces, recipes and network checked, one search per cell."""
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from raystudy.learn.spec import TrialSpec
 from raystudy.record.ledger import Ledger, events
 from raystudy.record.provenance import commit, versions
 from raystudy.running.search import CellSearch
+from raystudy.running.transfer import Found, Place, starts
 
 
 class Data(NamedTuple):
@@ -40,8 +42,8 @@ class Data(NamedTuple):
 class Builder:
     """Turns a study into cell searches: loads each cell's data once for its digests, checks spaces, recipes and the network."""
 
-    def __init__(self, study: Study, data_root: Path) -> None:
-        self.study, self.data_root = study, data_root
+    def __init__(self, study: Study, data_root: Path, found: Sequence[Found] = ()) -> None:
+        self.study, self.data_root, self.found = study, data_root, found  # ``found``: what the study starts from
         self.spaces = {m: space.load(m) for m in study.methods}
         self.recipes: dict[Cell, Recipe] = {}
         self.data: dict[tuple[str, Noise], Data] = {}
@@ -166,8 +168,26 @@ class Builder:
         found = []
         for cell in study.cells():
             history = ledger.open(cell.key, self.header(cell))
-            found.append(CellSearch(study, cell, self.spaces[cell.method], ledger, history, partial(self.spec, cell)))
+            found.append(
+                CellSearch(
+                    study,
+                    cell,
+                    self.spaces[cell.method],
+                    ledger,
+                    history,
+                    partial(self.spec, cell),
+                    [point for point, _ in self.starts(cell)],
+                )
+            )
         return found
+
+    def starts(self, cell: Cell) -> list[tuple[Point, Found]]:
+        """What a cell tries after the published point, and where it was found."""
+        shape, classes = self.shapes[cell.dataset]
+        space = self.spaces[cell.method]
+        published, _, _ = space.paper(cell.dataset, cell.noise)
+        place = Place(cell.method, cell.dataset, cell.noise, classes, len(shape) == 1)
+        return starts(place, self.found, space, published)
 
 
 def _mask(folder: Path, cell: Cell) -> Path:

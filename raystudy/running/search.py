@@ -12,7 +12,7 @@ when it was to stop. So every trial that has a worker comes to its end whatever 
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,8 @@ from raystudy.record.ledger import CellHistory, Event, Ledger, TrialHistory
 from raystudy.running.clock import Batches, Clock, Turn
 from raystudy.running.keeping import surplus
 from raystudy.running.pruning import rungs, stopped
-from raystudy.running.samplers import STATES, draw, sampler
+from raystudy.running.samplers import FLAT, STATES, draw, resolved, sampler
+from raystudy.running.transfer import misled
 
 # With which proposals are shown to Optuna once they are made. Samplers leave notes with a trial that runs (TPE: what it drew for parameters
 # that the trial does not use), from which the next proposals would follow, and which a restart does not have.
@@ -63,6 +64,7 @@ class CellSearch:
         ledger: Ledger,
         history: CellHistory,
         spec: Callable[[Point, int], TrialSpec],
+        starts: Sequence[Point] = (),
     ) -> None:
         self.study, self.cell, self.space, self.ledger, self.history, self.spec = (
             study,
@@ -72,6 +74,7 @@ class CellSearch:
             history,
             spec,
         )
+        self.starts = starts  # what others have found: tried after the published point
         self.paper_point, published, self.source = space.paper(cell.dataset, cell.noise)
         self.oracle = truth.read_off(published, history.header)
         self.target = study.trials if space.dimensions else 1
@@ -88,7 +91,8 @@ class CellSearch:
         self._settled: dict[str, int] = {}
         self._exhausted = False
         self._seed = draw(study.seed, cell.key)
-        self._flat = study.sampler in ("qmc", "gp")
+        self._sampler = resolved(study.sampler, space)
+        self._flat = self._sampler in FLAT
         self._asked: dict[int, optuna.Trial] = {}  # by number, not told yet how they ended
         self._epochs = sum(t.epochs for t in history.trials.values())
         self._seconds = math.fsum(
@@ -145,8 +149,10 @@ class CellSearch:
         for attempt in range(ATTEMPTS):
             if number == 0:
                 asked, point = self._ask(self.paper_point), self.paper_point
+            elif attempt == 0 and number <= len(self.starts) and not misled(*self._tried()):
+                asked, point = self._ask(self.starts[number - 1]), self.starts[number - 1]
             else:
-                self.optuna.sampler = sampler(self.study.sampler, self._seed, number, attempt)
+                self.optuna.sampler = sampler(self._sampler, self._seed, number, attempt)
                 asked = self.optuna.ask()
                 point = self.space.suggest(asked, self._flat)
                 if not self.study.batch or asked.params != self.space.params(point, self._flat):
@@ -164,6 +170,15 @@ class CellSearch:
         self._asked[number] = asked
         self.clock.begin(turn.start)
         self._open(event)
+
+    def _tried(self) -> tuple[float, list[float]]:
+        """How the published point and those that the search starts from did, as far as the next proposal sees them."""
+        seen = {
+            t.number: value(t, self.study.objective) if t.state == "complete" else math.nan
+            for t in self._searched[: len(self.starts) + 1]
+            if t.number not in self._asked
+        }
+        return seen.pop(0, math.nan), list(seen.values())
 
     def _event(self, number: int, origin: str, point: Point, seed: int) -> Event:
         event = {

@@ -8,6 +8,7 @@ from raystudy.design.study import Study, study_dir
 from raystudy.errors import InputError
 from raystudy.record import mirror as mirrors
 from raystudy.record.ledger import Ledger
+from raystudy.running import transfer
 from raystudy.running.audience import Audience
 from raystudy.running.budget import Budget
 from raystudy.running.build import Builder
@@ -71,7 +72,8 @@ def run(
                 f"study {study.name!r} also has {silent[0]}, which is not ours: name it in the command, so that it may run"
             )
         study = study.grown_from(old)
-    builder = Builder(study, resources.data_root)
+    study, found = begins_with(study, storage, resources.data_root, begun)
+    builder = Builder(study, resources.data_root, found)
     builder.check(folder)
     if uri:
         store.check(uri)
@@ -130,11 +132,24 @@ def run(
     return Outcome(study, folder, ended, len(trials), left, budget.reason if budget else "")
 
 
+def begins_with(study: Study, storage: Path, data_root: Path, begun: bool) -> tuple[Study, list[transfer.Found]]:
+    """The study with the digest of what it starts from, and that: of one that has begun what its folder keeps, else what the studies
+    it names have found now. Raises InputError."""
+    if begun:
+        return study, transfer.kept(study_dir(storage, study.name), study.start) if study.start else []
+    if not study.start_from:
+        return replace(study, start=""), []
+    found = transfer.gather(study.start_from, storage, data_root)
+    return replace(study, start=transfer.digest(transfer.text(found))), found
+
+
 def _begin(builder: Builder, study: Study, ledger: Ledger, searches: list[CellSearch]) -> mirrors.Mirror | None:
     """From here on the study is written."""
     by_cell = {s.cell.key: s for s in searches}
     mirror = mirrors.mirror(ledger.dir, lambda cell, keys: by_cell[cell].surplus(keys) if cell in by_cell else ())
     try:
+        if study.start:  # first: a study.toml that names it must not be without it
+            transfer.keep(transfer.text(builder.found), ledger.dir)
         _write(ledger.dir / "study.toml", study.to_toml())
         builder.store_masks(ledger.dir)
         for name, text in builder.own.items():  # files of the user's own, beside what they were used for

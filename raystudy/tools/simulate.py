@@ -24,12 +24,14 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -39,7 +41,7 @@ from analysis.select import value
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.design.names import SAMPLERS, SCHEDULERS
-from raystudy.design.space import Dimension, Space
+from raystudy.design.space import Space, coordinates, distances
 from raystudy.design.study import MOST_SLACK, Cell, Study
 from raystudy.errors import InputError, unknown
 from raystudy.learn.point import Point
@@ -119,31 +121,26 @@ class Pool(Space):
     history: CellHistory | None = None
 
     def suggest(self, trial: optuna.Trial, flat: bool = False) -> Point:
-        asked = super().suggest(trial, flat)
-        tried = [t.point for t in self.history.trials.values()] if self.history else []
-        free = [p for p in self.points if p not in tried] or list(self.points)
-        return min(free, key=lambda p: distance(self.dimensions, asked, p))
+        return self.nearest(super().suggest(trial, flat))
+
+    def nearest(self, asked: Point) -> Point:
+        """The recorded point that is nearest to this one, of those that were not tried while there are any."""
+        far = distances(self.dimensions, coordinates(self.dimensions, [asked]), self._coordinates)[0]
+        tried = [self._at[repr(t.point)] for t in self.history.trials.values()] if self.history else []
+        if len(tried) < len(far):
+            far[tried] = np.inf
+        return self.points[int(np.argmin(far))]
+
+    @cached_property
+    def _at(self) -> dict[str, int]:
+        return {repr(p): i for i, p in enumerate(self.points)}
+
+    @cached_property
+    def _coordinates(self) -> NDArray[np.float64]:
+        return coordinates(self.dimensions, self.points)
 
     def paper(self, dataset: str, noise: Noise) -> tuple[Point, tuple[str, ...], str]:
         return self.points[0], (), "recorded"
-
-
-def scaled(d: Dimension, v: float) -> float:
-    """A value within its dimension's interval, 0 to 1."""
-    low, high, v = (math.log(x) for x in (d.low, d.high, v)) if d.log else (d.low, d.high, v)
-    return (v - low) / (high - low)
-
-
-def distance(dimensions: Iterable[Dimension], a: Point, b: Point) -> float:
-    """How far two points are apart, squared, each dimension counting 1 from end to end."""
-    total = 0.0
-    for d in dimensions:
-        x, y = a[d.name], b[d.name]
-        if x == y:
-            continue
-        apart = d.choices or (d.or_zero and 0 in (x, y))
-        total += 1.0 if apart else (scaled(d, x) - scaled(d, y)) ** 2
-    return total
 
 
 def options(
@@ -222,16 +219,24 @@ def replay(
     epsilon: float,
     workers: int = 1,
     slack: float = 1.0,
+    *,
+    within: Space | None = None,
+    starts: Sequence[Point] = (),
+    goal: float | None = None,
+    most: int | None = None,
 ) -> Replay:
-    """One search over recorded trials, until it has a complete trial within epsilon of the best recorded one. ``slack`` 0: in batches."""
-    metric, found = study.objective, space.load(cell.method)
+    """One search over recorded trials, until it has a complete trial within epsilon of the best recorded one, or of ``goal``.
+
+    ``slack`` 0: in batches; ``within``: the space, where it is not the method's own; ``starts``: points it tries first; ``most`` trials.
+    """
+    metric, found = study.objective, within or space.load(cell.method)
     points = [found.complete(t.point) for t in pool]
     history = CellHistory(cell.key)
     told = replace(
         study,
         sampler=sampler,
         scheduler=scheduler,
-        trials=len(pool),
+        trials=min(most or len(pool), len(pool)),
         replicates=0,
         batch=0 if slack else workers,
         virtual_workers=virtual_workers(slack, workers, 1),
@@ -244,11 +249,12 @@ def replay(
         )
 
     where = Pool(found.method, found.dimensions, found.papers, found.recipe, points=tuple(points), history=history)
-    search = CellSearch(told, cell, where, Memory(history), history, spec)  # type: ignore[arg-type]
-    winner = max(value(t, metric) for t in pool if t.state == "complete")
-    at, starts = math.inf, search.clock.starts  # virtual time at which the winner is found
-    while (trial := next(search.waiting(), None)) and starts[trial.number] < at:
-        source = pool[points.index(trial.point)]
+    first = dict.fromkeys(where._at[repr(where.nearest(p))] for p in starts)
+    search = CellSearch(told, cell, where, Memory(history), history, spec, [points[i] for i in first])  # type: ignore[arg-type]
+    winner = max(value(t, metric) for t in pool if t.state == "complete") if goal is None else goal
+    at, start = math.inf, search.clock.starts  # virtual time at which the winner is found
+    while (trial := next(search.waiting(), None)) and start[trial.number] < at:
+        source = pool[where._at[repr(trial.point)]]
         search.started.add(trial.key)
         for epoch, v in enumerate(source.curves[metric]):
             diverged = source.state == "diverged" and epoch == source.epochs - 1
@@ -258,9 +264,9 @@ def replay(
         if trial.state == "running":
             search.end(trial.key, "pruned", "its recorded curve ends here")
         if trial.state == "complete" and value(trial, metric) >= winner - epsilon:
-            at = min(at, starts[trial.number] + trial.epochs)
-    begun = [t for t in history.trials.values() if t.state != "running" and starts[t.number] < at]
-    done = [t for t in begun if t.state == "complete" and starts[t.number] + t.epochs <= at]
+            at = min(at, start[trial.number] + trial.epochs)
+    begun = [t for t in history.trials.values() if t.state != "running" and start[t.number] < at]
+    done = [t for t in begun if t.state == "complete" and start[t.number] + t.epochs <= at]
     best = max((v for t in done if not math.isnan(v := value(t, metric))), default=-math.inf)
     return Replay(
         cell.key,
@@ -273,7 +279,7 @@ def replay(
         sum(t.state == "pruned" for t in pool),
         math.isfinite(at),
         len(begun),
-        int(sum(min(t.epochs, at - starts[t.number]) for t in begun)),
+        int(sum(min(t.epochs, at - start[t.number]) for t in begun)),
         abs(best) if math.isfinite(best) else math.nan,
         abs(winner),
         "batches" if not slack else f"slack {slack:g}" if (workers, slack) != (1, 1) else "",
