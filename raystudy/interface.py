@@ -60,6 +60,7 @@ KINDS: dict[str, Kind] = {
             "scheduler",
             "objective",
             "keep_models",
+            "evaluate",
         ),
         TEXT,
     ),
@@ -103,8 +104,8 @@ class Study:
     ``KIND[:VARIANT]:RATE,...``. ``imbalance``: exp:R or step:R. ``file``: a shipped study or a .toml, instead of methods, data, noise,
     network and recipe; ``trust``: methods and networks that it names as files or modules may run. What is None is the study file's, or
     chosen by data set.
-    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val`` and ``keep_models``
-    are the options of ``raystudy sweep``.
+    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val``, ``keep_models``
+    and ``evaluate`` are the options of ``raystudy sweep``.
     Raises InputError for anything that cannot be.
     """
 
@@ -320,13 +321,15 @@ def train(
     seed: int = 0,
     device: str | None = None,
     threads: int | None = None,
+    evaluate: str = "",
     data_root: str | PathLike[str] = "data",
     **hyperparameters: Any,
 ) -> Iterator[dict[str, float]]:
     """One training without Ray: yields a record an epoch (``epoch`` from 0, ``val/acc``, ``test/acc``, ``train/loss``, ...).
 
     ``hyperparameters``: of the method, or fields of the recipe (``lr``, ``batch_size``, ...), in place of the published point's.
-    ``threads``: torch's, None as they are. Everything is checked before the first record is asked for; InputError tells a mistake.
+    ``threads``: torch's, None as they are. ``evaluate``: every:K[,N], as of ``raystudy train``.
+    Everything is checked before the first record is asked for; InputError tells a mistake.
     """
     from raystudy.learn import point
     from raystudy.running import alone
@@ -341,6 +344,7 @@ def train(
         epochs=epochs,
     )
     _checked(val_fraction=val_fraction, seed=seed, device=device, threads=threads, data_root=data_root)
+    _checked(evaluate=evaluate)
     made = alone.prepare(
         method,
         located(dataset),
@@ -355,6 +359,7 @@ def train(
         seed=seed,
         device=device,
         threads=threads,
+        evaluate=evaluate,
     )
 
     def records() -> Iterator[dict[str, float]]:

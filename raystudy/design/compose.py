@@ -108,6 +108,7 @@ def miniature(study: Study) -> Study:
         trials=1,
         replicates=1,
         clean_val=min(study.clean_val, 10),
+        evaluate="",
         grid=tuple(small(b) for b in study.grid),
     )
     assert len(shrunk.cells()) == len(study.cells())
@@ -130,6 +131,7 @@ BUDGET: dict[str, Any] = {  # and what it is where nobody says otherwise
     "val_fraction": 0.1,
     "clean_val": 0,
     "keep_models": "",
+    "evaluate": "",
 }
 
 

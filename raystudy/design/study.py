@@ -12,6 +12,7 @@ from typing import Any
 import tomli_w
 
 from raystudy import own
+from raystudy.data import evaluation
 from raystudy.data.noise import Noise
 from raystudy.design.names import MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS
 from raystudy.errors import InputError, unknown
@@ -138,6 +139,7 @@ class Study:
     clean_val: int = 0
     batch: int = 0  # proposals of a cell that are out at once; 0: told by the machine when the study begins
     keep_models: str = ""  # whose weights are kept, of MODELS; empty: nobody has said, so the best of each cell
+    evaluate: str = ""  # every:K or every:K,N; empty: every epoch in full
     grid: tuple[Block, ...] = ()
 
     def __post_init__(self) -> None:
@@ -170,6 +172,7 @@ class Study:
         ):
             if not low <= value <= high:
                 raise InputError(f"--{what} is {value}; it must be from {low} to {high}")
+        object.__setattr__(self, "evaluate", evaluation.parse(self.evaluate).text)
         if not 0 < self.val_fraction < 1:
             raise InputError(f"--val-fraction is {self.val_fraction:g}; it must lie between 0 and 1")
 
@@ -205,6 +208,11 @@ class Study:
         """Whose weights are kept: "none", "best" or "all"."""
         return self.keep_models or "best"
 
+    @property
+    def evaluated(self) -> str:
+        """How often and on how much its trainings evaluate, in a sentence; empty where each epoch is evaluated in full."""
+        return evaluation.parse(self.evaluate).sentence
+
     def network_of(self, cell: Cell) -> str:
         """A cell's network: its own or the study's."""
         return cell.network or self.network
@@ -219,7 +227,8 @@ class Study:
 
     def to_toml(self) -> str:
         told = {**asdict(self), "noises": [n.to_dict() for n in self.noises], "grid": [b.to_dict() for b in self.grid]}
-        return tomli_w.dumps(told if self.grid else {k: v for k, v in told.items() if k != "grid"})
+        unused = {name for name in ("grid", "evaluate") if not told[name]}
+        return tomli_w.dumps({k: v for k, v in told.items() if k not in unused})
 
     @classmethod
     def from_toml(cls, path: Path) -> "Study":

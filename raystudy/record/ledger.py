@@ -47,6 +47,7 @@ MAY: dict[str, Any] = {
         "effective_rate": float | int | None,
         "images": int,
         "network": str,
+        "evaluate": str,
     },
     **{"cell": dict, "recipe": dict, "epochs": int, "objective": str, "space": dict, "versions": dict, "commit": str},
 }

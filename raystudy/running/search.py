@@ -285,18 +285,23 @@ class CellSearch:
     def _pruned(self, trial: TrialHistory) -> str:
         """Why the trial stops at this rung, or "" if it goes on.
 
-        It goes on while it is among the best third (of those of earlier batches that came this far) by the mean noisy validation value
+        It goes on while it is among the best third (of those of earlier batches evaluated here) by the mean noisy validation value
         of the last tenth of the epochs so far. A trial still in its warm-up is neither stopped nor compared with.
         """
         rung, sign = trial.epochs, -1 if self.study.objective.endswith("loss") else 1
         if self._settles(trial) > rung:
             return ""
         others = [
-            sign * objective(t.curves[self.study.objective][:rung])
+            worth
             for t in self.searched()
-            if t.number // self.batch < trial.number // self.batch and t.epochs >= rung and self._settles(t) <= rung
+            if t.number // self.batch < trial.number // self.batch
+            and t.epochs >= rung
+            and self._settles(t) <= rung
+            and not math.isnan(worth := sign * objective(t.curves[self.study.objective][:rung]))
         ]
         mine = value(trial, self.study.objective)
+        if math.isnan(mine):  # nobody looked there: a replayed curve of another scheduler's rungs
+            return ""
         if (cutoff := stopped(mine, others)) is None:
             return ""
         values = f"{self.study.objective} {sign * mine:.4g} against {sign * cutoff:.4g}"
