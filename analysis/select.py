@@ -122,8 +122,10 @@ def replicates(cell: CellHistory, of: TrialHistory | None) -> list[TrialHistory]
     """The finished replicates of a trial's point; without any, the trial itself."""
     if of is None:
         return []
-    done = [t for t in repeated(cell) if t.state == "complete" and t.point == of.point]
-    return done or ([of] if of.state == "complete" else [])
+    same = [t for t in repeated(cell) if t.point == of.point]
+    done = [t for t in same if t.state == "complete"]
+    longer = any(t.planned for t in same)  # then the trial itself, of fewer epochs, stands for none of them
+    return done or ([of] if of.state == "complete" and not longer else [])
 
 
 def standing(cell: CellHistory, among: Collection[str] | None = None) -> TrialHistory | None:

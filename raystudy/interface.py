@@ -142,7 +142,7 @@ class Study:
         _checked(skip_corrupt=skip_corrupt, imbalance=imbalance, trust=trust, **budget)
         if noise is not None and not len(_several("noise", noise)):
             raise InputError("noise is empty; name a kind and a rate, such as symmetric:0.2")
-        self.data_root, self.named = Path(data_root), name is not None
+        self.data_root, self.named, self.longer = Path(data_root), name is not None, epochs is not None
         self.design = request.requested(
             _several("methods", methods),
             file=None if file is None else str(file),
@@ -177,7 +177,7 @@ class Study:
 
     def plan(self, storage: str | PathLike[str] = "studies", probe_seconds: float = 60.0, **resources: Any) -> "Plan":
         """What it will take (``raystudy plan``), what ``storage`` already holds left out. ``resources`` as ``run`` takes them."""
-        return _plan(self.design, self.data_root, storage, probe_seconds, resources)
+        return _plan(self.design, self.data_root, storage, probe_seconds, resources, self.longer)
 
     def __repr__(self) -> str:
         d = self.design
@@ -279,7 +279,7 @@ def run(
     found = _resources(asked.data_root, resources, remote=storages.url(held) is not None)
     seen = audience() if progress else Audience()
     place = held.expanduser().absolute()
-    outcome = whole(asked.design, place, found, uri, seen, limit, named=asked.named)
+    outcome = whole(asked.design, place, found, uri, seen, limit, named=asked.named, longer=asked.longer)
     if outcome.unfinished:
         why = f"{outcome.reason}; " if outcome.reason else ""
         seen.line(
@@ -559,6 +559,7 @@ def _plan(
     storage: str | PathLike[str],
     probe_seconds: float,
     asked: dict[str, Any],
+    longer: bool = False,
 ) -> "Plan":
     from raystudy.record import storage as storages
     from raystudy.running import plan
@@ -567,4 +568,6 @@ def _plan(
     _checked(storage=storage, probe_seconds=probe_seconds)
     found = _resources(data_root, asked)
     charge = price(PRICES, None, found.cpus, found.gpus)
-    return plan.made(study, storages.folder(str(storage)).expanduser().absolute(), found, charge, probe_seconds)
+    return plan.made(
+        study, storages.folder(str(storage)).expanduser().absolute(), found, charge, probe_seconds, longer=longer
+    )

@@ -140,6 +140,7 @@ class Study:
     batch: int = 0  # proposals of a cell that are out at once; 0: told by the machine when the study begins
     keep_models: str = ""  # whose weights are kept, of MODELS; empty: nobody has said, so the best of each cell
     evaluate: str = ""  # every:K or every:K,N; empty: every epoch in full
+    final_epochs: int = 0  # of the replicates, where they are trained longer than the search; 0: as long
     grid: tuple[Block, ...] = ()
 
     def __post_init__(self) -> None:
@@ -166,6 +167,7 @@ class Study:
             ("trials", self.trials, 1, 10**6),
             ("replicates", self.replicates, 0, 10**4),
             ("epochs", self.epochs, 1, MOST_EPOCHS),
+            ("final-epochs", self.final_epochs, 0, MOST_EPOCHS),
             ("seed", self.seed, 0, 2**31 - 1),
             ("clean-val", self.clean_val, 0, 10**9),
             ("batch", self.batch, 0, 10**6),
@@ -210,8 +212,13 @@ class Study:
 
     @property
     def evaluated(self) -> str:
-        """How often and on how much its trainings evaluate, in a sentence; empty where each epoch is evaluated in full."""
-        return evaluation.parse(self.evaluate).sentence
+        """What is unusual in what its trainings record, in sentences: how often they evaluate, and replicates that are longer."""
+        longer = f"Replicates: {self.final_epochs} epochs; the search: {self.epochs}." if self.final_epochs else ""
+        return " ".join(filter(None, (evaluation.parse(self.evaluate).sentence, longer)))
+
+    def final_epochs_of(self, cell: Cell) -> int:
+        """Epochs of a cell's replicates."""
+        return max(self.final_epochs, self.epochs_of(cell))
 
     def network_of(self, cell: Cell) -> str:
         """A cell's network: its own or the study's."""
@@ -227,7 +234,7 @@ class Study:
 
     def to_toml(self) -> str:
         told = {**asdict(self), "noises": [n.to_dict() for n in self.noises], "grid": [b.to_dict() for b in self.grid]}
-        unused = {name for name in ("grid", "evaluate") if not told[name]}
+        unused = {name for name in ("grid", "evaluate", "final_epochs") if not told[name]}
         return tomli_w.dumps({k: v for k, v in told.items() if k not in unused})
 
     @classmethod
@@ -255,9 +262,17 @@ class Study:
         except (tomllib.TOMLDecodeError, TypeError, KeyError, OSError, UnicodeDecodeError) as e:
             raise InputError(f"{path} is not a study file: {e}") from None
 
-    def grown_from(self, old: "Study") -> "Study":
-        """This study united with what its folder already holds. Raises InputError where they are different studies."""
-        free = {"methods", "datasets", "noises", "grid", "trials", "replicates", "batch", "keep_models"}
+    def grown_from(self, old: "Study", longer: bool = False) -> "Study":
+        """This study united with what its folder already holds. Raises InputError where they are different studies.
+
+        ``longer``: its epochs were said, and where they are more than those it was begun with they are meant for what was chosen."""
+        if longer and self.epochs > old.epochs:
+            if any(b.epochs for b in old.blocks()):
+                raise InputError(
+                    f"study {self.name!r} has cells with epochs of their own: choose another --name for more"
+                )
+            return replace(self, epochs=old.epochs, final_epochs=self.epochs).grown_from(old)
+        free = {"methods", "datasets", "noises", "grid", "trials", "replicates", "batch", "keep_models", "final_epochs"}
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(old, f.name)
             if f.name not in free and mine != theirs:
@@ -277,6 +292,7 @@ class Study:
             trials=max(self.trials, old.trials),
             replicates=max(self.replicates, old.replicates),
             keep_models=self.keep_models or old.keep_models,
+            final_epochs=max(self.final_epochs, old.final_epochs),
         )
 
 

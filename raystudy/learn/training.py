@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +24,7 @@ from raystudy.learn.checkpoint import previous
 from raystudy.learn.method import Log, Task
 from raystudy.learn.metrics import balanced, labels, scalars, selection
 from raystudy.learn.ops import gmm_1d, normalise_losses
-from raystudy.learn.point import code, method_class, split
-from raystudy.learn.recipe import Recipe
+from raystudy.learn.point import code, method_class, recipe_of, split
 from raystudy.learn.spec import TrialSpec
 
 MEMORISED = (
@@ -84,6 +84,20 @@ def _diverged(record: Record) -> bool:
     return record["train/loss"] is None or record.get("val/loss", 0.0) is None  # what was not evaluated is not there
 
 
+class _Watched(Task):
+    """A task that notes whether the method has asked for how many epochs there will be: one that never does makes the same updates
+    whatever their number, and so does a training that is made longer."""
+
+    asked = False
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "epochs":
+            object.__setattr__(
+                self, "asked", True
+            )  # also by ``dataclasses.replace``: what is not known is taken for asked
+        return super().__getattribute__(name)
+
+
 class Run:
     """One training of one trial. ``epoch()`` trains one epoch and returns its record; save and load continue it exactly."""
 
@@ -104,12 +118,12 @@ class Run:
         self.diverged = False
         self.weight: Tensor | None = None  # [n] of the newest epoch, NaN where not weighed; None where nothing was
 
-        values, overrides = split(spec.method, spec.point)
-        self.recipe = Recipe(**{**spec.recipe, **overrides})
+        values, _ = split(spec.method, spec.point)
+        self.recipe = recipe_of(spec.method, spec.point, spec.recipe)
         self.train_set = self._loader()
         _seed(spec.seed, -1)
-        task = Task(len(data.y), data.n_classes, spec.epochs, self._net, self.recipe.optimizer_for)
-        self.method = method_class(spec.method)(task, **values)
+        self._task = _Watched(len(data.y), data.n_classes, spec.epochs, self._net, self.recipe.optimizer_for)
+        self.method = method_class(spec.method)(self._task, **values)
         self.method.to(self.device)
 
         wrong = data.truth.wrong.nonzero().flatten()
@@ -304,12 +318,45 @@ class Run:
             "records": self.records,
             "method": self.method.state_dict(),
             "optimizers": [o.state_dict() for o in self.method.optimizers],
+            "epochs": self.spec.epochs,
+            "asked": self._task.asked,
         }
         checkpoint.write(state, path)
 
+    @property
+    def bound(self) -> str:
+        """Why the same training of more epochs does not begin with what was done so far; empty where it does, to the last bit."""
+        return self._bound(False)
+
+    def _bound(self, asked: bool) -> str:
+        if not self.recipe.open_ended:
+            return f"its learning rate is drawn over all epochs (schedule {self.recipe.schedule})"
+        if not self.evaluation.usual:
+            return "which epochs are evaluated hangs on how many there are"
+        if self.method.settled() > 0 or asked or self._task.asked:
+            return f"durations of {self.spec.method} are fractions of all epochs"
+        return ""
+
+    def _foreign(self, state: dict[str, Any]) -> str:
+        """Why this training cannot go on from a checkpoint: it is another's, and not of the same training of fewer epochs."""
+        epochs = state.get("epochs")
+        if state["key"] == self.spec.key:
+            return ""
+        if (
+            not isinstance(epochs, int)
+            or not 0 < epochs < self.spec.epochs
+            or state["key"] != replace(self.spec, epochs=epochs).key
+        ):
+            return f"belongs to another trial ({state['key']}, not {self.spec.key})"
+        why = self._bound(bool(state.get("asked", True)))
+        return f"is of {epochs} epochs, and {self.spec.epochs} are another training: {why}" if why else ""
+
     def load(self, path: Path) -> None:
-        """Continues from a checkpoint. Raises InputError, one line, for a file that is broken or is not this trial's."""
-        state = checkpoint.read(path, self.spec.key, self.method, self.method.optimizers, self.device)
+        """Continues from a checkpoint, also from one of the same training of fewer epochs where this one begins just so.
+
+        Raises InputError, one line, for a file that is broken or is not this training's."""
+        state = checkpoint.read(path, self._foreign, self.method, self.method.optimizers, self.device)
+        object.__setattr__(self._task, "asked", self._task.asked or bool(state.get("asked", True)))
         self.method.load_state_dict(state["method"])
         for optimizer, told in zip(self.method.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(told)

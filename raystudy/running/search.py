@@ -8,16 +8,17 @@ With a batch of one (as many cells as workers, or more) this is plain sequential
 
 import math
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
 from analysis import truth
-from analysis.select import chosen, objective, paper, value
+from analysis.select import chosen, objective, paper, repeated, value
 from raystudy.design.space import Space
 from raystudy.design.study import Cell, Study
-from raystudy.learn.point import Point
+from raystudy.learn.point import Point, recipe_of
 from raystudy.learn.spec import TrialSpec
 from raystudy.record import models
 from raystudy.record.checkpoints import checkpoint_path
@@ -58,6 +59,8 @@ class CellSearch:
         self.target = study.trials if space.dimensions else 1
         self.batch = study.batch or 1
         self.epochs = study.epochs_of(cell)
+        final = study.final_epochs_of(cell)
+        self.longer = final if final > self.epochs else 0  # epochs of replicates, where not the search's
         self.started: set[str] = set()  # handed to Tune
         self.busy: frozenset[str] = frozenset()  # those of them that have a worker
         self.workers: dict[str, str] = {}  # trial key -> where it runs
@@ -73,6 +76,10 @@ class CellSearch:
         self.optuna = optuna.create_study(study_name=cell.key, direction="minimize" if lower else "maximize")
 
         self.rungs = rungs(study, cell, space, self.paper_point)
+        ended = [t.key for t in history.trials.values() if t.state != "running"]
+        self._kept = {
+            key for key in ended if checkpoint_path(ledger.dir, key).exists()
+        }  # of which a checkpoint is there
 
         for trial in list(self.running.values()):  # decisions that a crash left undone
             self._judge(trial)
@@ -136,19 +143,25 @@ class CellSearch:
             new.append(event)
         self._open(*new)
 
-    def _event(self, number: int, origin: str, point: Point, seed: int) -> Event:
+    def spec_of(self, trial: TrialHistory) -> TrialSpec:
+        """What a trial is to train."""
+        spec = self.spec(trial.point, trial.seed)
+        return replace(spec, epochs=trial.planned) if trial.planned else spec
+
+    def _event(self, number: int, origin: str, point: Point, seed: int, epochs: int = 0) -> Event:
+        spec = self.spec(point, seed)
         event = {
             "event": "trial",
-            "key": self.spec(point, seed).key,
+            "key": (replace(spec, epochs=epochs) if epochs else spec).key,
             "number": number,
             "origin": origin,
             "point": point,
             "seed": seed,
-        }
+        } | ({"epochs": epochs} if epochs else {})
         return event | ({"oracle": list(self.oracle)} if self.oracle and point == self.paper_point else {})
 
     def _plan_replicates(self) -> None:
-        """The chosen and the paper point, trained again on fresh seeds."""
+        """The chosen and the paper point, trained again on fresh seeds; without any, but for more epochs, on the search's own."""
         trials = [
             t
             for t in (chosen(self.history, self.study.objective), paper(self.history))
@@ -156,11 +169,12 @@ class CellSearch:
         ]
         numbers = iter(range(len(self.history.trials), 10**9))
         new = []
-        for r in range(self.study.replicates):
+        fresh = [self.study.seed + 1 + r for r in range(self.study.replicates)]
+        for seed in fresh or [self.study.seed] * bool(self.longer):
             for point in ([trials[0].point] if trials else []) + [
                 t.point for t in trials[1:] if t.point != trials[0].point
             ]:
-                event = self._event(0, "replicate", point, self.study.seed + 1 + r)
+                event = self._event(0, "replicate", point, seed, self.longer)
                 if event["key"] not in self.history.trials:
                     new.append(event | {"number": next(numbers)})
         self._open(*new)
@@ -206,11 +220,13 @@ class CellSearch:
 
     def remaining(self) -> int:
         """Epochs that are left, if no further trial is pruned."""
-        open_ = sum(self.epochs - t.epochs for t in list(self.running.values()))  # a copy: progress is a thread
+        running = list(self.running.values())  # a copy: progress is a thread
+        open_ = sum((t.planned or self.epochs) - t.epochs for t in running)
         search = 0 if self._exhausted else max(0, self.target - len(self.searched()))
         distinct = 2 if self.target > 1 else 1
         planned = len(self.history.trials) > len(self._searched) or self.study.replicates == 0
-        return open_ + self.epochs * (search + (0 if planned else self.study.replicates * distinct))
+        repeats = 0 if planned else self.study.replicates * distinct
+        return open_ + self.epochs * search + (self.longer or self.epochs) * repeats
 
     def report(
         self,
@@ -254,11 +270,46 @@ class CellSearch:
             self.cell.key, {"event": "end", "key": key, "state": state, "reason": reason, "worker": worker}
         )
         self.running.pop(key, None)
-        checkpoint = checkpoint_path(self.ledger.dir, key)
-        for file in (checkpoint, checkpoint.with_name(checkpoint.name + ".prev")):
-            file.unlink(missing_ok=True)
+        self._kept.add(key)
         self.tidy()
         self.advance()
+        self._tidy_checkpoints()
+
+    def shorter(self, trial: TrialHistory) -> TrialHistory | None:
+        """The finished trial of fewer epochs whose checkpoint a longer one may go on from; None where there is none."""
+        same = [
+            t
+            for t in self.history.trials.values()
+            if t.key in self._kept and (t.seed, t.point) == (trial.seed, trial.point)
+        ]
+        fewer = [t for t in same if (t.planned or self.epochs) < (trial.planned or self.epochs)]
+        return max(fewer, key=lambda t: t.epochs, default=None)
+
+    def lasts(self, trial: TrialHistory) -> bool:
+        """Whether a trial's last checkpoint stays when it is complete, so that more epochs can go on from it: it is what is reported of
+        a cell, and its schedule does not hang on how many epochs there are."""
+        if self.study.keeps == "none" or (trial.origin != "replicate" and self.study.replicates):
+            return False
+        spec = self.spec(trial.point, trial.seed)
+        return recipe_of(spec.method, trial.point, spec.recipe).open_ended
+
+    def _tidy_checkpoints(self) -> None:
+        """Removes checkpoints of trials that have ended, but for those that a longer training goes on from, or may."""
+        stays: set[str] = set()
+        if any(self.lasts(self.history.trials[key]) for key in self._kept):
+            told = repeated(self.history) if self.study.replicates or self.longer else []
+            told += (
+                []
+                if self.study.replicates
+                else [t for t in (chosen(self.history, self.study.objective), paper(self.history)) if t]
+            )
+            stays = {t.key for t in told if t.state == "complete" and self.lasts(t)}
+            stays |= {found.key for t in self.running.values() if t.planned and (found := self.shorter(t))}
+        for key in self._kept - stays:
+            file = checkpoint_path(self.ledger.dir, key)
+            for one in (file, file.with_name(file.name + ".prev")):
+                one.unlink(missing_ok=True)
+        self._kept &= stays
 
     def surplus(self, present: Collection[str]) -> set[str]:
         """Of the trials that have left a model those whose model goes."""
@@ -271,7 +322,7 @@ class CellSearch:
 
     def _judge(self, trial: TrialHistory) -> None:
         """Ends a trial that is complete, or that its newest rung says to stop."""
-        if trial.epochs >= self.epochs:
+        if trial.epochs >= (trial.planned or self.epochs):
             self.end(trial.key, "complete")
         elif trial.origin != "replicate" and trial.epochs in self.rungs and (reason := self._pruned(trial)):
             self.end(trial.key, "pruned", reason)

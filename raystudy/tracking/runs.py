@@ -136,5 +136,5 @@ def params(history: CellHistory, trial: TrialHistory) -> dict[str, str]:
     header = history.header
     told = {f"recipe.{name}": value for name, value in header.get("recipe", {}).items()}
     told |= {name: header[name] for name in ("network", "epochs", "evaluate") if name in header}
-    told |= trial.point | {"seed": trial.seed}
+    told |= trial.point | {"seed": trial.seed} | ({"epochs": trial.planned} if trial.planned else {})
     return {name: str(value)[:6000] for name, value in told.items()}

@@ -507,3 +507,70 @@ def test_a_training_that_predicts_one_class_collapses_in_the_epochs_that_are_loo
     head.bias.data[3] = 50.0
     told = [run.epoch().get("method/collapsed") for _ in range(7)]
     assert told == [None] * 5 + [1.0, None]  # looked at in the second, fourth and sixth
+
+
+# -- more epochs for what was trained
+
+
+CONSTANT = Recipe(lr=0.05, schedule="constant").to_dict()
+
+
+def of_epochs(method: str, epochs: int, n: int = 0, recipe: dict[str, Any] = CONSTANT) -> Run:
+    run = Run(replace(spec_for(method), epochs=epochs, recipe=recipe), data_for())
+    for _ in range(n):
+        run.epoch()
+    return run
+
+
+@pytest.mark.parametrize(("method", "at"), [("ce", 4), ("elr", 3)])  # finished, and left before
+def test_more_epochs_begin_with_what_was_trained_bit_for_bit(method: str, at: int, tmp_path: Path) -> None:
+    short, whole, longer = of_epochs(method, 4, at), of_epochs(method, 7, 7), of_epochs(method, 7)
+    assert short.bound == ""
+    short.save(tmp_path / "c.pt")
+    longer.load(tmp_path / "c.pt")
+    assert len(longer.records) == at
+    longer.save(tmp_path / "d.pt")  # left once more, in between
+    longer = of_epochs(method, 7)
+    longer.load(tmp_path / "d.pt")
+    while len(longer.records) < 7:
+        longer.epoch()
+    assert longer.bound == ""
+    for a, b in zip(longer.method.state_dict().values(), whole.method.state_dict().values(), strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+    for c, d in zip(longer.method.optimizers, whole.method.optimizers, strict=True):
+        assert all(
+            torch.equal(c.state[p]["momentum_buffer"], d.state[q]["momentum_buffer"])
+            for p, q in zip(c.state, d.state, strict=True)
+        )
+
+    def timeless(run: Run) -> list[dict[str, Any]]:
+        return [{k: v for k, v in r.items() if k != "cost/seconds"} for r in run.records]
+
+    assert timeless(longer) == timeless(whole)
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe", "why"),
+    [
+        ("ce", Recipe().to_dict(), "its learning rate is drawn over all epochs (schedule cosine)"),
+        ("ce", Recipe(schedule="step").to_dict(), "its learning rate is drawn over all epochs (schedule step)"),
+        ("coteaching", CONSTANT, "durations of coteaching are fractions of all epochs"),
+        ("bootstrap", CONSTANT, "durations of bootstrap are fractions of all epochs"),
+    ],
+)
+def test_more_epochs_that_are_another_training_are_refused_in_a_line(
+    method: str, recipe: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    of_epochs(method, 2, 2, recipe).save(tmp_path / "c.pt")
+    longer = of_epochs(method, 3, recipe=recipe)
+    before = [v.clone() for v in longer.method.state_dict().values()]
+    with pytest.raises(InputError) as told:
+        longer.load(tmp_path / "c.pt")
+    assert str(told.value) == f"checkpoint {tmp_path / 'c.pt'} is of 2 epochs, and 3 are another training: {why}"
+    assert longer.records == []
+    assert all(
+        torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(before, longer.method.state_dict().values(), strict=True)
+    )
+    with pytest.raises(InputError, match="belongs to another trial"):  # fewer epochs than it has
+        of_epochs(method, 1, recipe=recipe).load(tmp_path / "c.pt")
