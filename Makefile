@@ -6,8 +6,11 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+# processes that share the tests; a file's go to one of them (tests/conftest.py)
+JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: setup sweep test check fuzz audit bench pictures constraints
 
@@ -15,7 +18,7 @@ sweep: setup
 	$(BIN)/python -m raystudy.sweep dividemix
 
 test: check
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -23,7 +26,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks/*.py
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 fuzz: setup
 	RAYSTUDY_FUZZ=10000 $(BIN)/python -m pytest tests/data/test_fuzz.py

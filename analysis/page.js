@@ -9,7 +9,7 @@ function show() {
 }
 addEventListener("hashchange", show);
 show();
-for (const th of document.querySelectorAll("thead th")) th.addEventListener("click", () => {
+for (const th of document.querySelectorAll("figure.table thead th")) th.addEventListener("click", () => {
   const i = th.cellIndex, body = th.closest("table").tBodies[0], up = th.dataset.up !== "1";
   for (const other of th.parentNode.children) delete other.dataset.up;
   th.dataset.up = up ? "1" : "0";

@@ -10,12 +10,13 @@ from analysis.sheets import Sheet
 
 
 class Picture(NamedTuple):
-    """A figure with its words; without ``png`` the reason why there is none."""
+    """A figure with its words; without ``png`` the reason why there is none. One not ``inside`` the page is a file only."""
 
     name: str
     title: str
     text: str
     png: bytes | None
+    inside: bool = True
 
 
 class Code(NamedTuple):
@@ -24,21 +25,33 @@ class Code(NamedTuple):
     text: str
 
 
+class Tab(NamedTuple):
+    """HTML that was made elsewhere, what it says as Markdown, and the scripts it needs."""
+
+    html: str
+    markdown: str
+    scripts: Sequence[str]
+
+
 class Section(NamedTuple):
     """A tab."""
 
     name: str
     title: str
     lead: str
-    content: Sequence[Sheet | Picture | Code]
+    content: Sequence[Sheet | Picture | Code | Tab]
 
 
-def _block(item: Sheet | Picture | Code) -> str:
+def _block(item: Sheet | Picture | Code | Tab) -> str:
+    if isinstance(item, Tab):
+        return item.html
     if isinstance(item, Sheet):
         return item.to_html()
     if isinstance(item, Code):
         return f"<pre>{html.escape(item.text)}</pre>"
     name, title, text = (html.escape(v) for v in (item.name, item.title, item.text))
+    if item.png is not None and not item.inside:
+        return f'<p class=note id="figure-{name}">{title}: figures/{name}.png and .pdf; the first tab draws it for any cell.</p>'
     if item.png is None:
         return f'<p class=absent id="figure-{name}">{title}: {text}</p>'
     data = base64.b64encode(item.png).decode()
@@ -55,10 +68,13 @@ def document(title: str, sections: Sequence[Section]) -> str:
         + "</section>"
         for s in sections
     )
+    more = "".join(
+        f"\n<script>{x}</script>" for s in sections for c in s.content if isinstance(c, Tab) for x in c.scripts
+    )
     css, script = ((resources.files("analysis") / f).read_text(encoding="utf-8") for f in ("page.css", "page.js"))
     icon = '<link rel="icon" href="data:,">'  # else a browser asks for one
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">{icon}'
         f"<title>{html.escape(title)}</title><style>{css}</style></head>\n<body><nav><strong>{html.escape(title)}</strong>\n{links}</nav>\n"
-        f"<main>{bodies}</main>\n<script>{script}</script></body></html>\n"
+        f"<main>{bodies}</main>\n<script>{script}</script>{more}</body></html>\n"
     )

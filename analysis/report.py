@@ -1,6 +1,6 @@
 """``raystudy report``: a study's report from its sections, drawn and written. Reads the ledger; decides and trains nothing.
 
-<out>/index.html         all of it in one file that works offline
+<out>/index.html         all of it in one file that works offline; its first tab can be explored
 <out>/report.md          the tables again, with links to the figures
 <out>/tables/NAME.csv|md|tex    all.tex inputs all of them
 <out>/figures/NAME.png|pdf
@@ -13,14 +13,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis import page, rendering, words
+from analysis.explore import tab
+from analysis.explore.data import explored
 from analysis.material import Item, Material, Plot, gathered
-from analysis.page import Code, Picture, Section
+from analysis.page import Code, Picture, Section, Tab
 from analysis.sections import (
     cost,
     models,
@@ -52,6 +55,11 @@ SECTIONS: dict[str, Callable[[Material], Iterator[Item]]] = {
 }
 
 
+# What the first tab draws for any cell is not on the page a second time: a large study has dozens of each.
+FILES_ONLY = ("rates-", "curves-", "losses-", "parallel-")
+Shown = Sheet | Picture | Code | Tab
+
+
 class Painter:
     """Draws figures in other processes, while more of them are being made: drawing takes most of the time of a report."""
 
@@ -74,7 +82,7 @@ class Painter:
             future = Future()
             future.set_exception(e)
         self.drawing.append((item.name, item.figure, future))
-        return Picture(item.name, item.title, item.text, b"")
+        return Picture(item.name, item.title, item.text, b"", not item.name.startswith(FILES_ONLY))
 
     def drawn(self) -> Iterator[tuple[str, bytes, bytes]]:
         """Name, PNG and PDF of the figures, as they become ready."""
@@ -95,16 +103,17 @@ def _write(path: Path, text: str | bytes) -> Path:
     return path
 
 
-def build(folder: Path, out: Path) -> list[Path]:
-    """Writes the report of the study in ``folder`` to ``out``. Returns the files written, ``index.html`` first.
+def build(folder: Path, out: Path, others: Sequence[Path] = ()) -> list[Path]:
+    """Writes the report of the study in ``folder`` to ``out``; with ``others`` one page of all of them. Returns the files written,
+    ``index.html`` first.
 
     Raises InputError where ``out`` cannot be written.
     """
     try:
-        material = gathered(folder)  # a study that cannot be read leaves no folder
+        materials = [gathered(f) for f in (folder, *others)]  # a study that cannot be read leaves no folder
         out.mkdir(parents=True, exist_ok=True)
         gc.freeze()  # else all that was read is walked again and again while figures come and go
-        return _built(material, out)
+        return _compared(materials, out) if others else _built(materials[0], out)
     except OSError as e:
         raise InputError(f"cannot write the report to {out}: {e.strerror or e}") from None
     finally:
@@ -114,10 +123,10 @@ def build(folder: Path, out: Path) -> list[Path]:
 def _built(material: Material, out: Path) -> list[Path]:
     """Writes everything, the page last. Returns the files, the page first."""
     painter, pictures, files = Painter(), dict[str, bytes](), list[Path]()
-    leads = words.LEADS | {"results": words.results(material.study, material.histories, material.measured)}
     with rc_context(rendering.RC), painter.pool:
-        sections = [
-            Section(name, name.capitalize(), leads[name], [*map(painter.take, items(material))])
+        sections = [_overview([material], words.begun(material.study, material.histories))]
+        sections += [
+            Section(name, name.capitalize(), words.LEADS[name], [*map(painter.take, items(material))])
             for name, items in SECTIONS.items()
         ]
         for name, png, pdf in painter.drawn():
@@ -139,7 +148,46 @@ def _built(material: Material, out: Path) -> list[Path]:
     return files[::-1]
 
 
-def _shown(item: Sheet | Picture | Code, pictures: dict[str, bytes]) -> Sheet | Picture | Code:
+def _overview(materials: Sequence[Material], lead: str) -> Section:
+    """The first tab: what each condition says, and all that can be asked of it."""
+    data = explored(materials)
+    said = [
+        (g["title"], data["studies"][study], level, told) for g in data["groups"] for study, level, told in g["said"]
+    ]
+    several = len(materials) > 1
+    lines = [f"- **{title}, {level}**{f' ({study})' * several}: {told}" for title, study, level, told in said]
+    return Section("overview", "Overview", lead, [Tab(tab.section(data), "\n".join(lines) + "\n", tab.scripts())])
+
+
+def _compared(materials: Sequence[Material], out: Path) -> list[Path]:
+    """One page of several studies: what they say together, and the leaderboards and the origin of each."""
+    names = [m.study.name for m in materials]
+    sections = [_overview(materials, words.COMPARED.format(n=len(names)))]
+    for number, m in enumerate(materials, 1):
+        lead = words.begun(m.study, m.histories)
+        sheets = [replace(s, name=f"{number}-{s.name}") for s in _sheets(m)]
+        sections.append(Section(f"study-{number}", m.study.name, lead, sheets))
+    files = [
+        _write(out / f"tables/{s.name}.csv", s.to_csv())
+        for x in sections[1:]
+        for s in x.content
+        if isinstance(s, Sheet)
+    ]
+    title = " and ".join(names) if len(names) < 4 else f"{len(names)} studies"
+    files += [
+        _write(out / "report.md", markdown(title, sections)),
+        _write(out / "index.html", page.document(title, sections)),
+    ]
+    return files[::-1]
+
+
+def _sheets(material: Material) -> list[Sheet]:
+    """The tables of a study that stand in a comparison."""
+    told = [*results.items(material), *provenance.items(material)]
+    return [item for item in told if isinstance(item, Sheet)]
+
+
+def _shown(item: Shown, pictures: dict[str, bytes]) -> Shown:
     """An item, a figure with its picture."""
     return item._replace(png=pictures[item.name]) if isinstance(item, Picture) and item.name in pictures else item
 
@@ -152,6 +200,8 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
         for c in s.content:
             if isinstance(c, Sheet):
                 out += [c.to_markdown()]
+            elif isinstance(c, Tab):
+                out += [c.markdown]
             elif isinstance(c, Code):
                 out += ["```", c.text, "```", ""]
             elif c.png is None:

@@ -4,15 +4,18 @@ from collections.abc import Mapping
 
 from analysis import collapse, names
 from analysis.select import MAIN
-from analysis.sheets import sentence
 from analysis.stats import DRAWS
 from analysis.surfaces import FAR, FEW
 from analysis.suspects import WORST
 from raystudy.design.study import Cell, Study
 from raystudy.record.ledger import CellHistory
 
+COMPARED = (
+    "{n} studies beside each other. Cells of the same data, noise and method are compared as they are: "
+    "look whether their protocols agree."
+)
 LEADS = {
-    "results": "{measured} of every method at every noise level, under each rule for picking the epoch.",
+    "results": "Accuracy of every method at every noise level, under each rule for picking the epoch.",
     "selection": "What the numbers would be under other rules, and what it costs not to look at the test set.",
     "statistics": "Which differences are more than chance: over replicates within a condition, and over conditions.",
     "published": "Ours beside published numbers. The protocols differ, and the differences are named.",
@@ -134,10 +137,10 @@ raystudy model {study} --export exported --format onnx"""
 DIGESTS = "Equal digests: the same images, the same labels and split. – wrong labels: nobody knows how many are."
 
 
-def results(study: Study, histories: Mapping[Cell, CellHistory], measured: str) -> str:
-    """The head of a report: what is in it, and how far the study is."""
+def begun(study: Study, histories: Mapping[Cell, CellHistory]) -> str:
+    """The head of a report: how far the study is, and what short names in it stand for."""
     trials = [t for h in histories.values() for t in h.trials.values()]
     done = sum(t.state == "complete" for t in trials)
-    begun = f"{len(histories)} of {len(study.cells())} cells begun, {len(trials)} trials, {done} complete."
+    far = f"{len(histories)} of {len(study.cells())} cells begun, {len(trials)} trials, {done} complete."
     told = f" {study.evaluated}" * bool(study.evaluated)
-    return f"{LEADS['results'].format(measured=sentence(measured))} {begun}{told}{names.full(study)}"
+    return f"{far}{told}{names.full(study)}"

@@ -1,6 +1,7 @@
 """Shared fixtures. One torch thread: tiny networks oversubscribe two cores."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,35 @@ settings.register_profile(
 settings.register_profile("more", settings.get_profile("few"), max_examples=25)
 settings.register_profile("many", settings.get_profile("few"), max_examples=300, derandomize=False)
 settings.load_profile("few")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, a file's go to one of them, so that what its fixtures made is made once.
+
+    Marked otherwise: tests that start Ray go one after another, the first of all as they take longest, and the contract of methods
+    is shared out method by method.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """Puts an MLflow store with nothing in it into a folder, and returns its URI: a copy, as making one takes seconds."""
+    made = tmp_path_factory.mktemp("store") / "mlflow.db"
+
+    def put(folder: Path) -> str:
+        from raystudy.tracking import store
+
+        if not made.exists():
+            store.connect(f"sqlite:///{made}").search_experiments()
+        shutil.copy(made, folder / made.name)
+        return f"sqlite:///{folder / made.name}"
+
+    return put
 
 
 @pytest.fixture(scope="session")

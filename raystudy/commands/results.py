@@ -38,23 +38,28 @@ def status(
 def report(
     study: StudyName,
     /,
-    *,
+    *others: StudyName,
     storage: Storage = STUDIES,
-    out: Annotated[Path | None, Parameter(help="where to (default: the folder report/ of the study)")] = None,
+    out: Annotated[
+        Path | None,
+        Parameter(help="where to (default: the folder report/ of the study; of several: report-A-B here)"),
+    ] = None,
     open_: Annotated[bool, Parameter(name="--open", help="open the page in a browser")] = False,
 ) -> int:
-    """Writes a study's report."""
-    folder = held(storage, study, arrays=True)
+    """Writes a study's report; of several studies one page that compares them."""
+    names = list(dict.fromkeys((study, *others)))
+    folder, *more = (held(storage, name, arrays=True) for name in names)
     console = terminal()
     from analysis import report as reports
     from raystudy.tracking.sync import logged
 
-    with console.status(f"writing the report of {study}"):
-        files = reports.build(folder, out.expanduser() if out else folder / "report")
-    say(console, f"{study}: {len(files)} files, {files[0]}")
+    usual = Path(f"report-{'-'.join(names)}"[:100]) if more else folder / "report"
+    with console.status(f"writing the report of {', '.join(names)}"):
+        files = reports.build(folder, out.expanduser() if out else usual, more)
+    say(console, f"{', '.join(names)}: {len(files)} files, {files[0]}")
     if open_:
         webbrowser.open(files[0].absolute().as_uri())
-    if not out:
+    if not out and not more:
         say(console, logged(folder, running(folder)))
     return 0
 

@@ -1,11 +1,13 @@
 """One Ray Tune experiment for a whole study: runs every cell's trials in an open Ray session, and leaves nothing behind."""
 
+import contextlib
+import fcntl
 import math
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,11 +29,11 @@ from raystudy.running.resources import Resources, capacity
 from raystudy.running.search import CellSearch
 from raystudy.running.session import joined
 from raystudy.running.trial import TrialActor
-from raystudy.running.tune import CellScheduler, StudySearch
+from raystudy.running.tune import RETRIES, CellScheduler, StudySearch
 from raystudy.terminal import printable
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
-RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
+SCRATCH = "raystudy-scratch-"
 
 
 class _Stopper(tune.Stopper):
@@ -77,22 +79,40 @@ def execute(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(
         resources.max_concurrent or (10_000 if resources.address else int(places) + 1)
     )
-    scratch = _scratch()
-    try:
-        problem = _experiment(name, searches, resources, places, scratch, audience, budget, texts)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with scratch() as folder:
+        problem = _experiment(name, searches, resources, places, folder, audience, budget, texts)
     if problem:
         raise problem
 
 
-def _scratch() -> str:
-    """A folder for what Tune writes beside the ledger. Those of drivers that were killed are taken away."""
-    for left in Path(tempfile.gettempdir()).glob("raystudy-tune-*"):
-        pid = left.name.split("-")[2]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and left.stat().st_uid == os.getuid():
+@contextlib.contextmanager
+def scratch() -> Iterator[str]:
+    """A folder for what Tune writes beside the ledger, gone afterwards. Those of drivers that were killed are taken away.
+
+    Whether a driver is alive its lock tells, and not its number: a container that shares this folder has numbers of its own.
+    """
+    place = Path(tempfile.gettempdir())
+    for left in place.glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError), _locked(left):
             shutil.rmtree(left, ignore_errors=True)
-    return tempfile.mkdtemp(prefix=f"raystudy-tune-{os.getpid()}-")
+    made = Path(tempfile.mkdtemp(prefix=f".{SCRATCH}"))
+    with _locked(made):
+        folder = made.rename(place / made.name[1:])  # only now can another driver find it
+        try:
+            yield str(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder, which ends with its process. Raises OSError where another process holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _experiment(
@@ -100,7 +120,7 @@ def _experiment(
     searches: list[CellSearch],
     resources: Resources,
     places: float,
-    scratch: str,
+    folder: str,
     audience: Audience,
     budget: Budget | None,
     texts: Mapping[str, str],
@@ -155,7 +175,7 @@ def _experiment(
             ),
             run_config=tune.RunConfig(
                 name=name,
-                storage_path=scratch,
+                storage_path=folder,
                 verbose=0,
                 progress_reporter=_Silent(),
                 stop=_Stopper(budget, searcher),

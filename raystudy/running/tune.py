@@ -6,6 +6,7 @@ Both only pass on; what is tried and what is stopped early is decided in ``searc
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ class CellScheduler(FIFOScheduler):
             str, float
         ] = {}  # Ray's trial id -> when it began or last had a record, on the monotonic clock
         self.looked = -math.inf
+        self.deaths: Counter[str] = Counter()  # trial key -> how often its worker died
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -145,20 +147,28 @@ class CellScheduler(FIFOScheduler):
         trial.run_metadata.last_result = {"trial_id": trial.trial_id, "done": True}
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """A worker that Ray killed for its memory cannot say so: Ray's own error does. Tune tells of every death of a worker.
+        """Tune tells of every death of a worker; where it starts the trial again by itself, the trial's status is ERROR by now.
 
-        The trial is started once more as it is, for others may have taken the memory; then once more on a whole machine.
+        It does not while the trial begins, whose first worker that dies would be its last: such a trial waits once more. Nor does it
+        do so again after a worker that Ray killed for its memory, which cannot say so: Ray's own error does. That trial is started
+        once more as it is, for others may have taken the memory; then once more on a whole machine.
         """
         cell, key = self.searcher.live[trial.trial_id]
+        if key not in cell.running:
+            return
+        self.deaths[key] += 1
+        recovers = trial.status == trial.ERROR
         told = Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial.error_file else ""
-        if key not in cell.running or not ("low on memory" in told or "OutOfMemory" in told):
-            return
-        if trial.should_recover():  # Tune starts it again, and after that no more
-            trial.max_failures = trial.num_failures
-            return
-        with self.searcher.recording():
-            why = "out of memory: Ray killed its worker again and again"
-            cell.report(key, 0, [], False, why, again=not trial.config["whole"])
+        if "low on memory" not in told and "OutOfMemory" not in told:
+            if not recovers and self.deaths[key] <= RETRIES:
+                cell.started.discard(key)
+        elif recovers:
+            trial.max_failures = trial.num_failures  # Tune starts it again, and after that no more
+        else:
+            with self.searcher.recording():
+                why = "out of memory: Ray killed its worker again and again"
+                cell.report(key, 0, [], False, why, again=not trial.config["whole"])
 
 
+RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
 LOOK_SECONDS = 0.5  # between looks at which trials run

@@ -241,6 +241,7 @@ def test_every_tab_and_figure_shows_in_a_browser_without_a_network(folder: Path,
         driver.get((folder / "report" / "index.html").as_uri())
         links = driver.find_elements("css selector", "nav a")
         assert [a.text for a in links] == [
+            "Overview",
             "Results",
             "Selection",
             "Statistics",

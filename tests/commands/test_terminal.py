@@ -22,7 +22,8 @@ def run(folder: Path, environment: dict[str, str], *command: str) -> subprocess.
     return subprocess.run([sys.executable, *command], cwd=folder, env=known, capture_output=True, timeout=300)
 
 
-@pytest.mark.parametrize("environment", [ASCII[0], *(pytest.param(e, marks=pytest.mark.slow) for e in ASCII[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ASCII)
 def test_the_leaderboard_of_a_terminal_without_plus_minus(tmp_path: Path, environment: dict[str, str]) -> None:
     recorded.write(tmp_path / "studies" / "demo", ("ce", "elr"), (0.5,), arrays=False)
     done = run(tmp_path, environment, "-m", "raystudy", "status", "demo")

@@ -38,7 +38,6 @@ from raystudy.learn.celldata import prepare
 from raystudy.learn.methods.mentornet_dd import SHAPES, read_mentor
 from raystudy.learn.spec import TrialSpec
 from raystudy.record import ledger
-from raystudy.tracking import store
 
 ODD = "0 -1 1e400 nan inf 0.2 1 7 .. . / a/b ../../x é -- - = : , [] {} 🙂 ~ ~nobody-of-that-name/x %s [red] <b> x.npz s none auto"
 WORDS = st.sampled_from([*ODD.split(), "", "x" * 300, "\n", "\udcff"])
@@ -364,22 +363,15 @@ def test_any_ledger(place: Path, data: st.DataObject) -> None:
             assert path.read_bytes().endswith(b"\n")
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow store with nothing in it: making one takes seconds."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.connect(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.mark.slow
 @settings(max_examples=10)
 @given(data=st.data())
-def test_any_ledger_in_a_report_and_in_mlflow(place: Path, empty_store: Path, data: st.DataObject) -> None:
+def test_any_ledger_in_a_report_and_in_mlflow(
+    place: Path, empty_store: Callable[[Path], str], data: st.DataObject
+) -> None:
     """Drawn and logged, or refused in one line; the ledger stays as it was, and MLflow takes the whole one after it."""
     with copy(place) as here:
-        path, uri = next((here / "studies" / "s" / "cells").iterdir()), f"--tracking-uri=sqlite:///{here}/mlflow.db"
-        shutil.copy(empty_store, here / "mlflow.db")
+        path, uri = next((here / "studies" / "s" / "cells").iterdir()), f"--tracking-uri={empty_store(here)}"
         whole = path.read_bytes()
         _, new = altered(data, whole.splitlines(keepends=True))
         path.write_bytes(new)

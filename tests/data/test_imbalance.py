@@ -208,6 +208,7 @@ def test_a_study_without_imbalance_has_no_column_of_it(tmp_path):
     assert "test.balanced" not in export.trials(study, histories)
 
 
+@pytest.mark.xdist_group("ray")
 @pytest.mark.slow
 def test_a_sweep_over_an_imbalanced_set(tmp_path):
     study = rs.Study("elr", imbalance="exp:20", noise="symmetric:0.2", trials=1, replicates=2, epochs=3, name="tail")

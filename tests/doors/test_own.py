@@ -238,6 +238,7 @@ def test_every_check_holds(name: str, folder: Path) -> None:
     assert [c for c in check(own.located(name)) if not c.holds] == []
 
 
+@pytest.mark.xdist_group("ray")
 @pytest.mark.slow
 def test_a_study_of_ones_own_is_run_goes_on_and_knows_a_changed_file(folder: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -13,7 +13,7 @@ from analysis import load, report
 from raystudy.design.study import Study
 from raystudy.tools.chaos.holds import outcome
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 STUDY = Path("studies", "s")
 
@@ -84,19 +84,16 @@ def test_a_study_of_two_data_sets(undisturbed: Path) -> None:
     assert Study.from_toml(undisturbed / "studies" / "s" / "study.toml") == study
 
 
-def test_its_report_tells_how_to_run_it_again(undisturbed: Path, tmp_path: Path) -> None:
-    """On what might be another machine: in another folder, by the command and the file that the report gives, a trial at a time."""
+def test_its_report_tells_how_to_run_it_again_and_a_budget_stops_that(undisturbed: Path, tmp_path: Path) -> None:
+    """On what might be another machine: in another folder, by the command and the file that the report gives, a trial at a time.
+
+    Time, and then money, that is used up stops it, and the same command goes on.
+    """
     out = undisturbed / "report"
     page = report.build(undisturbed / "studies" / "s", out)[0].read_text()
     assert "python -m raystudy.sweep --study study.toml" in page
     (tmp_path / "study.toml").write_bytes((out / "study.toml").read_bytes())
-    code, printed = sweep(tmp_path, "--study", "study.toml", "--max-concurrent", "1")
-    assert code == 0, printed
-    assert outcome(tmp_path / STUDY) == outcome(undisturbed / STUDY)  # every key, number, state and curve
-
-
-def test_money_that_is_used_up_stops_it_and_the_same_command_goes_on(undisturbed: Path, tmp_path: Path) -> None:
-    argv = ("--study", "s.toml", "--prices", "prices.toml", "--checkpoint-every", "0.2")
+    argv = ("--study", "study.toml", "--max-concurrent", "1", "--prices", "prices.toml", "--checkpoint-every", "0.2")
     code, printed = sweep(tmp_path, *argv, "--time-budget", "1s")  # over before Ray is up
     assert code == 130, printed
     assert "the time budget of 1 s is used up; stopped: " in printed
@@ -108,7 +105,7 @@ def test_money_that_is_used_up_stops_it_and_the_same_command_goes_on(undisturbed
     assert any(trials for trials in begun.values())
     code, printed = sweep(tmp_path, *argv)
     assert code == 0, printed
-    assert outcome(tmp_path / STUDY) == outcome(undisturbed / STUDY)
+    assert outcome(tmp_path / STUDY) == outcome(undisturbed / STUDY)  # every key, number, state and curve
 
 
 @pytest.mark.parametrize("name", ["mixup-table2", "rethinking-fig1"])

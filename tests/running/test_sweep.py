@@ -21,7 +21,7 @@ from raystudy.tools.chaos.holds import outcome, violations
 from raystudy.tools.chaos.processes import descendants, send
 from raystudy.tracking.store import connect
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 SMALL = (
     *("dividemix", "--noise", "symmetric:0.3", "--epochs", "12", "--trials", "4", "--replicates", "1", "--name", "s"),
@@ -96,44 +96,81 @@ def test_a_finished_study_run_again_only_prints(undisturbed: Bout) -> None:
     assert violations(undisturbed) == []
 
 
-@pytest.mark.parametrize("after", [3, 40])
-def test_kill_9_of_the_driver(bout: Bout, after: int) -> None:
-    bout.start()
-    bout.until_records(after)
-    bout.kill()
-
-
-def test_kill_9_of_everything_twice(bout: Bout) -> None:
-    for after in (20, 40):
+def test_kill_9_of_the_driver_and_of_everything(bout: Bout) -> None:
+    """At the first records, and later and later, as a whole machine that loses power, too."""
+    for after, everything in ((3, False), (10, True), (10, False), (10, True)):
         bout.start()
         bout.until_records(after)
-        bout.kill(everything=True)
+        bout.kill(everything)
         ended = [e["key"] for e in bout.events() if e["event"] == "end"]
         assert len(ended) == len(set(ended))
 
 
 def test_kill_9_of_workers(bout: Bout) -> None:
+    """Of one that begins its trial, and of two that train."""
+
+    def began() -> bool:
+        below = descendants(bout.running().pid)
+        found = [p for p, name in below.items() if name.startswith("ray::") and "Trainable.__init__" in name]
+        send(found[:1])
+        return bool(found)
+
     bout.start()
+    bout.until(began)
     for after in (10, 30):
         bout.until_records(after)
         send(bout.workers()[:1])
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
-def test_a_clean_stop_says_how_to_go_on(bout: Bout, by: signal.Signals) -> None:
-    bout.start()
-    bout.until_records(15)
-    send([bout.running().pid], by)
-    bout.wait(130, "the same command goes on", 60)
-    assert "RUNNING" not in {r.info.status for r in runs_in_mlflow(bout)}
+DIES = """
+'''Cross-entropy. The first worker that begins a second trial dies of it.'''
+import os
+from pathlib import Path
+import torch.nn.functional as F
+from raystudy import Method
+
+class Dies(Method):
+    def __init__(self, task):
+        super().__init__(task)
+        begun = os.environ["BEGUN"] = os.environ.get("BEGUN", "") + "x"
+        if begun == "xx" and Path("/proc/self/cmdline").read_bytes().startswith(b"ray::"):
+            try:
+                Path("FOLDER/died").touch(exist_ok=False)
+            except FileExistsError:
+                return
+            os.kill(os.getpid(), 9)
+
+    def step(self, batch, t):
+        loss = F.cross_entropy(self.nets[0](batch.x), batch.y)
+        self.descend(0, loss)
+        return {"loss": loss.detach()}
+"""
 
 
-def test_a_stop_of_all_processes_says_how_to_go_on(bout: Bout) -> None:
-    """As `timeout make sweep` and Slurm stop it: Ray's own processes get the signal, too, and the driver does not wait for them."""
-    bout.start()
-    bout.until_records(15)
-    send([bout.running().pid, *descendants(bout.running().pid)], signal.SIGTERM)
-    bout.wait(130, "the same command goes on", 40)
+def test_a_worker_that_dies_as_it_goes_on_to_another_trial(tmp_path: Path) -> None:
+    """Tune itself starts a trial again only once it runs: it would take this death for the trial's end."""
+    (tmp_path / "dies.py").write_text(DIES.replace("FOLDER", str(tmp_path)))
+    options = ("--no-baseline", "--noise", "symmetric:0.3", "--epochs", "2", "--trials", "1", "--replicates", "2")
+    more = ("--max-concurrent", "1", "--name", "s", "--tracking-uri", "none")
+    command = [sys.executable, "-m", "raystudy.sweep", "dies.py:Dies", *options, *more]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "died").exists()
+    (path,) = cells(tmp_path / "studies" / "s")
+    assert [(t.state, t.reason) for t in replay(path).trials.values()] == [("complete", "")] * 3
+
+
+def test_a_clean_stop_says_how_to_go_on(bout: Bout) -> None:
+    """By Ctrl-C, by SIGTERM, and as `timeout make sweep` and Slurm stop it: then Ray's own processes get the signal, too, and the
+    driver does not wait for them."""
+    for by, everything in ((signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)):
+        bout.start()
+        bout.until_records(10)
+        below = [*descendants(bout.running().pid)] if everything else []
+        send([bout.running().pid, *below], by)
+        bout.wait(130, "the same command goes on", 40 if everything else 60)
+        if not everything:
+            assert "RUNNING" not in {r.info.status for r in runs_in_mlflow(bout)}
 
 
 def test_a_study_grows(undisturbed: Bout, tmp_path: Path) -> None:

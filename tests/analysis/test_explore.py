@@ -1,0 +1,203 @@
+"""The first tab of a report: its sentences, its data, and the page in a real browser."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import recorded
+from browser import chromium, missing
+
+from analysis import page, report, tables
+from analysis.explore import headlines, tab
+from analysis.explore.data import curves, explored, rounded
+from analysis.grid import Outcome
+from analysis.material import gathered
+from analysis.select import MAIN, score
+from raystudy.data.noise import Noise
+from raystudy.design.study import Cell
+from raystudy.errors import InputError
+from raystudy.record.ledger import CellHistory, TrialHistory
+
+
+def outcome(method: str, values: dict[int, float], oracle: bool = False, passes: float = 10.0) -> Outcome:
+    """A cell of one-epoch replicates with these accuracies by seed."""
+    cell = Cell(method, "digits", Noise("symmetric", 0.5))
+    history = CellHistory(cell.key)
+    history.header = {"effective_rate": 0.45}
+    trials = []
+    for seed, v in values.items():
+        t = TrialHistory(f"{method}{seed}", seed, "replicate", {}, seed, ("rate",) if oracle else (), "complete")
+        t.add([{"test/acc": v, "val/acc": v, "cost/passes": passes}], [0])
+        trials.append(t)
+    return Outcome(cell, history, trials[0] if trials else None, None, trials, [], "digits symmetric:0.5")
+
+
+def rows(**named: Outcome) -> dict[str, Outcome]:
+    return named
+
+
+def test_a_method_that_beats_every_other_one_is_said_to_with_the_largest_p() -> None:
+    told = headlines.sentence(
+        rows(
+            ce=outcome("ce", {1: 0.50, 2: 0.51, 3: 0.52}),
+            elr=outcome("elr", {1: 0.80, 2: 0.812, 3: 0.819}, passes=20.0),
+        )
+    )
+    # Differences .30, .302, .299: t = .30033 / (.001528 / sqrt 3) = 340, two-sided p of 2 degrees 8.6e-6
+    assert told == (
+        "elr is first with 81.0 ± 1.0 % (n = 3): more than chance against ce (p at most 8.6e-06, Holm). "
+        "+30.0 points beside ce, at 2 times its passes."
+    )
+
+
+def test_methods_that_cannot_be_told_apart_are_named() -> None:
+    told = headlines.sentence(
+        rows(
+            ce=outcome("ce", {1: 0.50, 2: 0.51, 3: 0.52}),
+            elr=outcome("elr", {1: 0.80, 2: 0.812, 3: 0.819}),
+            gce=outcome("gce", {1: 0.82, 2: 0.79, 3: 0.80}),
+            sop=outcome("sop", {9: 0.70}),
+        )
+    )
+    assert "elr is first" in told
+    assert "but gce cannot be told from it" in told
+    assert "ce is behind by more than chance" in told
+    assert "too few common seeds to compare it with sop" in told
+
+
+def test_points_read_off_the_truth_win_nothing_and_are_named() -> None:
+    told = headlines.sentence(
+        rows(ce=outcome("ce", {1: 0.5, 2: 0.6}), coteaching=outcome("coteaching", {1: 0.9, 2: 0.91}, oracle=True))
+    )
+    assert told.startswith("ce, alone, has 55.0")
+    assert told.endswith("Not compared, points read off the truth: coteaching.")
+
+
+def test_nothing_measured_is_said() -> None:
+    assert headlines.sentence(rows(ce=outcome("ce", {}))) == "Nothing has been measured yet."
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a"], "a"),
+        (["a", "b"], "a and b"),
+        (list("abcde"), "a, b, c, d and e"),
+        (list("abcdefg"), "a, b, c, d and 3 more"),
+    ],
+)
+def test_lists_for_people(names: list[str], told: str) -> None:
+    assert headlines.listed(names) == told
+
+
+def test_a_curve_has_the_epochs_that_were_measured_and_the_range_of_the_trials() -> None:
+    trials = []
+    for shift in (0.0, 0.2):
+        t = TrialHistory("k", 0, "replicate", {}, 0)
+        t.add(
+            [{"test/acc": 0.5 + shift, "label/memorised": 0.1}, {"val/acc": 0.1}, {"test/acc": 0.6 + shift}], [0, 0, 0]
+        )
+        trials.append(t)
+    found = curves(trials, known=False)
+    assert found["test/acc"] == [[1, 60.0, 50.0, 70.0], [3, 70.0, 60.0, 80.0]]
+    assert "label/memorised" not in found  # nobody knows which labels are wrong
+    assert curves(trials, known=True)["label/memorised"] == [[1, 10.0, 10.0, 10.0]]
+
+
+def test_numbers_of_the_page() -> None:
+    assert rounded(math.nan) is None
+    assert rounded(0.123456) == 0.1235
+    assert rounded(1234567.0) == 1234567.0
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("studies")
+    recorded.write(root / "one", ("ce", "elr", "dividemix"), trials=9, epochs=12)
+    recorded.write(root / "two", ("ce", "sop"), trials=3, epochs=12)
+    return [root / "one", root / "two"]
+
+
+def test_the_data_are_what_the_leaderboard_says(folders: list[Path]) -> None:
+    material = gathered(folders[0])
+    data = explored([material])
+    assert len(data["cells"]) == 9
+    assert len(data["trials"]) == sum(len(h.trials) for h in material.histories.values())
+    for o in material.outcomes:
+        (cell,) = [c for c in data["cells"] if (c["method"], c["level"]) == (o.cell.method, f"{o.cell.noise.rate:g}")]
+        assert cell["scores"]["acc"][MAIN][0] == rounded(100 * score(o.tuned, MAIN).mean)
+        assert cell["point"] == (tables.point(o.best.point) if o.best else "")
+        assert ("beside" in cell["scores"]) == (o.cell.method != "ce")
+    json.dumps(data, allow_nan=False)
+
+
+def test_what_a_study_says_cannot_end_the_script_that_holds_it(folders: list[Path]) -> None:
+    data = explored([gathered(folders[0])])
+    data["trials"][0][9] = "</script><script>alert(1)</script><!--"
+    text = tab.section(data)
+    assert text.count("</script>") == 1
+    held = re.search(r'<script type="application/json" id="explored">(.*?)</script>', text, re.S)
+    assert held is not None
+    assert json.loads(held[1]) == data
+
+
+def test_several_studies_stand_in_one_page(folders: list[Path], tmp_path: Path) -> None:
+    files = report.build(folders[0], tmp_path / "both", folders[1:])
+    assert files[0] == tmp_path / "both" / "index.html"
+    text = (tmp_path / "both" / "report.md").read_text()
+    assert "## one" in text
+    assert "## two" in text
+    assert "(two): " in text
+    names = [f.name for f in files if f.suffix == ".csv"]
+    assert len(names) == len(set(names))
+    with pytest.raises(InputError, match="there is no study"):
+        report.build(folders[0], tmp_path / "none", [tmp_path / "nothing"])
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_the_page_is_explored_by_mouse_and_keyboard(folders: list[Path], tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    path = tmp_path / "page.html"
+    path.write_text(page.document("both", [report._overview([gathered(f) for f in folders], "lead")]))
+    assert path.stat().st_size < 6e6
+    with chromium(tmp_path / "profile") as driver:
+        wait = WebDriverWait(driver, 60)
+        driver.get(path.as_uri())
+        wait.until(lambda d: d.find_elements("css selector", "#ex-rates svg"))
+        buttons = driver.find_elements("css selector", "#ex-map td button")
+        assert len(buttons) == 15  # three methods and two, at three levels
+        assert all("n 3" in b.get_attribute("aria-label") or "n 1" in b.get_attribute("aria-label") for b in buttons)
+        buttons[0].send_keys(Keys.ENTER)  # a cell by keyboard
+        wait.until(lambda d: len(d.find_elements("css selector", "#ex-cell svg")) >= 3)
+        assert driver.find_elements("css selector", "#ex-map button[aria-pressed=true]")
+        assert driver.switch_to.active_element.get_attribute("id") == "ex-cell-title"
+        Select(driver.find_element("id", "ex-metric")).select_by_visible_text("seconds of a training")
+        assert "Seconds" in driver.find_element("id", "ex-map-title").text
+        assert not driver.find_element("id", "ex-rule").is_enabled()
+        Select(driver.find_element("id", "ex-study")).select_by_visible_text("two")
+        assert len(driver.find_elements("css selector", "#ex-map td button")) == 6
+        box = driver.find_element("id", "ex-filter")
+        box.send_keys("sop paper")
+        assert driver.find_element("id", "ex-count").text.startswith("3 of ")
+        box.clear()
+        box.send_keys("elr search")
+        head = next(h for h in driver.find_elements("css selector", "#ex-trials th") if h.text.startswith("objective"))
+        head.find_element("tag name", "button").click()
+        head = next(h for h in driver.find_elements("css selector", "#ex-trials th") if h.text.startswith("objective"))
+        assert head.get_attribute("aria-sort") == "ascending"
+        place = driver.execute_script("return arguments[0].cellIndex", head)
+        told = [
+            float(r.find_elements("tag name", "td")[place].text)
+            for r in driver.find_elements("css selector", "#ex-trials tbody tr")
+        ]
+        assert len(told) == 24  # trial 0 is the published point
+        assert told == sorted(told)
+        point = driver.find_element("css selector", "#ex-rates svg path[aria-roledescription=point]")
+        assert "sop" in point.get_attribute("aria-label") or "ce" in point.get_attribute("aria-label")
+        assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
