@@ -154,13 +154,13 @@ def _extended(searches: list[CellSearch]) -> Iterator[str]:
             if trial.planned and not trial.epochs:
                 ways.setdefault(_way(search, trial), []).append(trial)
     for way, trials in ways.items():
-        yield f"{len(trials)} training{'s' * (len(trials) != 1)} of {trials[0].planned} epochs {way}"
+        yield f"trainings of {trials[0].planned} epochs for what was chosen, {len(trials)} of them {way}"
 
 
 def _way(search: CellSearch, trial: TrialHistory) -> str:
     recipe = recipe_of(search.cell.method, trial.point, search.spec_of(trial).recipe)
     if not recipe.open_ended:
-        return f"begin anew: with schedule {recipe.schedule} they are others than those of {search.epochs} from the first epoch on"
+        return f"begin anew: with schedule {recipe.schedule} they are other trainings than those of {search.epochs}, from the first epoch on"
     if search.study.evaluate:
         return "begin anew: which epochs are evaluated hangs on how many there are"
     if search.space.settled(trial.point) > 0:
