@@ -160,7 +160,7 @@ def _extended(searches: list[CellSearch]) -> Iterator[str]:
 def _way(search: CellSearch, trial: TrialHistory) -> str:
     recipe = recipe_of(search.cell.method, trial.point, search.spec_of(trial).recipe)
     if not recipe.open_ended:
-        return f"begin anew: with schedule {recipe.schedule} they are other trainings than those of {search.epochs}, from the first epoch on"
+        return f"begin anew: with schedule {recipe.schedule} they differ from those of {search.epochs} from the first epoch on"
     if search.study.evaluate:
         return "begin anew: which epochs are evaluated hangs on how many there are"
     if search.space.settled(trial.point) > 0:
