@@ -18,6 +18,7 @@ from raystudy.record.ledger import CellHistory, TrialHistory
 TEST, VAL, CLEAN_VAL = "test/acc", "val/acc", "val/clean_acc"
 SUBSET = "test/subset_acc"  # of some of the test set, in epochs that are not evaluated in full: no rule reads it
 BALANCED = "test/balanced_acc"  # mean recall of the classes, recorded where the training set is imbalanced
+FILTER = tuple(f"filter/{what}" for what in ("removed", "relabelled", "precision", "recall", "auroc", "wrong"))
 MAIN = "last10"  # the rule of figures, tests and gains; the leaderboard is shown under every rule
 
 
@@ -223,6 +224,11 @@ def after(steps: Sequence[tuple[float, float]], budget: float) -> float:
     return next((v for total, v in reversed(steps) if total <= budget * (1 + 1e-9)), math.nan)
 
 
+def filtered(trial: TrialHistory) -> dict[str, float]:
+    """What a filter did before the training, by metric: told once, with the first epoch; empty where there was none."""
+    return {what: trial.curves[what][0] for what in FILTER if what in trial.curves and trial.epochs}
+
+
 def cell_summary(cell: CellHistory) -> dict[str, float]:
     """The numbers of a cell that people compare, each under a short name; what is not known yet is left out."""
     metric = cell.header.get("objective", VAL)
@@ -236,5 +242,7 @@ def cell_summary(cell: CellHistory) -> dict[str, float]:
         out[f"paper/{rule}"] = score(published, rule).mean
     for what in ("select/auroc", "label/memorised", "label/corrected"):
         out[what] = _mean([t.curves[what][-1] for t in tuned if what in t.curves])
+    for what in FILTER:
+        out[what] = _mean([filtered(t).get(what, math.nan) for t in tuned])
     out["cost/seconds"] = _mean([math.fsum(t.curves["cost/seconds"]) for t in tuned if "cost/seconds" in t.curves])
     return {k: v for k, v in out.items() if not math.isnan(v)}

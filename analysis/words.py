@@ -36,6 +36,10 @@ ORACLE = (
     "Mean ± standard deviation over replicates. ORACLE picks the epoch on the test set: an upper bound and no result, "
     "so nothing is bold."
 )
+FILTER = (
+    "Training labels alone, before any training; the methods of a condition saw the same. Precision: share of wrong labels among those "
+    "removed or relabelled; recall: share of the wrong labels that were; AUROC: of the filter's score. Dashes: nobody knows the truth."
+)
 STAR = " * ORACLE: its point was read off the truth, so it is no result and not compared."
 GAP = (
     "Marker: epoch by noisy validation. Bar: ORACLE, the best test epoch. "

@@ -21,6 +21,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from raystudy.data import datasets, instance
 from raystudy.data.noise import corrupt, parse
+from raystudy.learn import filtering
 from raystudy.tools.clean import evidence
 from raystudy.tools.clean.judge import judge
 from raystudy.tools.clean.quality import calibrated
@@ -72,7 +73,7 @@ def measured(x: torch.Tensor, given: np.ndarray, truth: np.ndarray, seed: int) -
     from cleanlab.filter import find_label_issues
 
     wrong, start = given != truth, time.perf_counter()
-    features = evidence.features(x)
+    features = filtering.features(x)
     told = judge(features, given, 10, seed=seed)
     seconds = time.perf_counter() - start
     linear = evidence.linear(features, given, 10, 5, seed)

@@ -75,8 +75,19 @@ class Images(Dataset):
         return self.transform(image), self.y[i], i
 
 
-def port(spec: TrialSpec, data: CellData) -> float:
-    """Trains as the original code does. Returns the mean test accuracy of the last epochs."""
+def port(
+    spec: TrialSpec,
+    data: CellData,
+    device: str = "cpu",
+    workers: int = 0,
+    epochs: int | None = None,
+    told: Callable[[int, float], None] = lambda t, seconds: None,
+) -> float:
+    """Trains as the original code does. Returns the mean test accuracy of the last epochs.
+
+    ``data`` on the CPU; ``workers`` of each DataLoader (the original: 5); ``epochs``: stop after so many; ``told``: hears each epoch and
+    its seconds by the wall clock, evaluation included.
+    """
     torch.manual_seed(spec.seed)
     np.random.seed(spec.seed)
     random.seed(spec.seed)
@@ -98,7 +109,7 @@ def port(spec: TrialSpec, data: CellData) -> float:
     def plain(image: Tensor) -> Tensor:
         return crop(image, pad, pad)
 
-    nets = [networks.build(spec.network, data.shape, k) for _ in range(2)]
+    nets = [networks.build(spec.network, data.shape, k).to(device) for _ in range(2)]
     optimizers = [
         torch.optim.SGD(net.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         for net in nets
@@ -106,16 +117,16 @@ def port(spec: TrialSpec, data: CellData) -> float:
     warmup = max(round(values.get("warmup", 10 / 300) * spec.epochs), 1)
     rampup = max(round(values.get("rampup", 16 / 300) * spec.epochs), 1)
     temperature, alpha = values.get("temperature", 0.5), values.get("alpha", 4.0)
-    eval_loader = DataLoader(Images(x, y, plain), batch_size=b)
-    test_loader = DataLoader(Images(held_x, held_y, plain), batch_size=b)
+    eval_loader = DataLoader(Images(x, y, plain), batch_size=b, num_workers=workers)
+    test_loader = DataLoader(Images(held_x, held_y, plain), batch_size=b, num_workers=workers)
     cross_entropy = torch.nn.CrossEntropyLoss()
     each = torch.nn.CrossEntropyLoss(reduction="none")
 
     def warm_up(net: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
         net.train()
-        for inputs, labels, _ in DataLoader(Images(x, y, augment), batch_size=2 * b, shuffle=True):
+        for inputs, labels, _ in DataLoader(Images(x, y, augment), batch_size=2 * b, shuffle=True, num_workers=workers):
             optimizer.zero_grad()
-            loss = cross_entropy(net(inputs), labels)
+            loss = cross_entropy(net(inputs.to(device)), labels.to(device))
             loss.backward()
             optimizer.step()
             loss.item()
@@ -125,7 +136,7 @@ def port(spec: TrialSpec, data: CellData) -> float:
         losses = torch.zeros(len(y))
         with torch.no_grad():
             for inputs, labels, index in eval_loader:
-                loss = each(net(inputs), labels)
+                loss = each(net(inputs.to(device)), labels.to(device))
                 for j in range(len(loss)):
                     losses[index[j]] = loss[j]
         losses = ((losses - losses.min()) / (losses.max() - losses.min())).reshape(-1, 1)
@@ -139,20 +150,24 @@ def port(spec: TrialSpec, data: CellData) -> float:
         w = torch.from_numpy(clean).float()
         picked = w > values.get("p_threshold", 0.5)
         labelled = Images(x[picked], y[picked], augment, "labelled", w[picked])
-        unlabelled = DataLoader(Images(x[~picked], y[~picked], augment, "unlabelled"), batch_size=b, shuffle=True)
+        unlabelled = DataLoader(
+            Images(x[~picked], y[~picked], augment, "unlabelled"), batch_size=b, shuffle=True, num_workers=workers
+        )
         net.train()
         peer.eval()
         rest = iter(unlabelled)
         n_iter = len(labelled) // b + 1
-        for i, (x1, x2, labels, w_x) in enumerate(DataLoader(labelled, batch_size=b, shuffle=True)):
+        for i, (x1, x2, labels, w_x) in enumerate(
+            DataLoader(labelled, batch_size=b, shuffle=True, num_workers=workers)
+        ):
             try:
                 u1, u2 = next(rest)
             except StopIteration:
                 rest = iter(unlabelled)
                 u1, u2 = next(rest)
             n_x = len(x1)
-            onehot = torch.zeros(n_x, k).scatter_(1, labels.view(-1, 1), 1)
-            w_x = w_x.view(-1, 1)
+            onehot = torch.zeros(n_x, k).scatter_(1, labels.view(-1, 1), 1).to(device)
+            x1, x2, u1, u2, w_x = (v.to(device) for v in (x1, x2, u1, u2, w_x.view(-1, 1)))
             with torch.no_grad():
                 out_u1, out_u2, peer_u1, peer_u2 = net(u1), net(u2), peer(u1), peer(u2)
                 guess = sum(torch.softmax(o, 1) for o in (out_u1, out_u2, peer_u1, peer_u2)) / 4
@@ -170,7 +185,7 @@ def port(spec: TrialSpec, data: CellData) -> float:
             mixed = lam * targets + (1 - lam) * targets[order]
             loss_x = -(F.log_softmax(logits[: 2 * n_x], 1) * mixed[: 2 * n_x]).sum(1).mean()
             loss_u = ((torch.softmax(logits[2 * n_x :], 1) - mixed[2 * n_x :]) ** 2).mean()
-            prior = torch.ones(k) / k
+            prior = torch.ones(k, device=device) / k
             penalty = (prior * torch.log(prior / torch.softmax(logits, 1).mean(0))).sum()
             weight_u = values.get("lambda_u", 25.0) * float(np.clip((t + i / n_iter - warmup) / rampup, 0, 1))
             loss = loss_x + weight_u * loss_u + penalty
@@ -185,11 +200,13 @@ def port(spec: TrialSpec, data: CellData) -> float:
             net.eval()
         with torch.no_grad():
             for inputs, labels, _ in test_loader:
-                correct += (nets[0](inputs) + nets[1](inputs)).max(1)[1].eq(labels).sum().item()
+                inputs = inputs.to(device)
+                correct += (nets[0](inputs) + nets[1](inputs)).max(1)[1].eq(labels.to(device)).sum().item()
         return correct / len(held_y)
 
     accuracy = []
-    for t in range(spec.epochs):
+    for t in range(spec.epochs if epochs is None else epochs):
+        began = time.perf_counter()
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(t, spec.epochs)
@@ -201,6 +218,7 @@ def port(spec: TrialSpec, data: CellData) -> float:
             for i in range(2):
                 train(t, nets[i], nets[1 - i], optimizers[i], w[1 - i])
         accuracy.append(test())
+        told(t, time.perf_counter() - began)
     return mean(accuracy[-LAST:])
 
 

@@ -10,6 +10,10 @@ The Python interface, each name imported when it is first used (docs/python.md):
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from raystudy.threads import passive
+
+passive()  # whoever comes in, by a command, from Python or in a worker of Ray, comes by here before torch is imported
+
 __version__ = "0.1.0"
 __all__ = [
     "Batch",

@@ -53,6 +53,7 @@ KINDS: dict[str, Kind] = {
             "name",
             "network",
             "recipe",
+            "filter",
             "stream",
             "imbalance",
             "scale",
@@ -101,7 +102,8 @@ class Study:
 
     ``methods``: names of ``methods()``, or FILE.py:CLASS of your own; plain cross-entropy is run beside them unless ``baseline`` is False.
     ``dataset``: a name of ``datasets()``, or npz:, csv:, parquet: or folder:PATH; None for digits. ``noise``: one or several of
-    ``KIND[:VARIANT]:RATE,...``. ``imbalance``: exp:R or step:R. ``file``: a shipped study or a .toml, instead of methods, data, noise,
+    ``KIND[:VARIANT]:RATE,...``. ``imbalance``: exp:R or step:R. ``filter``: simifeat or knn_relabel, with options as
+    ``NAME:KEY=VALUE,...``, before every method. ``file``: a shipped study or a .toml, instead of methods, data, noise,
     network and recipe; ``trust``: methods and networks that it names as files or modules may run. What is None is the study file's, or
     chosen by data set.
     ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val``, ``keep_models``
@@ -120,6 +122,7 @@ class Study:
         network: str | None = None,
         epochs: int | None = None,
         recipe: str | None = None,
+        filter: str | None = None,
         baseline: bool = True,
         noise_seed: int | None = None,
         scale: str = "full",
@@ -139,7 +142,7 @@ class Study:
             file=file, name=name, dataset=dataset, network=network, epochs=epochs, recipe=recipe, baseline=baseline
         )
         _checked(noise_seed=noise_seed, scale=scale, data_root=data_root, labels=labels, size=size, stream=stream)
-        _checked(skip_corrupt=skip_corrupt, imbalance=imbalance, trust=trust, **budget)
+        _checked(filter=filter, skip_corrupt=skip_corrupt, imbalance=imbalance, trust=trust, **budget)
         if noise is not None and not len(_several("noise", noise)):
             raise InputError("noise is empty; name a kind and a rate, such as symmetric:0.2")
         self.data_root, self.named, self.longer = Path(data_root), name is not None, epochs is not None
@@ -158,6 +161,7 @@ class Study:
             network=network,
             epochs=epochs,
             recipe=recipe,
+            filter=filter,
             baseline=baseline,
             name=name,
             root=self.data_root,
@@ -316,6 +320,7 @@ def train(
     noise_seed: int = 0,
     network: str | None = None,
     recipe: str = "shared",
+    filter: str | None = None,
     epochs: int | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
@@ -328,7 +333,7 @@ def train(
     """One training without Ray: yields a record an epoch (``epoch`` from 0, ``val/acc``, ``test/acc``, ``train/loss``, ...).
 
     ``hyperparameters``: of the method, or fields of the recipe (``lr``, ``batch_size``, ...), in place of the published point's.
-    ``threads``: torch's, None as they are. ``evaluate``: every:K[,N], as of ``raystudy train``.
+    ``filter``: simifeat or knn_relabel, before the method. ``threads``: torch's, None as they are. ``evaluate``: every:K[,N].
     Everything is checked before the first record is asked for; InputError tells a mistake.
     """
     from raystudy.learn import point
@@ -343,7 +348,7 @@ def train(
         recipe=recipe,
         epochs=epochs,
     )
-    _checked(val_fraction=val_fraction, seed=seed, device=device, threads=threads, data_root=data_root)
+    _checked(filter=filter, val_fraction=val_fraction, seed=seed, device=device, threads=threads, data_root=data_root)
     _checked(evaluate=evaluate)
     made = alone.prepare(
         method,
@@ -354,6 +359,7 @@ def train(
         data_root=Path(data_root),
         network=network,
         recipe=recipe,
+        filter=filter or "",
         epochs=epochs,
         val_fraction=val_fraction,
         seed=seed,
@@ -424,7 +430,7 @@ def clean(
     """Which training labels of a data set are wrong, and what they should be (``raystudy clean``); nothing is written.
 
     ``noise``: the labels to look at, None for those that came with the data. ``method``: whose networks are asked beside the evidence
-    that needs none, or "auto", "none". Raises InputError.
+    that needs none, or "auto", "none"; or a filter alone, "simifeat" or "knn_relabel". Raises InputError.
     """
     from raystudy.tools.clean.examine import examine
 

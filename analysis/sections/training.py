@@ -1,6 +1,7 @@
 """Training: what happened over epochs, and to the samples, at the chosen points."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -10,6 +11,7 @@ from analysis import collapse, truth, words
 from analysis.figures import training as figures
 from analysis.grid import Group, Outcome
 from analysis.material import FEW, TOP, Item, Material, Plot
+from analysis.select import FILTER, filtered
 from analysis.sheets import Row, Sheet, num, sentence
 from raystudy.data import evaluation, masks
 from raystudy.data.noise import transition_matrix
@@ -19,6 +21,7 @@ from raystudy.errors import InputError
 
 def items(material: Material) -> Iterator[Item]:
     yield from _collapsed(material)
+    yield from _filtered(material)
     for g in material.groups:
         some, (top, kept) = g.some(FEW), g.top(TOP)
         panels = {level: {m: row[m].tuned for m in top if m in row} for level, row in some.items()}
@@ -50,6 +53,30 @@ def _collapsed(material: Material) -> Iterator[Item]:
     if rows:
         columns = ["noise", "method", "trials", "of the chosen point", "first in epoch"]
         yield Sheet("collapsed", "Trials that failed early", columns, rows, words.COLLAPSED)
+
+
+def _filtered(material: Material) -> Iterator[Item]:
+    """What filters did before any method, a row a condition: all its methods trained on the same."""
+    rows: dict[tuple[str, str], Row] = {}
+    for o in material.outcomes:
+        chosen = material.study.filter_of(o.cell)
+        told = next((found for t in o.history.trials.values() if (found := filtered(t))), {})
+        if chosen and told:
+            removed, relabelled, *shares = (told.get(what, math.nan) for what in FILTER)
+            row: Row = [o.condition, chosen, num(removed, 0), num(relabelled, 0), *(num(v, 1, 100) for v in shares)]
+            rows.setdefault((o.condition, chosen), row)
+    if rows:
+        columns = [
+            "noise",
+            "filter",
+            "removed",
+            "relabelled",
+            "precision in %",
+            "recall in %",
+            "AUROC in %",
+            "wrong left in %",
+        ]
+        yield Sheet("filter", "What the filter did before the methods", columns, list(rows.values()), words.FILTER)
 
 
 def _per_sample(material: Material, g: Group, some: Mapping[str, Mapping[str, Outcome]]) -> Iterator[Item]:

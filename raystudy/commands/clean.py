@@ -39,7 +39,7 @@ def clean(
         str,
         Parameter(
             help="whose networks are asked beside a linear model, a kernel and the neighbours: a method, none, or auto: ce for colour "
-            "images from 16 pixels on, else none (default: auto)"
+            "images from 16 pixels on, else none; or a filter alone: simifeat, knn_relabel (docs/filters.md) (default: auto)"
         ),
     ] = "auto",
     network: Network = None,

@@ -96,6 +96,14 @@ Recipe = Annotated[
         "or a method, whose published one all have (default: shared)",
     ),
 ]
+Filter = Annotated[
+    str | None,
+    Parameter(
+        name="--filter",
+        help="what is done to the training labels before any method, from features alone: simifeat or knn_relabel, with options as "
+        "NAME:KEY=VALUE,... (docs/filters.md) (default: nothing)",
+    ),
+]
 Device = Annotated[str | None, Parameter(help="cpu or cuda (default: cuda where there is one)")]
 Threads = Annotated[int, Parameter(converter=whole, help="torch threads (default: 1)")]
 Storage = Annotated[
@@ -181,6 +189,7 @@ class Grid:
     data_root: DataRoot = DATA
     network: Network = None
     recipe: Recipe = None
+    filter_: Filter = None
     epochs: Annotated[
         int | None,
         Parameter(

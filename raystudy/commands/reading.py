@@ -52,6 +52,7 @@ def requested(methods: tuple[str, ...], grid: Grid, search: Search) -> "Study":
         network=grid.network,
         epochs=grid.epochs,
         recipe=grid.recipe,
+        filter=grid.filter_,
         baseline=not grid.no_baseline,
         name=grid.name,
         root=grid.data_root,

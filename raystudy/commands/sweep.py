@@ -12,11 +12,13 @@ from rich.console import Console
 from raystudy.commands.options import GRID, LIMITS, PRICES, SEARCH, WHERE, Grid, Limits, Prices, Search, Where
 from raystudy.commands.reading import asked, charge
 from raystudy.errors import InputError
+from raystudy.running.early import early
 from raystudy.terminal import printable, say, terminal
 
 # torch, ray and optuna take seconds to import: functions that need them import them, so that help and mistakes are answered at once.
 if TYPE_CHECKING:
     from raystudy.running.build import Builder
+    from raystudy.running.local import LocalRay
     from raystudy.running.sweep import Outcome
 
 Methods = Annotated[str, Parameter(help="methods to study: of `raystudy methods`, or FILE.py:CLASS of your own")]
@@ -32,6 +34,20 @@ def sweep(
     prices: Prices = PRICES,
 ) -> int:
     """Runs a study, or goes on with it."""
+    here = not (where.address or limits.dry_run or limits.confirm_above is not None)
+    with early(methods, here, where.cpus_per_trial, where.max_concurrent) as rising:
+        return _sweep(methods, grid, search, where, limits, prices, rising)
+
+
+def _sweep(
+    methods: tuple[str, ...],
+    grid: Grid,
+    search: Search,
+    where: Where,
+    limits: Limits,
+    prices: Prices,
+    rising: "LocalRay | None",
+) -> int:
     study, resources = asked(methods, grid, search, where, here=not limits.dry_run)
     from raystudy.running.budget import Budget, seconds
 
@@ -60,7 +76,8 @@ def sweep(
 
     uri = None if where.tracking_uri == "none" else store.absolute(where.tracking_uri or store.default_uri())
     said = {"named": grid.name is not None, "longer": grid.epochs is not None}
-    outcome = run(study, storage, resources, uri, live.audience(console, abandoned(console)), limit, **said)
+    audience = live.audience(console, abandoned(console))
+    outcome = run(study, storage, resources, uri, audience, limit, rising=rising, **said)
     if outcome.unfinished:
         why = f"{outcome.reason}; " if outcome.reason else ""
         done = f"{outcome.ended} of {outcome.trials} trials begun have ended, {outcome.unfinished} of {len(study.cells())} cells go on"
@@ -89,7 +106,11 @@ def dry_run(builder: "Builder", console: Console) -> None:
     for remark in builder.remarks:
         say(console, f"note: {remark}", "yellow")
     search = f"{study.sampler} + {study.scheduler} on {study.objective}"
-    say(console, f"study {study.name}: {study.network}, {study.epochs} epochs, recipe {study.recipe}, {search}")
+    filtered = f", filter {study.filter}" if study.filter else ""
+    say(
+        console,
+        f"study {study.name}: {study.network}, {study.epochs} epochs, recipe {study.recipe}{filtered}, {search}",
+    )
     for cell in study.cells():
         space = builder.spaces[cell.method]
         paper, oracle, source = space.paper(cell.dataset, cell.noise)

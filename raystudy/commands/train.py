@@ -14,6 +14,7 @@ from raystudy.commands.options import (
     Dataset,
     Device,
     Files,
+    Filter,
     Network,
     Noise,
     NoiseSeed,
@@ -45,6 +46,7 @@ def train(
     data_root: DataRoot = DATA,
     network: Network = None,
     recipe: Recipe = "shared",
+    filter_: Filter = None,
     epochs: Annotated[int | None, Parameter(converter=whole, help="epochs (default: by data set)")] = None,
     val_fraction: Annotated[float, Parameter(help="share held out for validation (default: 0.1)")] = 0.1,
     seed: Annotated[int, Parameter(converter=whole, help="training seed (default: 0)")] = 0,
@@ -80,6 +82,7 @@ def train(
         data_root=data_root,
         network=network,
         recipe=recipe or "shared",
+        filter=filter_ or "",
         epochs=epochs,
         val_fraction=val_fraction,
         seed=seed,
@@ -102,6 +105,9 @@ def train(
         console,
         f"{method} on {spec.dataset} {made.noise.label} ({wrong}), {spec.network}, {spec.epochs} epochs, seed {seed}",
     )
+    if told := run.data.filtered:
+        shown = ", ".join(f"{k.removeprefix('filter/')} {v:.4g}" for k, v in told.items() if v is not None)
+        say(console, f"filter {spec.filter}: {shown}; {len(run.data.y):,} samples are left to train on")
     say(console, f"point: {tables.point(spec.point)}; published: {made.source}{star}")
     saved = time.monotonic()
     while len(run.records) < spec.epochs and not run.diverged:

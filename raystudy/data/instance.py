@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from raystudy.data.noise import Labels, generator
 
@@ -52,6 +51,8 @@ def flip_probabilities(n: int, rate: float, seed: int) -> Array:
     """
     if rate == 0:
         return np.zeros(n)
+    from scipy.special import ndtr, ndtri  # not at the top: workers that need none of it import it for long
+
     low, high = ndtr((0 - rate) / SPREAD), ndtr((1 - rate) / SPREAD)
     u = generator(STREAM, seed).random(n)
     return np.clip(rate + SPREAD * ndtri(low + u * (high - low)), 0, 1)

@@ -12,7 +12,7 @@ from raystudy import own
 from raystudy.data import smoke
 from raystudy.data.noise import Noise, parse
 from raystudy.data.spec import base, family, located
-from raystudy.design.study import NAME, Block, Study, slug
+from raystudy.design.study import NAME, NO_FILTER, Block, Study, slug
 from raystudy.errors import InputError
 
 BASELINE = "ce"
@@ -44,6 +44,7 @@ def blocks_of(
 ) -> list[Block]:
     """One block, or one a data set where the network or the epochs are left to be chosen by data set."""
     from raystudy.data import datasets
+    from raystudy.learn import filtering
     from raystudy.learn.methods import METHODS  # imports torch, too
     from raystudy.learn.point import method_class
 
@@ -54,6 +55,7 @@ def blocks_of(
     for d in sets:
         datasets.present(d, root)  # raises for a name that is none
     fixed = {key: told.get(key) for key in ("network", "epochs")}
+    chosen = filtering.canonical(told.get("filter") or "")
     parts = [tuple(sets)] if None not in fixed.values() else [(d,) for d in sets]
     found = []
     for part in parts:
@@ -66,13 +68,15 @@ def blocks_of(
         if epochs < 1:
             raise InputError(f"--epochs is {epochs}; it must be from 1")
         unique = tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(part)), tuple(dict.fromkeys(noises))
-        found.append(Block(*unique, network, epochs, told.get("recipe") or "shared"))
+        found.append(Block(*unique, network, epochs, told.get("recipe") or "shared", chosen))
     return found
 
 
 def of_blocks(name: str, blocks: list[Block], budget: Mapping[str, Any]) -> Study:
-    """A study of these blocks; what the first has (network, epochs, recipe) is the study's. One block is a plain product."""
+    """A study of these blocks; what the first has (network, epochs, recipe, filter) is the study's. One block is a plain product."""
     first = blocks[0]
+    if first.filter:  # of which an empty one would take the study's
+        blocks = [replace(b, filter=b.filter or NO_FILTER) for b in blocks]
     values: dict[str, Any] = {**budget, "val_fraction": float(budget["val_fraction"])}
     return Study(
         name=name,
@@ -83,6 +87,7 @@ def of_blocks(name: str, blocks: list[Block], budget: Mapping[str, Any]) -> Stud
         epochs=first.epochs,
         recipe=first.recipe,
         grid=tuple(blocks) if len(blocks) > 1 else (),
+        filter=first.filter,
         **values,
     )
 
@@ -154,6 +159,7 @@ def of_methods(
     network: str | None = None,
     epochs: int | None = None,
     recipe: str | None = None,
+    filter: str | None = None,
     baseline: bool = True,
     root: Path = Path("data"),
     budget: Mapping[str, Any] | None = None,
@@ -162,7 +168,7 @@ def of_methods(
     what it says of BUDGET. Raises InputError for a name or number that cannot be."""
     every = list(dict.fromkeys(([BASELINE] if baseline else []) + [own.located(m) for m in methods]))
     noises = tuple(n for text in noise for n in parse(text, seed=noise_seed))
-    said = {"network": network, "epochs": epochs, "recipe": recipe}
+    said = {"network": network, "epochs": epochs, "recipe": recipe, "filter": filter}
     blocks = blocks_of(every, [dataset], noises, said, root)
     return of_blocks(default_name(every, dataset), blocks, BUDGET | dict(budget or {}))
 

@@ -29,6 +29,7 @@ def requested(
     network: str | None = None,
     epochs: int | None = None,
     recipe: str | None = None,
+    filter: str | None = None,
     baseline: bool = True,
     name: str | None = None,
     root: Path = Path("data"),
@@ -44,7 +45,7 @@ def requested(
     said = dict(budget or {})
     own = {"dataset": dataset, "labels": labels, "size": size, "skip_corrupt": skip_corrupt, "stream": stream}
     own |= {"imbalance": imbalance}
-    grid = own | {"noise": noise, "network": network, "recipe": recipe, "no_baseline": not baseline}
+    grid = own | {"noise": noise, "network": network, "recipe": recipe, "filter": filter, "no_baseline": not baseline}
     if file:
         if methods:
             raise InputError(f"methods are named on the command line or in the study, not both: {' '.join(methods)}")
@@ -62,6 +63,7 @@ def requested(
             network=network,
             epochs=epochs,
             recipe=recipe,
+            filter=filter,
             baseline=baseline,
             root=root,
             budget=said,

@@ -24,6 +24,7 @@ def single(
     recipe: str | Recipe = "shared",
     seed: int = 0,
     evaluate: str = "",
+    filter: str = "",
 ) -> TrialSpec:
     """``point``: what differs from the method's defaults; ``recipe``: a kind of ``space.recipe_for``, or one that is there;
     ``evaluate`` as ``evaluation.parse`` reads it."""
@@ -44,4 +45,5 @@ def single(
         clean_val=0,
         code=code(method, network),
         evaluate=evaluation.parse(evaluate).to_dict(),
+        filter=filter,
     )

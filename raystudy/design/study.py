@@ -42,6 +42,7 @@ class Cell:
     network: str = ""  # this and what follows: only where it is not the study's
     epochs: int = 0
     recipe: str = ""
+    filter: str = ""  # "none": none, where the study has one
 
     @property
     def key(self) -> str:
@@ -62,17 +63,18 @@ class Cell:
 
     @property
     def suffix(self) -> str:
-        """The noise seed, network, epochs and recipe for people, each only where it is out of the ordinary."""
+        """The noise seed, network, epochs, recipe and filter for people, each only where it is out of the ordinary."""
         seed = f" seed {self.noise.seed}" if self.noise.seed else ""
         own = ", ".join(self._own())
         return seed + (f" ({own})" if own else "")
 
     def _own(self) -> list[str]:
         epochs = f"{self.epochs} epochs" if self.epochs else ""
-        return [text for text in (self.network, epochs, self.recipe and f"{self.recipe} recipe") if text]
+        recipe, kept = self.recipe and f"{self.recipe} recipe", {"": "", NO_FILTER: "no filter"}
+        return [text for text in (self.network, epochs, recipe, kept.get(self.filter, self.filter)) if text]
 
     def to_dict(self) -> dict[str, Any]:
-        own = {"network": self.network, "epochs": self.epochs, "recipe": self.recipe}
+        own = {"network": self.network, "epochs": self.epochs, "recipe": self.recipe, "filter": self.filter}
         told = {"method": self.method, "dataset": self.dataset, "noise": self.noise.to_dict()}
         return told | {name: value for name, value in own.items() if value}
 
@@ -83,7 +85,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a grid: the full product of methods, data sets and noises, with a network, epochs and recipe of its own or the study's."""
+    """A part of a grid: the full product of methods, data sets and noises, with a network, epochs, recipe and filter of its own or the
+    study's."""
 
     methods: tuple[str, ...]
     datasets: tuple[str, ...]
@@ -91,6 +94,7 @@ class Block:
     network: str = ""
     epochs: int = 0
     recipe: str = ""
+    filter: str = ""
 
     def __post_init__(self) -> None:
         for name in ("methods", "datasets", "noises"):
@@ -102,7 +106,7 @@ class Block:
             raise unknown("recipe", self.recipe, RECIPES)
 
     def cells(self) -> list[Cell]:
-        own = (self.network, self.epochs, self.recipe)
+        own = (self.network, self.epochs, self.recipe, self.filter)
         return [Cell(m, d, n, *own) for d, n, m in itertools.product(self.datasets, self.noises, self.methods)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,7 +119,7 @@ class Study:
     """A grid of cells, a search budget and a number of replicates.
 
     The grid is the full product of ``methods``, ``datasets`` and ``noises``, or a list of blocks (``grid``) that
-    each are one; then those three are what occurs in the blocks. ``network``, ``epochs`` and ``recipe`` hold for
+    each are one; then those three are what occurs in the blocks. ``network``, ``epochs``, ``recipe`` and ``filter`` hold for
     every cell whose block names none.
 
     ``trials``, ``replicates`` and the grid may grow when the study is run again; everything else is
@@ -142,6 +146,9 @@ class Study:
     evaluate: str = ""  # every:K or every:K,N; empty: every epoch in full
     final_epochs: int = 0  # of the replicates, where they are trained longer than the search; 0: as long
     grid: tuple[Block, ...] = ()
+    filter: str = (
+        ""  # what is done to training labels before any method, as ``filtering.canonical`` writes it; empty: nothing
+    )
 
     def __post_init__(self) -> None:
         if self.grid:
@@ -182,8 +189,8 @@ class Study:
         """A block without what it has in common with the study."""
         same = {
             name: type(v)()
-            for name in ("network", "epochs", "recipe")
-            if (v := getattr(block, name)) == getattr(self, name)
+            for name in ("network", "epochs", "recipe", "filter")
+            if (v := getattr(block, name)) == (getattr(self, name) or (NO_FILTER if name == "filter" else ""))
         }
         return replace(block, **same)
 
@@ -232,10 +239,15 @@ class Study:
         """A cell's recipe: its own or the study's."""
         return cell.recipe or self.recipe
 
+    def filter_of(self, cell: Cell) -> str:
+        """A cell's filter: its own or the study's; empty for none."""
+        asked = cell.filter or self.filter
+        return "" if asked == NO_FILTER else asked
+
     def to_toml(self) -> str:
         told = {**asdict(self), "noises": [n.to_dict() for n in self.noises], "grid": [b.to_dict() for b in self.grid]}
-        unused = {name for name in ("grid", "evaluate", "final_epochs") if not told[name]}
-        return tomli_w.dumps({k: v for k, v in told.items() if k not in unused})
+        unsaid = {name for name in ("grid", "filter", "evaluate", "final_epochs") if not told[name]}
+        return tomli_w.dumps({k: v for k, v in told.items() if k not in unsaid})
 
     @classmethod
     def from_toml(cls, path: Path) -> "Study":
@@ -311,6 +323,7 @@ def _block(told: Mapping[str, Any]) -> Block:
 
 TEXTS = ("methods", "datasets")  # lists of texts
 MOST_EPOCHS = 10**6
+NO_FILTER = "none"  # of a block, where the study has a filter
 
 
 def study_dir(storage: Path, name: str) -> Path:

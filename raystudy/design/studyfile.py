@@ -17,7 +17,15 @@ from raystudy.design.study import Block, Study
 from raystudy.errors import InputError, unknown
 
 FOLDER = Path(search_spaces.__path__[0]) / "studies"
-GRID: dict[str, type] = {"methods": list, "datasets": list, "noise": list, "network": str, "epochs": int, "recipe": str}
+GRID: dict[str, type] = {
+    "methods": list,
+    "datasets": list,
+    "noise": list,
+    "network": str,
+    "epochs": int,
+    "recipe": str,
+    "filter": str,
+}
 KINDS = GRID | {k: type(v) for k, v in BUDGET.items()} | {"name": str, "noise_seed": int, "grid": list}
 TOLD = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
 

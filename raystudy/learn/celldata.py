@@ -1,7 +1,7 @@
 """A cell's data as trainings see it: loaded, given noisy labels, split, and on its device; with the truth that only ``metrics`` reads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class CellData:
     columns: Mapping[str, Any] | None = None  # of a table: what its columns became
     title: str = ""  # short, for pictures; empty: the name
     imbalance: str = ""  # see ``data.imbalance``; empty: the classes are as large as they came
+    filter: str = ""  # what was asked of a filter (``filtering``); empty: none was
+    filtered: Mapping[str, float | None] = field(default_factory=dict)  # what it did, measured
     assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
 
     @property

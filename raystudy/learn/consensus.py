@@ -207,7 +207,11 @@ def simifeat_r(
     ``found``: T and p by ``fit`` to the ``consensus`` of the same features and labels. ``jitter`` [K]: added to P(clean c | given c); the
     code draws it anew from U(-0.05, 0.05) each round, which moves what is found by 5 % of a class. None: none.
     """
-    votes = similarity_votes(nearest(x, k, "cosine"), y, len(found.prior))
+    return ranked(similarity_votes(nearest(x, k, "cosine"), y, len(found.prior)), y, found, jitter, offset)
+
+
+def ranked(votes: Tensor, y: Tensor, found: Fit, jitter: Tensor | None = None, offset: float = 1.0) -> Tensor:
+    """``simifeat_r`` from the ``similarity_votes`` [N, K] of the features."""
     right = clean_given_noisy(found.transition, found.prior, y).diagonal()
     return ranked_wrong(scores(votes, y), y, wrong_shares(right if jitter is None else right + jitter, offset))
 

@@ -9,10 +9,12 @@ here it is put together under the names of ``FILTERS``.
 Deviations, and why
 - Features of a network that has memorised its labels keep everything: give logits of one stopped early, or features that no label of
   this set has made.
-- ``knn_relabel``: k is at most N/K (the published 500 is a whole class of CIFAR-100); ties are for the given label; a class of which
-  nothing would be left keeps the ``SPARED`` samples that most of their neighbours agree with. Relabelling and weights are extensions.
+- ``knn_relabel``: k is ``K_USUAL``, and no more than a fifth of N/K, where nobody says it, and at most N/K (the published 500 is a whole
+  class of CIFAR-100); ties are for the given label; a class of which nothing would be left keeps the ``SPARED`` samples that most of
+  their neighbours agree with. Relabelling and weights are extensions.
 - ``simifeat``: each round has features of new augmentations, one of each where they are fixed; then rounds differ by subsets and jitter
-  alone. T and p are those of the best step, where the code's alias returns the last. A sample on which rounds are split stays.
+  alone. T and p are those of the best step, where the code's alias returns the last. A sample on which rounds are split stays. Sets no
+  larger than a subset of the paper's are looked at whole, once: ten orders of the same points count the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +28,8 @@ from raystudy.learn import consensus, neighbours
 from raystudy.learn.neighbours import Metric
 
 SPARED = 10  # samples of a class that stay whatever the votes
+K_USUAL = 50  # neighbours of ``knn_relabel``; with a fifth of a class for small sets, both by its sheet
+WHOLE = 15_000  # samples up to which the noise is estimated from all of them, above from subsets of so many
 Mode = Literal["filter", "relabel", "weight"]
 Detector = Literal["vote", "rank"]
 
@@ -42,7 +46,7 @@ def knn_relabel(
     features: Sequence[Tensor],
     y: Tensor,
     n_classes: int,
-    k: int = 50,
+    k: int = 0,
     metric: Metric = "euclidean",
     itself: bool = True,
     mode: Mode = "filter",
@@ -51,11 +55,11 @@ def knn_relabel(
     """Labels ``y`` [n] against the votes of the ``k`` nearest by the first of ``features`` ([n, D] each).
 
     "filter" drops what the votes contradict, "relabel" replaces it where the winner has at least ``threshold`` of them and drops the
-    rest, "weight" keeps all.
+    rest, "weight" keeps all. ``k`` 0: as many as the number of samples allows.
     """
     if mode not in ("filter", "relabel", "weight"):
         raise unknown("mode of knn_relabel", mode, ("filter", "relabel", "weight"))
-    k = max(min(k, len(y) // n_classes), 1)
+    k = max(min(k or min(K_USUAL, len(y) // (5 * n_classes)), len(y) // n_classes), 1)
     votes = neighbours.tally(neighbours.nearest(features[0], k, metric, itself).position, y, n_classes)
     weight = neighbours.agreement(votes, y)
     if mode == "weight":
@@ -82,18 +86,23 @@ def simifeat(
     if detector not in ("vote", "rank"):
         raise unknown("detector of simifeat", detector, ("rank", "vote"))
     g = torch.Generator().manual_seed(seed)
-    clean, at = [], None
+    votes = [neighbours.similarity_votes(neighbours.nearest(x, k, "cosine"), y, n_classes) for x in features[:rounds]]
+    every, at = torch.arange(len(y), device=y.device)[None], None
+    small = detector == "rank" and len(y) <= WHOLE
+    whole = [consensus.consensus(x, y, n_classes, every) for x in features[:rounds]] if small else []
+    clean: list[Tensor] = []
     for r in range(rounds):
-        x = features[r % len(features)]
+        i = r % len(features)
         if detector == "vote":
-            clean.append(~neighbours.simifeat_v(x, y, n_classes, k))
+            clean.append(neighbours.plurality(votes[i], y) == y)
             continue
-        seen = consensus.consensus(x, y, n_classes, consensus.subsets(len(y), g).to(y.device))
+        some = None if small else consensus.subsets(len(y), g, WHOLE).to(y.device)
+        seen = whole[i] if some is None else consensus.consensus(features[i], y, n_classes, some)
         begin = consensus.start(torch.rand(n_classes, generator=g).to(y.device)) if at is None else at
         found = consensus.fit(seen, begin, steps if at is None else 20, 0.1 if at is None else 0.01)
         at = found.t_logits, found.p_logits
         jitter = (0.1 * torch.rand(n_classes, generator=g, dtype=torch.float64) - 0.05).to(y.device)
-        clean.append(~consensus.simifeat_r(x, y, found, k, jitter, offset))
+        clean.append(~consensus.ranked(votes[i], y, found, jitter, offset))
     flags = torch.stack(clean).long()
     _, wrong = consensus.verdict(flags, torch.ones_like(flags))
     weight = flags.double().mean(0)

@@ -49,6 +49,27 @@ def selection(weight: Tensor, wrong: Tensor) -> dict[str, Tensor]:
     }
 
 
+def filtering(weight: Tensor, keep: Tensor, given: Tensor, now: Tensor, truth: Truth) -> dict[str, Tensor]:
+    """What a filter did to labels ``given`` [n]: ``keep`` [n] bool, labels ``now`` [n], ``weight`` [n] how clean it held each to be.
+
+    How many samples were ``removed`` and ``relabelled``; where the truth is known ``precision``, the share of wrong labels among those
+    it touched, ``recall``, the share of the wrong labels that it touched, ``auroc`` of the weight for clean, and ``wrong``, the share of
+    wrong labels among what it leaves.
+    """
+    moved = keep & (now != given)
+    out = {"filter/removed": (~keep).sum(), "filter/relabelled": moved.sum()}
+    if not truth.known:
+        return out
+    touched = moved | ~keep
+    hits = (touched & truth.wrong).sum()
+    return out | {
+        "filter/precision": hits / touched.sum(),
+        "filter/recall": hits / truth.wrong.sum(),
+        "filter/auroc": auroc(weight, ~truth.wrong),
+        "filter/wrong": (now != truth.clean)[keep].double().mean(),
+    }
+
+
 def labels(predicted: Tensor, given: Tensor, clean: Tensor) -> dict[str, Tensor]:
     """What became of wrong labels [w]: share ``memorised`` (predicted as given) and ``corrected`` (predicted as the truth)."""
     return {

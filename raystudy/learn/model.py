@@ -64,6 +64,8 @@ class Card:
         spec, plain_ = asdict(self.spec), asdict(self)
         if not spec["evaluate"]:
             del spec["evaluate"]
+        if not self.spec.filter:
+            del spec["filter"]
         head = {"format": FORMAT, "key": self.key}
         head |= {name: spec.pop(name) for name in ("method", "version", "point", "network", "dataset", "noise")}
         given: dict[str, Any] = {

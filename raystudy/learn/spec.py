@@ -27,13 +27,14 @@ class TrialSpec:
     clean_val: int
     code: str = ""  # digest of what the user brings: a method or a network of their own
     evaluate: dict[str, Any] = field(default_factory=dict)  # an Evaluation; empty: every epoch in full
+    filter: str = ""  # before the method, see ``filtering``; empty: none
 
     @property
     def key(self) -> str:
         """16 hex digits. Data and noise enter by their digests, not by where they lie, and so does code that is not ours."""
         told = asdict(self)
         del told["dataset"], told["noise"]
-        for name in ("code", "evaluate"):  # in the key only where they are used
+        for name in ("code", "evaluate", "filter"):  # in the key only where they are used
             if not told[name]:
                 del told[name]
         schedules = {self.point.get("schedule"), self.recipe.get("schedule")}  # of a point: perhaps the method's own

@@ -112,6 +112,7 @@ class Run:
                 f"{spec.method} with {spec.network} is not here what the study was begun with (its code: {here or 'none'}, "
                 f"expected {spec.code or 'none'})"
             )
+        assert spec.filter == data.filter, "a filter is a part of the data: filtering.prepare"
         self.spec, self.data, self.device = spec, data, torch.device(device)
         self.on_gpu = self.device.type == "cuda"
         self.records: list[Record] = []
@@ -185,6 +186,8 @@ class Run:
             _seed(self.spec.seed, t)
             told, self.weight = self.train(t)
             record = self._collapse(scalars(told | self.measure(self.weight, self.evaluation.of(t, self.spec.epochs))))
+        if t == 0:  # what was done to the labels before: once
+            record |= self.data.filtered
         self.diverged = _diverged(record)
         record["cost/seconds"] = float(f"{time.perf_counter() - start:.4g}")
         self.records.append(record)

@@ -7,8 +7,8 @@ Here belong names of storages and a folder in one (``Place``); pulling and mirro
     /nfs/studies            no URL: a folder that is used as it is
 
 A storage holds what a study's folder holds (``study.toml``, ``cells/*.jsonl``, ``masks/*``, ``report/*``, ``arrays/*``,
-``checkpoints/*.pt``) and, while a sweep runs, ``driver.json``, by which a second driver on another machine sees the first. Arrays and
-checkpoints are brought there by the workers that made them; whoever wants arrays pulls them.
+``checkpoints/*.pt``) and, while a sweep runs, its ledger in ``pieces`` and ``driver.json``, by which a second driver on another machine
+sees the first. Arrays and checkpoints are brought there by the workers that made them; whoever wants arrays pulls them.
 """
 
 import contextlib
@@ -127,7 +127,7 @@ def place(address: str) -> Place:
     from pyarrow import fs
 
     try:
-        return Place(*fs.FileSystem.from_uri(address))
+        return Place(*fs.FileSystem.from_uri(_prompt(address)))
     except pyarrow.ArrowInvalid as e:
         if "Unrecognized filesystem type" not in str(e):
             raise InputError(f"--storage {address}: {line_of(e)}") from None
@@ -141,6 +141,13 @@ def place(address: str) -> Place:
     except Exception as e:  # each of fsspec's file systems has its own
         raise InputError(f"--storage {address} cannot be opened: {line_of(e)}") from None
     return Place(fs.PyFileSystem(fs.FSSpecHandler(found)), path)
+
+
+def _prompt(address: str) -> str:
+    """The same place; a small file is written to S3 with one request, where pyarrow by itself makes three."""
+    if not address.startswith("s3://") or "allow_delayed_open" in address:
+        return address
+    return f"{address}{'&' if '?' in address else '?'}allow_delayed_open=true"
 
 
 def line_of(e: BaseException) -> str:

@@ -14,7 +14,7 @@ from raystudy.design import space
 from raystudy.design.compose import default_setting
 from raystudy.design.single import single
 from raystudy.errors import InputError
-from raystudy.learn import celldata
+from raystudy.learn import filtering
 from raystudy.learn.condition import assumption
 from raystudy.learn.training import Run, device_here
 
@@ -40,6 +40,7 @@ def prepare(
     data_root: Path = Path("data"),
     network: str | None = None,
     recipe: str = "shared",
+    filter: str = "",
     epochs: int | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
@@ -65,9 +66,9 @@ def prepare(
     network, epochs = own.located(network or usual), length if epochs is None else epochs
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}; it must be at least 1")
-    where = device_here(device)
+    where, chosen = device_here(device), filtering.canonical(filter)
     paper, oracle, source = loaded.paper(dataset, noises[0])
-    data = celldata.prepare(dataset, data_root, noises[0], val_fraction, where)
+    data = filtering.prepare(dataset, data_root, noises[0], val_fraction, where, chosen)
     spec = single(
         method,
         data,
@@ -80,6 +81,7 @@ def prepare(
         recipe=recipe,
         seed=seed,
         evaluate=evaluate,
+        filter=chosen,
     )
     told = datasets.load(dataset, data_root, noises[0]).remarks
     told += assumption(data, noises[0])

@@ -4,15 +4,17 @@ import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from raystudy.running.search import CellSearch
+if TYPE_CHECKING:
+    from raystudy.running.search import CellSearch
 
 
 def _nothing(text: str, style: str = "") -> None:
     pass
 
 
-def _unseen(cells: list[CellSearch], slots: float) -> AbstractContextManager[object]:
+def _unseen(cells: "list[CellSearch]", slots: float) -> AbstractContextManager[object]:
     return contextlib.nullcontext()
 
 
@@ -23,5 +25,5 @@ class Audience:
     for and Ray gave no answer: it must end the process. Without it, signals are left as they are."""
 
     line: Callable[..., None] = _nothing
-    progress: Callable[[list[CellSearch], float], AbstractContextManager[object]] = _unseen
+    progress: "Callable[[list[CellSearch], float], AbstractContextManager[object]]" = _unseen
     abandoned: Callable[[], None] | None = None

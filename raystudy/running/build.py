@@ -14,7 +14,7 @@ from raystudy.data.noise import Noise, condition_digest
 from raystudy.design import space
 from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
-from raystudy.learn import networks
+from raystudy.learn import filtering, networks
 from raystudy.learn.celldata import prepare
 from raystudy.learn.condition import assumption
 from raystudy.learn.point import Point, code, method_class
@@ -61,6 +61,8 @@ class Builder:
                     held = f"{cell.dataset} holds out {most} validation images whose true labels are known"
                     raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {most}")
                 self.shapes[cell.dataset] = (data.shape, data.n_classes)
+            if chosen := study.filter_of(cell):
+                filtering.suits(chosen, cell.dataset, self.shapes[cell.dataset][0])
             if (cell.dataset, network) not in built:
                 networks.build(network, *self.shapes[cell.dataset])
                 built.add((cell.dataset, network))
@@ -121,6 +123,7 @@ class Builder:
             clean_val=self.study.clean_val,
             code=self.codes[cell.method, self.study.network_of(cell)],
             evaluate=self._evaluation(cell),
+            filter=self.study.filter_of(cell),
         )
 
     def _evaluation(self, cell: Cell) -> dict[str, Any]:
@@ -145,6 +148,7 @@ class Builder:
         } | {
             name: told
             for name, told in (
+                ("filter", self.study.filter_of(cell)),
                 ("code", self.codes[cell.method, self.study.network_of(cell)]),
                 ("evaluate", self.study.evaluate),
             )

@@ -21,7 +21,7 @@ from raystudy.record.checkpoints import arrays_path, checkpoint_path
 from raystudy.record.ledger import TrialHistory
 from raystudy.record.models import weights_path
 from raystudy.record.storage import url
-from raystudy.running import memory
+from raystudy.running import local, memory
 from raystudy.running.audience import Audience
 from raystudy.running.budget import Budget
 from raystudy.running.nodes import largest
@@ -161,7 +161,8 @@ def _experiment(
 
     limit = resources.max_concurrent or (math.inf if resources.address else places)
     searcher = StudySearch(searches, config, limit)
-    with warnings.catch_warnings(), audience.progress(searches, places):
+    workers = contextlib.nullcontext() if resources.address else local.inherited()
+    with warnings.catch_warnings(), workers, audience.progress(searches, places):
         warnings.simplefilter("ignore")
         tune.Tuner(
             tune.with_resources(TrialActor, _request),

@@ -11,7 +11,7 @@ import torch
 
 from raystudy import own
 from raystudy.data.noise import Noise
-from raystudy.learn.celldata import prepare
+from raystudy.learn.filtering import prepare
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run
 
@@ -63,7 +63,7 @@ def probe(spec: TrialSpec, data_root: Path, texts: dict[str, str]) -> float:
     total = torch.cuda.get_device_properties(0).total_memory
     own.provide(texts)
     try:
-        data = prepare(spec.dataset, data_root, Noise(**spec.noise), spec.val_fraction, "cuda")
+        data = prepare(spec.dataset, data_root, Noise(**spec.noise), spec.val_fraction, "cuda", spec.filter)
         exercise(Run(spec, data, "cuda"))
     except torch.OutOfMemoryError:
         return 1.0

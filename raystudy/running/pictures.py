@@ -2,7 +2,8 @@
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from raystudy.data import datasets
@@ -11,6 +12,9 @@ from raystudy.data.pictures import pictures
 from raystudy.design.study import slug
 from raystudy.learn.celldata import prepare
 from raystudy.learn.condition import condition
+
+PATIENCE = 20.0  # seconds that drawing waits at most for the study to be under way
+LOOK_SECONDS = 0.2
 
 
 def folder(study: Path, dataset: str, setting: Noise) -> Path:
@@ -21,10 +25,15 @@ def folder(study: Path, dataset: str, setting: Noise) -> Path:
 
 @contextlib.contextmanager
 def beside(
-    study: Path, conditions: Iterable[tuple[str, Noise]], root: Path, val_fraction: float
+    study: Path,
+    conditions: Iterable[tuple[str, Noise]],
+    root: Path,
+    val_fraction: float,
+    under_way: Callable[[], bool] = lambda: True,
 ) -> Iterator[list[str]]:
     """Draws the pictures of a study's conditions while it runs, those that are not there yet.
 
+    It begins when the study is ``under_way``: before, this process and the workers that come up need the cores.
     The study's end waits for the one that is being drawn and for no other: a thread that was left alone at the end of the
     process would be stopped inside matplotlib's C++, which aborts. What is left undrawn is drawn when the study is run again.
     A picture that cannot be drawn is no reason to stop a study; what went wrong is then in ``error.txt`` in place of the summary, and in
@@ -35,8 +44,11 @@ def beside(
     over = threading.Event()
 
     def work() -> None:
-        for dataset, setting in wanted:
-            if over.is_set():
+        begun = time.monotonic()
+        while wanted and not under_way() and time.monotonic() - begun < PATIENCE and not over.wait(LOOK_SECONDS):
+            pass
+        for i, (dataset, setting) in enumerate(wanted):
+            if over.is_set() and (i or not under_way()):  # of a study that was soon over, the first
                 return
             out = folder(study, dataset, setting)
             try:

@@ -287,8 +287,10 @@ class CellSearch:
 
     def lasts(self, trial: TrialHistory) -> bool:
         """Whether a trial's last checkpoint stays when it is complete, so that more epochs can go on from it: it is what is reported of
-        a cell, and its schedule does not hang on how many epochs there are."""
+        a cell, and nothing that is known of it before hangs on how many epochs there are."""
         if self.study.keeps == "none" or (trial.origin != "replicate" and self.study.replicates):
+            return False
+        if self.space.settled(trial.point) > 0 or self.study.evaluate:
             return False
         spec = self.spec(trial.point, trial.seed)
         return recipe_of(spec.method, trial.point, spec.recipe).open_ended

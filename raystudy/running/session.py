@@ -1,9 +1,7 @@
 """A Ray to run trials in: one of its own on this machine, or a running cluster that is joined; and how many places for trials it has."""
 
 import contextlib
-import logging
 import math
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,47 +9,47 @@ import ray
 
 from raystudy.errors import InputError
 from raystudy.running.audience import Audience
+from raystudy.running.local import LocalRay, eager, quiet, start
 from raystudy.running.resources import Resources, capacity, reach
 from raystudy.running.signals import stopping
 
-ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nothing is ever restored from Tune's own snapshots
-    "TUNE_WARN_THRESHOLD_S": "60",
-}
 NAMED = 8  # nodes that are named, where there are more
 
 
 @contextlib.contextmanager
-def session(resources: Resources, audience: Audience) -> Iterator[float]:
-    """Starts or joins Ray, and leaves or ends it. Yields how many trials fit at once.
+def session(resources: Resources, audience: Audience, rising: LocalRay | None = None) -> Iterator[float]:
+    """Starts or joins Ray, and leaves or ends it. Yields how many trials fit at once. ``rising``: a Ray that comes up already.
 
     Ctrl-C and SIGTERM end the block cleanly, and nothing is raised for them. Raises InputError, one line, where there is no Ray.
     """
-    os.environ |= ENVIRONMENT
-    for logger in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    where: dict[str, Any] = {"address": resources.address}
-    if not resources.address:  # a Ray of its own, never one that an earlier, killed driver left behind
-        where = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
+    if resources.address:
+        quiet()
+        reach(resources)
+        try:
+            start(address=resources.address)
+        except Exception as e:  # Ray raises nothing more special
+            raise InputError(
+                f"cannot start or reach Ray on {resources.address}: {' '.join(str(e).split())[:400]}"
+            ) from None
+        end = ray.shutdown
+    else:
         audience.line(f"starting Ray on this machine: up to {capacity(resources):.0f} trials at once")
-    reach(resources)
-    try:
-        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as e:  # Ray raises nothing more special where a busy machine keeps it from starting in time
-        place = f"on {resources.address}" if resources.address else "on this machine"
-        raise InputError(f"cannot start or reach Ray {place}: {' '.join(str(e).split())[:400]}") from None
+        ours = rising or LocalRay(
+            resources.threads, eager(resources.cpus, resources.max_concurrent, resources.gpus > 0)
+        )
+        end = ours.end
+        try:
+            ours.wait()
+        except BaseException:
+            end()
+            raise
     with stopping(
         audience.abandoned
-    ):  # only now: Ray has set a handler of its own for SIGTERM, and stopping takes time, too
+    ):  # only now: Ray may have set a handler of its own for SIGTERM, and stopping takes time, too
         try:
             yield joined(resources, audience) if resources.address else capacity(resources)
         finally:
-            ray.shutdown()
+            end()
 
 
 def joined(resources: Resources, audience: Audience) -> float:

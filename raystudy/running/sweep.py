@@ -15,6 +15,7 @@ from raystudy.running.audience import Audience
 from raystudy.running.budget import Budget
 from raystudy.running.build import Builder
 from raystudy.running.execute import execute
+from raystudy.running.local import LocalRay
 from raystudy.running.nodes import Watch
 from raystudy.running.pictures import beside
 from raystudy.running.resources import Resources
@@ -49,11 +50,12 @@ def run(
     budget: Budget | None = None,
     named: bool = True,
     longer: bool = False,
+    rising: LocalRay | None = None,
 ) -> Outcome:
     """Runs a study to its end, or goes on with it; stopped by Ctrl-C, SIGTERM or its budget it can be gone on with.
 
     ``uri``: the MLflow to record in, None for none. ``named``: its name was chosen by a person, who may add other data to a study of that
-    name. ``longer``: so were its epochs, which may grow for what was chosen.
+    name. ``longer``: so were its epochs, which may grow for what was chosen. ``rising``: the Ray to run it in, which comes up already.
     Raises InputError, one line, for anything that cannot be; nothing is written before all of it was asked.
     """
     folder = study_dir(storage, study.name)
@@ -92,7 +94,7 @@ def run(
                 following = follower.start(folder, uri)
         else:
             watch = Watch(folder, others=bool(resources.address))
-            with session(resources, audience) as places, watch:
+            with session(resources, audience, rising) as places, watch:
                 if not begun:
                     if not study.batch:  # the study.toml of another machine brings its own
                         searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
@@ -106,7 +108,12 @@ def run(
                         style="yellow",
                     )
                 following = follower.start(folder, uri) if uri else None
-                with beside(folder, builder.data, resources.data_root, study.val_fraction) as undrawn:
+                known = sum(t.epochs for s in searches for t in s.history.trials.values())
+
+                def under_way() -> bool:
+                    return sum(t.epochs for s in searches for t in list(s.history.trials.values())) > known
+
+                with beside(folder, builder.data, resources.data_root, study.val_fraction, under_way) as undrawn:
                     execute(study.name, searches, resources, places, audience, budget, builder.own)
                 _cards(folder, searches, audience)
                 for line in undrawn:

@@ -14,8 +14,8 @@ from ray import tune
 from raystudy import own
 from raystudy.data.noise import Noise
 from raystudy.errors import InputError
-from raystudy.learn.celldata import prepare
 from raystudy.learn.checkpoint import previous
+from raystudy.learn.filtering import prepare
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run, resume
 from raystudy.record.checkpoints import Checkpoints
@@ -62,7 +62,8 @@ class TrialActor(tune.Trainable):
             if device == "cuda":
                 memory.limit(config["gpus"])
             spec = TrialSpec(**config["spec"])
-            data = prepare(spec.dataset, Path(config["data_root"]), Noise(**spec.noise), spec.val_fraction, device)
+            noise, root = Noise(**spec.noise), Path(config["data_root"])
+            data = prepare(spec.dataset, root, noise, spec.val_fraction, device, spec.filter)
             self.run = Run(spec, data, device)
             self.checkpoints = Checkpoints(Path(config["checkpoint"]), config["storage"], config["study"])
             self.arrays: str | None = config.get("arrays")
@@ -138,13 +139,11 @@ class TrialActor(tune.Trainable):
                 self._leave_model(Path(self.model))
 
     def _leave_state(self) -> None:
-        """Keeps the state after the last epoch where more epochs can go on from it, and none where they cannot."""
+        """Keeps the state after the last epoch where more epochs can go on from it."""
         assert self.run is not None
         assert self.checkpoints is not None
         try:
-            if self.run.bound:
-                self.checkpoints.file.unlink(missing_ok=True)
-            else:
+            if not self.run.bound:
                 self.run.save(self.checkpoints.file)
                 previous(self.checkpoints.file).unlink(missing_ok=True)
         except (OSError, RuntimeError) as e:

@@ -149,7 +149,7 @@ def _place(study: Study, cell: Cell, history: CellHistory) -> dict[str, Any]:
         "network": study.network_of(cell),
         "recipe": study.recipe_of(cell),
         "effective_rate": history.header.get("effective_rate", math.nan),
-    }
+    } | ({"filter": chosen} if (chosen := study.filter_of(cell)) else {})
 
 
 def records(histories: Histories) -> pd.DataFrame:

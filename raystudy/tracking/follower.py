@@ -15,10 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raystudy.errors import InputError
+from raystudy.record import ledger
 from raystudy.tracking import store
 from raystudy.tracking.projection import Projection
 from raystudy.tracking.sync import OURS, environment
 
+PATIENCE = 20.0  # seconds that it waits at most for a first record
+LOOK_SECONDS = 0.25
 PAUSE = 2.0  # seconds between two looks at the ledger; longer if looking takes more than a twentieth of that
 
 
@@ -56,10 +59,14 @@ def finish(process: subprocess.Popen[bytes], timeout: float) -> str | None:
 
 
 def follow(study_dir: Path, uri: str, log: Callable[[str], None]) -> str | None:
-    """Follows the ledger until standard input ends, then does a last pass. Returns None if all is in MLflow, else why not."""
+    """Follows the ledger until standard input ends, then does a last pass. Returns None if all is in MLflow, else why not.
+
+    It begins with the first record: until then the workers that come up need the cores, and MLflow takes seconds to import.
+    """
     projection, wait = None, 0.0
+    ended = _awaited(study_dir)
     while True:
-        ended = bool(select.select([sys.stdin], [], [], wait)[0]) and not os.read(sys.stdin.fileno(), 4096)
+        ended = ended or _over(wait)
         if store.replaced(uri):  # only a new process gets a new store
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
         try:
@@ -74,3 +81,23 @@ def follow(study_dir: Path, uri: str, log: Callable[[str], None]) -> str | None:
                 log(traceback.format_exc())
         if ended:
             return problem
+
+
+def _over(wait: float) -> bool:
+    """Whether standard input ends within so many seconds."""
+    return bool(select.select([sys.stdin], [], [], wait)[0]) and not os.read(sys.stdin.fileno(), 4096)
+
+
+def _awaited(study_dir: Path) -> bool:
+    """Waits for a record that is not there yet, for no longer than ``PATIENCE``. Returns whether standard input has ended."""
+    begun, seen = time.monotonic(), {path: path.stat().st_size for path in ledger.cells(study_dir)}
+    while time.monotonic() - begun < PATIENCE:
+        if _over(LOOK_SECONDS):
+            return True
+        try:
+            new = ((p, seen.get(p, 0)) for p in ledger.cells(study_dir))
+            if any(event["event"] == "record" for path, known in new for event, _ in ledger.events(path, known)):
+                return False
+        except (InputError, OSError):  # the first pass tells what is wrong
+            return False
+    return False

@@ -11,7 +11,7 @@ from raystudy.tracking import views
 
 Point = tuple[int, int, float]  # step, time and value of a metric's newest point
 
-OWN = ("network", "epochs", "recipe")  # of a cell where they are not the study's
+OWN = ("network", "epochs", "recipe", "filter")  # of a cell where they are not the study's
 
 
 def ended(trial: TrialHistory) -> int:
@@ -106,6 +106,8 @@ def cell_tags(study_dir: Path, history: CellHistory) -> dict[str, str]:
         tags["variant"] = cell["noise"]["variant"]
     if header.get("effective_rate") is not None:
         tags["effective_rate"] = f"{header['effective_rate']:.4g}"
+    if header.get("filter"):
+        tags["filter"] = header["filter"]
     if header.get("commit"):
         tags["mlflow.source.git.commit"] = header["commit"]
     return tags | {f"version.{name}": str(version) for name, version in header.get("versions", {}).items()}

@@ -66,6 +66,7 @@ def test_every_field_that_matters_changes_the_key() -> None:
         "clean_val": 10,
         "code": "c" * 16,
         "evaluate": {"every": 5, "test": 0, "also": []},
+        "filter": "simifeat",
     }
     where_it_lies = {"dataset": "npz:/elsewhere/digits.npz", "noise": {"kind": "given", "rate": 0.0}}
     assert changed.keys() | where_it_lies.keys() == {f.name for f in fields(TrialSpec)}

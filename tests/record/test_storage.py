@@ -1,10 +1,12 @@
 """Storages: one contract for a local URL, fsspec's memory file system and a real S3 server; working copies, mirrors and checkpoints."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from raystudy.cli import main
 from raystudy.errors import InputError
-from raystudy.record import checkpoints, models, storage
+from raystudy.record import checkpoints, models, pieces, storage
 from raystudy.record import mirror as mirrors
 from raystudy.record.ledger import Ledger, replay
 
@@ -52,6 +54,34 @@ def s3() -> Iterator[str]:
             os.environ[k] = v
 
 
+@pytest.fixture
+def counted(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[], int]]]:
+    """A storage on the S3 server behind a wire, and how many bytes have gone through it towards the server."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    port = int(s3.rpartition("127.0.0.1:")[2].partition("&")[0])
+    sent = [0]
+
+    def pump(source: socket.socket, sink: socket.socket, counts: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sent[0] += len(data) * counts
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(("127.0.0.1", port))
+                for a, b, counts in ((client, server, True), (server, client, False)):
+                    threading.Thread(target=pump, args=(a, b, counts), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        wire = listener.getsockname()[1]
+        yield s3.replace(f"127.0.0.1:{port}", f"127.0.0.1:{wire}").format(tmp_path.name), lambda: sent[0]
+
+
 @pytest.fixture(params=["file", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A storage's URL; working copies lie in the test's own cache."""
@@ -71,6 +101,13 @@ def begun(address: str) -> tuple[Path, Ledger]:
     ledger.open("c", {"cell": {"method": "ce"}})
     ledger.append("c", TRIAL, record(0))
     return folder, ledger
+
+
+def held(address: str) -> bytes:
+    """What the storage has of the cell's ledger."""
+    cells = storage.place(address) / "s" / "cells"
+    told = pieces.found(cells.files()).get("c.jsonl", {})
+    return pieces.read(cells, "c.jsonl", told, 0, pieces.length(told))
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> float:
@@ -117,14 +154,14 @@ def test_a_mirror_and_back(address: str) -> None:
     there = storage.place(address) / "s"
     mirror = mirrors.mirror(folder)
     assert mirror is not None
-    cell = there / "cells" / "c.jsonl"
     mine = folder / "cells" / "c.jsonl"
-    within(5, lambda: cell.size() == mine.stat().st_size)
+    within(5, lambda: held(address) == mine.read_bytes())
     ledger.append("c", record(1), END)
-    assert within(5, lambda: cell.size() == mine.stat().st_size) < mirrors.MIRROR_SECONDS  # an end does not wait
+    assert within(5, lambda: held(address) == mine.read_bytes()) < mirrors.MIRROR_SECONDS  # an end does not wait
     ledger.close()
     mirror.close()
-    assert cell.read() == mine.read_bytes()
+    assert (there / "cells").files() == {"c.jsonl": mine.stat().st_size}  # joined
+    assert (there / "cells" / "c.jsonl").read() == mine.read_bytes()
     assert (there / "driver.json").size() is None  # nobody drives it any more
     assert not mirrors.driven(folder)
 
@@ -145,17 +182,17 @@ def test_a_change_waits_less_than_ten_seconds(address: str, monkeypatch: pytest.
     folder, ledger = begun(address)
     mirror = mirrors.mirror(folder)
     assert mirror is not None
-    cell, mine = storage.place(address) / "s" / "cells" / "c.jsonl", folder / "cells" / "c.jsonl"
-    within(5, lambda: cell.size() == mine.stat().st_size)
-    size = cell.size()
+    mine = folder / "cells" / "c.jsonl"
+    within(5, lambda: held(address) == mine.read_bytes())
+    size = len(held(address))
     with mine.open("ab") as f:  # a torn line is never mirrored
         f.write(b'{"event": "torn')
     time.sleep(0.5)
-    assert cell.size() == size
+    assert len(held(address)) == size
     with mine.open("r+b") as f:
         f.truncate(size)
     ledger.append("c", record(1))
-    within(0.3 + 1, lambda: cell.size() == mine.stat().st_size)
+    within(9, lambda: held(address) == mine.read_bytes())
     ledger.close()
     mirror.close()
 
@@ -188,6 +225,160 @@ def test_the_longer_ledger_wins_and_a_conflict_is_told(address: str) -> None:
         mirrors.pull(folder)
     assert "\n" not in str(e.value)
     assert mine.read_bytes() == new
+
+
+@pytest.mark.slow
+def test_only_what_is_new_is_sent(counted: tuple[str, Callable[[], int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a real S3 server, by the bytes on the wire, headers and all: a claim and a piece each time, and never the file again until the
+    pieces are joined at the end."""
+    monkeypatch.setattr(mirrors, "LOOK_SECONDS", 1000)  # its rounds are made here
+    address, sent = counted
+    folder, ledger = begun(address)
+    ledger.append("c", *(record(i) for i in range(1, 8000)))
+    mine = folder / "cells" / "c.jsonl"
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    mirror._copy(all_=True)
+    size, before = mine.stat().st_size, sent()
+    assert before > size
+    for i in range(8000, 8040):
+        ledger.append("c", record(i))
+        mirror._copy(all_=True)
+    new = mine.stat().st_size - size
+    requests = 40 * 5 + 2 * 2 * 16  # looks at the claim, claims, pieces; and two times sixteen of them joined
+    assert not mirror.problem
+    assert held(address) == mine.read_bytes()
+    assert sent() - before < 4 * new + 1500 * requests
+    assert sent() - before < size  # of which whole copies would have sent forty times as much
+    before = sent()
+    ledger.close()
+    mirror.close()
+    assert size < sent() - before < 1.5 * size  # joined, once
+    assert held(address) == mine.read_bytes()
+
+
+def test_killed_at_any_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver is killed before its n-th request, for every n, joining included: what is there is the ledger up to some whole line, and no
+    less than what was there before; a driver on another machine goes on from it, and the storage ends as it should."""
+    monkeypatch.setattr(pieces, "FAN", 3)
+    monkeypatch.setattr(mirrors, "LOOK_SECONDS", 1000)
+    monkeypatch.setattr(mirrors, "CLOSE_WAITS", ())
+    left = [10**9]
+
+    def dying(call: Callable) -> Callable:
+        def request(*args: object) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError("killed")
+            return call(*args)
+
+        return request
+
+    monkeypatch.setattr(storage.Place, "write", dying(storage.Place.write))
+    monkeypatch.setattr(storage.Place, "remove", dying(storage.Place.remove))
+    for n in itertools.count(1):
+        left[0] = 10**9
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"{n}"))
+        address = f"memory://{tmp_path.name}{n}"
+        folder, ledger = begun(address)
+        mirror = mirrors.mirror(folder)
+        assert mirror is not None
+        left[0], there = n, b""
+        for i in range(1, 8):
+            ledger.append("c", record(i))
+            mirror._copy(all_=True)
+            told = held(address)
+            assert told.startswith(there)
+            there = told
+        ledger.close()
+        with contextlib.suppress(InputError):
+            mirror.close()
+        mine = (folder / "cells" / "c.jsonl").read_bytes()
+        there = held(address)
+        assert mine.startswith(there)
+        assert there[-1:] in (b"", b"\n")
+        if left[0] >= 0:
+            break  # it was not killed at all
+        left[0] = 10**9
+        (storage.place(address) / "s" / "driver.json").remove()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"{n}-other"))
+        other = storage.folder(address) / "s"
+        mirrors.pull(other)
+        if there:
+            assert (other / "cells" / "c.jsonl").read_bytes() == there
+        again = Ledger(other)
+        again.open("c", {"cell": {"method": "ce"}})
+        mirror = mirrors.mirror(other)
+        assert mirror is not None
+        again.close()
+        mirror.close()
+        cells = storage.place(address) / "s" / "cells"
+        assert cells.files() == {"c.jsonl": (other / "cells" / "c.jsonl").stat().st_size}
+    assert n > 15
+
+
+def test_a_reader_beside_a_driver_that_joins_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "FAN", 2)
+    monkeypatch.setattr(mirrors, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(mirrors, "MIRROR_SECONDS", 0.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "driver"))
+    address = f"memory://{tmp_path.name}"
+    folder, ledger = begun(address)
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    mine, reads = folder / "cells" / "c.jsonl", 0
+    for i in range(1, 200):
+        ledger.append("c", record(i))
+        if i % 4 == 0:
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"reader{i % 8}"))
+            mirrors.pull(storage.folder(address) / "s")
+            told = storage.folder(address) / "s" / "cells" / "c.jsonl"
+            reads += told.exists() and mine.read_bytes().startswith(told.read_bytes())
+            assert not told.exists() or mine.read_bytes().startswith(told.read_bytes())
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "driver"))
+    ledger.close()
+    mirror.close()
+    assert reads > 20
+
+
+def test_a_storage_of_whole_files_goes_on_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one had it before there were pieces."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    address = f"memory://{tmp_path.name}"
+    folder, ledger = begun(address)
+    cells, old = storage.place(address) / "s" / "cells", (folder / "cells" / "c.jsonl").read_bytes()
+    (cells / "c.jsonl").write(old)
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    ledger.append("c", record(1), END)
+    within(5, lambda: held(address) == (folder / "cells" / "c.jsonl").read_bytes())
+    assert (cells / "c.jsonl").read() == old  # not sent again
+    assert set(cells.files()) == {"c.jsonl", f"c.jsonl.{len(old):012d}"}
+    ledger.close()
+    mirror.close()
+    assert set(cells.files()) == {"c.jsonl"}
+
+
+def test_a_driver_that_was_taken_for_dead_writes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "MIRROR_SECONDS", 0.1)
+    monkeypatch.setattr(mirrors, "CLOSE_WAITS", ())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    address = f"memory://{tmp_path.name}"
+    folder, ledger = begun(address)
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    within(5, lambda: held(address) == (folder / "cells" / "c.jsonl").read_bytes())
+    theirs = {"id": "x", "host": "elsewhere", "pid": 7, "time": time.time()}
+    before = held(address)
+    (storage.place(address) / "s" / "driver.json").write(json.dumps(theirs).encode())
+    within(5, lambda: "process 7 on elsewhere runs the study now" in mirror.problem)
+    ledger.append("c", record(1), END)
+    time.sleep(0.3)
+    ledger.close()
+    with pytest.raises(InputError, match="process 7 on elsewhere runs the study now"):
+        mirror.close()
+    assert held(address) == before
+    assert mirrors.driver(storage.place(address) / "s")["id"] == "x"
 
 
 def test_a_second_driver_is_refused(address: str) -> None:

@@ -14,6 +14,7 @@ import raystudy as rs
 from raystudy import cli
 from raystudy.data import datasets
 from raystudy.data.noise import Noise, corrupt, pair_matrix
+from raystudy.learn import filtering
 from raystudy.tools.clean import evidence, judge, outputs, quality
 from raystudy.tools.clean.examine import chosen_method, examine
 
@@ -111,7 +112,7 @@ def groups():
 
 def test_pair_noise_is_found(groups):
     x, given, y = groups
-    told = judge.judge(evidence.features(torch.from_numpy(x)), given, 3, folds=3, k=20)
+    told = judge.judge(filtering.features(torch.from_numpy(x)), given, 3, folds=3, k=20)
     wrong = given != y
     assert (told.issue == wrong).mean() > 0.95
     assert (told.suggested[told.issue] == y[told.issue]).mean() > 0.95

@@ -9,15 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.nn.functional import adaptive_avg_pool2d
 
 from raystudy.data.noise import generator
+from raystudy.learn.filtering import Features
 from raystudy.learn.neighbours import nearest
 from raystudy.tools.clean.quality import FLOOR, Scores, Weighed, weighed
 from raystudy.tools.folds import Labels, Probs, folds_of
-
-Features = NDArray[np.float64]  # [N, D]
 
 STREAM_LANDMARKS = 0x6B65726E
 NEIGHBOURS = 60
@@ -26,24 +23,8 @@ WIDTHS = (0.25, 0.5, 1.0)  # of the kernel, in medians of the squared distance
 PENALTIES = 10.0 ** np.arange(-2, 3.01, 0.5)
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the linear model: small is strongly regularised
 TRIED = 2000  # samples on which a width is chosen
-SIDE = 32  # pixels of an image that the cheap evidence looks at, a side
 SPREAD = 5.0  # scores of the kernel are regressions of 0 and 1; so much sharper they are on the scale of logarithms
 ROUNDS = 2
-
-
-def features(x: torch.Tensor) -> Features:
-    """What distances are taken of, [N, D]: vectors with each feature standardised, images as pixels, centred, of one common scale.
-
-    Images larger than ``SIDE`` pixels are averaged down to it.
-    """
-    x = x.double()
-    if x.dim() == 4 and x.shape[2] > SIDE:
-        x = adaptive_avg_pool2d(x, SIDE)
-    flat = x.flatten(1).numpy()
-    centred = flat - flat.mean(0)
-    spread = centred.std(0) if x.dim() == 2 else np.full(flat.shape[1], centred.std())
-    out: Features = centred / np.where(spread > 1e-9, spread, 1)
-    return out
 
 
 def linear(x: Features, given: Labels, n_classes: int, folds: int, seed: int) -> Probs:

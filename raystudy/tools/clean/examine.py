@@ -17,10 +17,13 @@ from raystudy.data.noise import NONE, Noise
 from raystudy.design.compose import default_setting
 from raystudy.design.single import single
 from raystudy.errors import InputError, unknown
-from raystudy.learn.celldata import in_memory, joined, prepare
+from raystudy.learn import filtering
+from raystudy.learn.celldata import joined, prepare
+from raystudy.learn.filters import FILTERS
 from raystudy.learn.methods import METHODS
 from raystudy.learn.training import device_here
-from raystudy.tools.clean.evidence import NEIGHBOURS, features
+from raystudy.tools.clean.evidence import NEIGHBOURS
+from raystudy.tools.clean.filtered import judged_by
 from raystudy.tools.clean.judge import Judged, judge
 from raystudy.tools.estimate import labels_as_given
 from raystudy.tools.folds import INNER, Labels, Probs, predict, whole
@@ -68,8 +71,9 @@ class Examined:
         }
 
 
-def chosen_method(asked: str, shape: tuple[int, ...]) -> str | None:
-    """Whose networks to ask: of pixels of colour photographs the cheap evidence sees little, so ``auto`` trains plain networks there."""
+def chosen_method(asked: str, shape: tuple[int, ...], dataset: str = "") -> str | None:
+    """Whose networks to ask, or the filter to ask alone. Of pixels of colour photographs the cheap evidence sees little,
+    so ``auto`` trains plain networks there."""
     if asked == "auto":
         return "ce" if len(shape) == 3 and shape[0] == 3 and shape[1] >= 16 else None
     if asked == "none":
@@ -78,8 +82,12 @@ def chosen_method(asked: str, shape: tuple[int, ...]) -> str | None:
         name = own.located(asked)
         own.found("methods", name)
         return name
+    if asked.partition(":")[0] in FILTERS:
+        name = filtering.canonical(asked)
+        filtering.suits(name, dataset, shape)
+        return name
     if asked not in METHODS:
-        raise unknown("method", asked, ("auto", "none", "FILE.py:CLASS", *sorted(METHODS)))
+        raise unknown("method", asked, ("auto", "none", "FILE.py:CLASS", *sorted(METHODS), *FILTERS))
     return asked
 
 
@@ -119,7 +127,7 @@ def examine(
     looked_at = corrupted(data, setting, data_root)
     given, classes = looked_at.given, data.classes
     x = plain(looked_at.x_train)
-    asked = chosen_method(method, tuple(x.shape[1:]))
+    asked = chosen_method(method, tuple(x.shape[1:]), dataset)
     if len(given) < FEWEST or folds > len(given) // 2:
         raise InputError(f"--folds is {folds}; data set {dataset!r} has {len(given)} training labels")
     sizes = np.bincount(given, minlength=len(classes))
@@ -127,7 +135,7 @@ def examine(
         raise InputError(
             f"data set {dataset!r}: all training labels are of one class, so none can be told from another"
         )
-    seen = features(in_memory(x))
+    seen = filtering.features(x)
     if not (seen != seen[:1]).any():
         raise InputError(f"data set {dataset!r}: all its {data.kind} are alike, so nothing tells whose label is wrong")
     warnings = list(data.remarks)
@@ -147,9 +155,17 @@ def examine(
     came = setting.label if noise or setting.kind == "given" else "its labels as they are"
     tell(f"{data.name}, {came}: {len(given):,} {data.kind}, {len(classes)} classes")
     more: tuple[Probs, ...] = ()
-    if asked:
-        more = (_network(dataset, data_root, setting, len(given), asked, network, epochs, folds, seed, where, tell),)
-    judged = judge(seen, given, len(classes), folds=folds, k=neighbours, seed=seed, more=more, tell=tell)
+    if asked and asked.partition(":")[0] in FILTERS:
+        tell(f"{asked}: the nearest samples vote, nothing is trained")
+        judged = judged_by(
+            asked, filtering.views(looked_at.x_train), seen, given, len(classes), folds, neighbours, seed
+        )
+    else:
+        if asked:
+            more = (
+                _network(dataset, data_root, setting, len(given), asked, network, epochs, folds, seed, where, tell),
+            )
+        judged = judge(seen, given, len(classes), folds=folds, k=neighbours, seed=seed, more=more, tell=tell)
     told = known and (data.truth or setting.kind != "given")
     return Examined(
         dataset=dataset,
