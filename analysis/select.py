@@ -221,6 +221,8 @@ def cell_summary(cell: CellHistory) -> dict[str, float]:
     for rule in RULES:
         name = "ORACLE" if rule == "oracle_test" else rule
         out[f"tuned/{name}"], out[f"tuned/{name}_std"], _ = score(tuned, rule)
+    out["tuned/balanced"], out["tuned/balanced_std"], _ = balanced(tuned)
+    out["paper/balanced"] = balanced(published).mean
     out["tuned/gap"] = gap(tuned).mean
     for rule in ("noisy_val", "last10"):
         out[f"paper/{rule}"] = score(published, rule).mean

@@ -122,6 +122,7 @@ def leaderboard(
     left_out = [name for name in columns if name not in shown]
     told = "Point chosen by noisy validation." + "".join(f" {text}" for name, text in LEGEND.items() if name in shown)
     told += " *: a point read off the truth." * any(c.oracle or c.against_oracle for _, c in rows)
+    told += truth.relative(h.header for h in histories.values())
     told += f" Before every method: {study.filter}." * bool(study.filter)
     told += f" Left out for want of room: {', '.join(left_out)}." * bool(left_out)
     table.caption = told + escape(shortened + names.full(study))

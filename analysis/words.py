@@ -15,7 +15,7 @@ COMPARED = (
     "look whether their protocols agree."
 )
 LEADS = {
-    "results": "Accuracy of every method at every noise level, under each rule for picking the epoch.",
+    "results": "{measured} of every method at every noise level, under each rule for picking the epoch.",
     "selection": "What the numbers would be under other rules, and what it costs not to look at the test set.",
     "statistics": "Which differences are more than chance: over replicates within a condition, and over conditions.",
     "published": "Ours beside published numbers. The protocols differ, and the differences are named.",

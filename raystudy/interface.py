@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from raystudy import own
 from raystudy.data import noise as noises
 from raystudy.data.spec import located
 from raystudy.design import compose, request
@@ -102,7 +103,7 @@ class Study:
     """What is to be run: a grid of methods over noise levels and a search budget, or a study file. Nothing runs before ``run``.
 
     ``methods``: names of ``methods()``, or FILE.py:CLASS of your own; plain cross-entropy is run beside them unless ``baseline`` is False.
-    ``dataset``: a name of ``datasets()``, or npz:, csv:, parquet: or folder:PATH; None for digits. ``noise``: one or several of
+    ``dataset``: a name of ``datasets()``, or npz:, csv:, parquet:, folder:PATH or hf:NAME; None for digits. ``noise``: one or several of
     ``KIND[:VARIANT]:RATE,...``. ``imbalance``: exp:R or step:R. ``filter``: simifeat or knn_relabel, with options as
     ``NAME:KEY=VALUE,...``, before every method. ``file``: a shipped study or a .toml, instead of methods, data, noise,
     network and recipe; ``trust``: methods and networks that it names as files or modules may run. What is None is the study file's, or
@@ -331,12 +332,13 @@ def train(
     device: str | None = None,
     threads: int | None = None,
     data_root: str | PathLike[str] = "data",
+    imbalance: str | None = None,
     **hyperparameters: Any,
 ) -> Iterator[dict[str, float]]:
     """One training without Ray: yields a record an epoch (``epoch`` from 0, ``val/acc``, ``test/acc``, ``train/loss``, ...).
 
     ``hyperparameters``: of the method, or fields of the recipe (``lr``, ``batch_size``, ...), in place of the published point's.
-    ``filter``: simifeat or knn_relabel, before the method. ``threads``: torch's, None as they are.
+    ``imbalance``: exp:R or step:R. ``filter``: simifeat or knn_relabel, before the method. ``threads``: torch's, None as they are.
     Everything is checked before the first record is asked for; InputError tells a mistake.
     """
     from raystudy.learn import point
@@ -352,9 +354,10 @@ def train(
         epochs=epochs,
     )
     _checked(filter=filter, val_fraction=val_fraction, seed=seed, device=device, threads=threads, data_root=data_root)
+    _checked(imbalance=imbalance)
     made = alone.prepare(
         method,
-        located(dataset),
+        located(dataset, imbalance=imbalance),
         noise,
         point.checked(method, hyperparameters, "train"),
         noise_seed=noise_seed,
@@ -495,14 +498,16 @@ def datasets(data_root: str | PathLike[str] = "data") -> pd.DataFrame:
         }
         for name, info in sets.DATASETS.items()
     ]
-    return pd.DataFrame(rows, index=pd.Index(list(sets.DATASETS), name="data set"))
+    rows += [{"here": True, "source": own.whose("datasets", name)} for name in own.installed("datasets")]
+    return pd.DataFrame(rows, index=pd.Index([*sets.DATASETS, *own.installed("datasets")], name="data set"))
 
 
 def noise(text: str | None = None, seed: int = 0) -> Any:
     """The kinds of noise, a row each; or one setting from its text, such as ``pair:0.45``, as the library holds it."""
     if text is None:
-        rows = [{"usage": kind.usage, "needs": kind.needs} for kind in noises.NOISES.values()]
-        return pd.DataFrame(rows, index=pd.Index(list(noises.NOISES), name="kind"))
+        names = [*noises.NOISES, *own.installed("noise")]
+        rows = [{"usage": kind.usage, "needs": kind.needs, "about": kind.about} for kind in map(noises.row, names)]
+        return pd.DataFrame(rows, index=pd.Index(names, name="kind"))
     return _one(text, seed)
 
 
@@ -525,7 +530,14 @@ def corrupt(labels: ArrayLike, noise: str, seed: int = 0, classes: Sequence[Any]
     if missing := [value for value in given.tolist() if value not in order][:1]:
         raise InputError(f"label {missing[0]!r} is none of the classes")
     ids = np.array([order[value] for value in given.tolist()], dtype=np.int64)
-    out: NDArray[Any] = known[noises.corrupt(ids, _one(noise, seed), len(known))]
+    setting = _one(noise, seed)
+    if setting.kind in noises.NOISES:
+        flipped = noises.corrupt(ids, setting, len(known))
+    else:
+        from raystudy.data import brought
+
+        flipped, _ = brought.given(ids, setting, len(known))
+    out: NDArray[Any] = known[flipped]
     return out
 
 

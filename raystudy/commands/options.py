@@ -51,10 +51,13 @@ def choice(*choices: str) -> Any:
 
 
 DatasetArgument = Annotated[
-    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH")
+    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet:, folder:PATH or hf:NAME")
 ]
 Dataset = Annotated[
-    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH (default: digits)")
+    str,
+    Parameter(
+        help="a data set of `raystudy datasets`, or npz:, csv:, parquet:, folder:PATH or hf:NAME (default: digits)"
+    ),
 ]
 Labels = Annotated[
     Path | None, Parameter(help="labels of folder:PATH, a .csv or .parquet with the columns path, label")
@@ -168,7 +171,9 @@ class Grid:
     ] = "full"
     dataset: Annotated[
         str | None,
-        Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH (default: digits)"),
+        Parameter(
+            help="a data set of `raystudy datasets`, or npz:, csv:, parquet:, folder:PATH or hf:NAME (default: digits)"
+        ),
     ] = None
     labels: Labels = None
     size: Size = None

@@ -120,6 +120,7 @@ def train(
         )
     last = [r["test/acc"] or 0.0 for r in run.records[-10:]]
     header = {"effective_rate": run.data.effective_rate, "cell": {"dataset": spec.dataset}}
+    header |= {"assumed": run.data.assumed and made.noise.rate > 0}
     against = "" if truth.tested_clean(header) else " against given labels"
     say(console, f"test accuracy{against}, mean of the last {len(last)} epochs: {sum(last) / len(last):.4f}")
     if run.data.imbalance:

@@ -13,6 +13,7 @@ import tomli_w
 
 from raystudy import own
 from raystudy.data.noise import Noise
+from raystudy.data.spec import code_of
 from raystudy.design.names import MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS
 from raystudy.errors import InputError, unknown
 
@@ -213,9 +214,12 @@ class Study:
 
     @property
     def brought(self) -> tuple[str, ...]:
-        """The methods and networks that are files or modules of a user's own."""
+        """The methods, networks and data sets that are files or modules of a user's own."""
         networks = (self.network, *(b.network for b in self.grid))
-        return tuple(dict.fromkeys(n for n in (*self.methods, *networks) if own.written(n)))
+        return tuple(
+            dict.fromkeys(n for n in (*self.methods, *networks) if own.written(n))
+            | dict.fromkeys(filter(None, map(code_of, self.datasets)))
+        )
 
     @property
     def keeps(self) -> str:

@@ -12,6 +12,7 @@ from raystudy import own
 from raystudy.data import corruption, datasets, masks
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import Noise, condition_digest
+from raystudy.data.spec import code_of
 from raystudy.design import space
 from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
@@ -34,6 +35,8 @@ class Data(NamedTuple):
     noise_digest: str
     effective_rate: float | None  # None where the truth is not known
     images: int  # of the training set, validation held out
+    assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
+    classes: tuple[str, ...] = ()
 
 
 class Builder:
@@ -53,7 +56,12 @@ class Builder:
             if (cell.dataset, cell.noise) not in self.data:
                 data = prepare(cell.dataset, data_root, cell.noise, study.val_fraction)
                 self.data[cell.dataset, cell.noise] = Data(
-                    data.data_digest, data.noise_digest, data.effective_rate, len(data.y)
+                    data.data_digest,
+                    data.noise_digest,
+                    data.effective_rate,
+                    len(data.y),
+                    bool(assumption(data, cell.noise)),
+                    data.classes,
                 )
                 told = datasets.load(cell.dataset, data_root, cell.noise).remarks
                 remarks |= dict.fromkeys((*told, *assumption(data, cell.noise)))
@@ -72,7 +80,10 @@ class Builder:
         self.commit, self.versions = commit(), versions()
         pairs = {(cell.method, study.network_of(cell)) for cell in study.cells()}
         self.codes = {pair: code(*pair) for pair in pairs}  # of what is a user's own
-        self.own = own.sources(dict.fromkeys(name for pair in sorted(pairs) for name in pair))
+        self.own = own.sources(
+            dict.fromkeys(name for pair in sorted(pairs) for name in pair)
+            | dict.fromkeys(filter(None, map(code_of, study.datasets)))
+        )
 
     def check(self, folder: Path) -> None:
         """Raises InputError, one line, where a cell's data is not what the study in ``folder`` was begun with: its images, or a file that
@@ -127,6 +138,10 @@ class Builder:
 
     def header(self, cell: Cell) -> dict[str, Any]:
         data = self.data[cell.dataset, cell.noise]
+        code = self.codes[cell.method, self.study.network_of(cell)]
+        told = {"code": code, "assumed": data.assumed}
+        if data.classes != tuple(map(str, range(len(data.classes)))):
+            told["classes"] = list(data.classes)
         return {
             "cell": cell.to_dict(),
             "digests": {"data": data.data_digest, "noise": data.noise_digest},
@@ -140,7 +155,7 @@ class Builder:
             "versions": self.versions,
             "commit": self.commit,
             **({"filter": chosen} if (chosen := self.study.filter_of(cell)) else {}),
-        } | ({"code": told} if (told := self.codes[cell.method, self.study.network_of(cell)]) else {})
+        } | {name: value for name, value in told.items() if value}
 
     def updates(self, cell: Cell) -> int:
         """Updates of one network over a whole training, as plain cross-entropy counts them."""

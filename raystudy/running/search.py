@@ -418,8 +418,8 @@ class CellSearch:
     def _cost(self, trial: TrialHistory) -> int:
         """The virtual cost of a trial that has ended: its epochs.
 
-        One that diverged or failed occupies its virtual worker up to its next rung, so a bound for a trial that runs need not allow for
-        that.
+        One that diverged or failed occupies its virtual worker up to its next rung, so a bound for a trial that runs need not allow
+        for that.
         """
         return self._stop(trial, trial.epochs - (trial.state in ("complete", "pruned")))
 

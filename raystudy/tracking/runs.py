@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis import truth
 from raystudy.record.ledger import CellHistory, TrialHistory
 from raystudy.tracking import views
 
@@ -106,6 +107,10 @@ def cell_tags(study_dir: Path, history: CellHistory) -> dict[str, str]:
         tags["variant"] = cell["noise"]["variant"]
     if header.get("effective_rate") is not None:
         tags["effective_rate"] = f"{header['effective_rate']:.4g}"
+    if not truth.tested_clean(header):
+        tags["test_labels"] = "given"
+    if header.get("assumed"):
+        tags["noise.relative_to"] = "labels as they came"
     if header.get("filter"):
         tags["filter"] = header["filter"]
     if header.get("commit"):

@@ -60,6 +60,7 @@ def test_a_mistake_that_is_seen_at_once_starts_no_ray(tmp_path: Path, argv: tupl
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_mistake_that_is_seen_while_ray_comes_up_leaves_nothing_of_it(tmp_path: Path) -> None:
     mark = f"RAYSTUDY_TEST={tmp_path.name}{os.getpid()}"
@@ -140,6 +141,7 @@ WORKER = """
 """
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_trial_takes_a_worker_that_has_started_before_and_has_only_what_it_needs(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(textwrap.dedent(WORKER.format(pause=1)))

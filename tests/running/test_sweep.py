@@ -21,7 +21,7 @@ from raystudy.tools.chaos.holds import outcome, violations
 from raystudy.tools.chaos.processes import descendants, send
 from raystudy.tracking.store import connect
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 SMALL = (
     *("dividemix", "--noise", "symmetric:0.3", "--epochs", "12", "--trials", "4", "--replicates", "1", "--name", "s"),
