@@ -150,13 +150,15 @@ def study(cell: Cell) -> Study:
     )
 
 
-def run(cells: list[Recorded], wanted: list[Search], seeds: int, out: Path, minutes: float) -> None:
-    """Every search of every cell, a line each; whole seeds first."""
+def run(
+    cells: list[Recorded], chosen: list[Recorded], wanted: list[Search], seeds: int, out: Path, minutes: float
+) -> None:
+    """Every search of every chosen cell, a line each; whole seeds first. Those that start from others may start from all ``cells``."""
     done = {(x["cell"], x["search"], x["seed"]) for x in read(out)}
     began = time.monotonic()
     usual = dict(samplers.TPE)
     with out.open("a", encoding="utf-8") as file:
-        for seed, where, search in itertools.product(range(seeds), cells, wanted):
+        for seed, where, search in itertools.product(range(seeds), chosen, wanted):
             if (where.cell.key, search.name, seed) in done:
                 continue
             if time.monotonic() - began > 60 * minutes:
@@ -384,14 +386,18 @@ def main(args: argparse.Namespace) -> int:
         if args.out is None:
             raise InputError("name a file with --out")
         if not args.table:
-            run(cells, searches(args.searches), args.seeds, args.out, args.time_budget)
-        print("\n\n".join(tables(read(args.out), cells)))
+            chosen = [c for c in cells if args.only in (None, c.cell.dataset)]
+            run(cells, chosen, searches(args.searches), args.seeds, args.out[0], args.time_budget)
+        print("\n\n".join(tables([line for file in args.out for line in read(file)], cells)))
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--out", type=Path, metavar="FILE", help="a JSON line a search; resumed from")
+    p.add_argument("--out", type=Path, nargs="+", metavar="FILE", help="a JSON line a search; resumed from")
+    p.add_argument(
+        "--only", choices=("digits", "vectors"), help="the cells of this data set (several processes, a file each)"
+    )
     p.add_argument("--searches", default=SEARCHES, help=f"SAMPLER+SCHEDULER[+SOURCE],... (default: {SEARCHES})")
     p.add_argument("--seeds", type=int, default=20, metavar="N", help="seeds 0 to N - 1 (default: 20)")
     p.add_argument(
