@@ -242,7 +242,7 @@ class Search:
         float | None,
         Parameter(
             help="virtual workers of a search for each real one: with more of them fewer places are idle, and a proposal sees fewer of the "
-            "trials before it (docs/search.md) (default: 1.5)"
+            "trials before it (docs/search.md) (default: 2)"
         ),
     ] = None
     objective: Annotated[

@@ -18,9 +18,8 @@ from raystudy.data.spec import code_of
 from raystudy.design.names import MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS
 from raystudy.errors import InputError, unknown
 
-SLACK = (
-    1.5  # virtual workers for each real one, where nobody says otherwise: docs/search.md has what it costs and brings
-)
+# Virtual workers of a search for each real one where nobody says otherwise; docs/search.md has what it costs and brings.
+SLACK = 2.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

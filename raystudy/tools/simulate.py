@@ -8,8 +8,8 @@ of the pool all searches are alike.
 A trial that was stopped early is censored: its curve ends there, and so does the replayed trial, whatever the scheduler; it can never be
 the winner and it costs less than it would have. Studies made with ``--scheduler none`` have no such trials.
 
-Searches of several workers are in virtual time, as in a study: with ``slack`` (``running.clock``) or in batches. What they cost is what
-had been begun and trained by the virtual time at which the winner is found, trials that still run included.
+Several workers of a cell are simulated as equally fast ones, with the virtual clock (``slack``, see ``running.clock``) or in batches. What
+a search cost is what they had begun and trained when the winner is found, what was trained on while a rung could not be judged included.
 
 The winner is the best complete trial by the study's own objective, which is a ``val/`` metric. The test set is not looked at.
 
@@ -18,6 +18,7 @@ repeats, and must come out the same way nearly always. Where it does not, the se
 """
 
 import csv
+import heapq
 import itertools
 import json
 import math
@@ -252,21 +253,30 @@ def replay(
     first = dict.fromkeys(where._at[repr(where.nearest(p))] for p in starts)
     search = CellSearch(told, cell, where, Memory(history), history, spec, [points[i] for i in first])  # type: ignore[arg-type]
     winner = max(value(t, metric) for t in pool if t.state == "complete") if goal is None else goal
-    at, start = math.inf, search.clock.starts  # virtual time at which the winner is found
-    while (trial := next(search.waiting(), None)) and start[trial.number] < at:
+    at, now, spent = math.inf, 0, 0  # when the winner is found; an epoch takes 1
+    queue: list[tuple[int, int, str, int]] = []  # when a trial tells its next epoch, its number, key and that epoch
+    while True:
+        for trial in search.waiting() if at == math.inf else ():
+            if len(queue) < workers:
+                search.started.add(trial.key)
+                heapq.heappush(queue, (now + 1, trial.number, trial.key, 0))
+        if not queue or queue[0][0] > at:
+            break
+        now, number, key, epoch = heapq.heappop(queue)
+        trial = history.trials[key]
         source = pool[where._at[repr(trial.point)]]
-        search.started.add(trial.key)
-        for epoch, v in enumerate(source.curves[metric]):
-            diverged = source.state == "diverged" and epoch == source.epochs - 1
-            metrics = {metric: None if math.isnan(v) else v}
-            if search.report(trial.key, epoch, [metrics], diverged, ""):
-                break
-        if trial.state == "running":
-            search.end(trial.key, "pruned", "its recorded curve ends here")
-        if trial.state == "complete" and value(trial, metric) >= winner - epsilon:
-            at = min(at, start[trial.number] + trial.epochs)
-    begun = [t for t in history.trials.values() if t.state != "running" and start[t.number] < at]
-    done = [t for t in begun if t.state == "complete" and start[t.number] + t.epochs <= at]
+        v, last = source.curves[metric][epoch], epoch == source.epochs - 1
+        spent += 1
+        over = search.report(
+            key, epoch, [{metric: None if math.isnan(v) else v}], last and source.state == "diverged", ""
+        )
+        if last and not over:
+            search.end(key, "pruned", "its recorded curve ends here")
+        elif not over:
+            heapq.heappush(queue, (now + 1, number, key, epoch + 1))
+        if any(t.state == "complete" and value(t, metric) >= winner - epsilon for t in history.trials.values()):
+            at = min(at, now)
+    done = [t for t in history.trials.values() if t.state == "complete"]
     best = max((v for t in done if not math.isnan(v := value(t, metric))), default=-math.inf)
     return Replay(
         cell.key,
@@ -278,8 +288,8 @@ def replay(
         len(pool),
         sum(t.state == "pruned" for t in pool),
         math.isfinite(at),
-        len(begun),
-        int(sum(min(t.epochs, at - start[t.number]) for t in begun)),
+        len(search.started),
+        spent,
         abs(best) if math.isfinite(best) else math.nan,
         abs(winner),
         "batches" if not slack else f"slack {slack:g}" if (workers, slack) != (1, 1) else "",

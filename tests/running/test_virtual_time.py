@@ -89,7 +89,7 @@ def test_slack_is_checked_and_kept_in_the_study() -> None:
     batched = study(batch=4)
     assert study(trials=20).grown_from(batched).batch == 4
     with pytest.raises(InputError, match="begun in batches"):
-        study(slack=2.0).grown_from(batched)
+        study(slack=3.0).grown_from(batched)
 
 
 def test_the_file_of_a_study_has_its_own_rule_alone(tmp_path: Path) -> None:
