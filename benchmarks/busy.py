@@ -2,6 +2,7 @@
 
     python benchmarks/busy.py [--seeds 3] [--rows 0,1,2,3,4,5] [--slack 1,1.5,2]
     python benchmarks/busy.py --ray [--seconds 20]
+    python benchmarks/busy.py --seeing POOLS.jsonl [--workers 4] [--seeds 6]
 
 Nothing is trained and no Ray is started: a list of events takes its place, and ``StudySearch`` hands out trials of the real
 ``CellSearch`` as it does to Ray. How long a trial takes is log-normal with sigma 0.3; 40 % of the trials are to be stopped at a ninth
@@ -14,12 +15,18 @@ trial trained on while its rung could not be judged does not count, nor what the
 
 ``--ray`` runs the row of 16 workers on a real local Ray: trials sleep, each in a worker of its own with a sixteenth of the processors,
 and the busy share from the first start of a trial on is compared with the simulated one.
+
+``--seeing`` asks what it costs that a proposal sees less: the searches of recorded pools (``benchmarks/pools.py``) as ``raystudy simulate``
+replays them, ``--workers`` trials of a cell at once, until one is within half a point of the best recorded trial.
 """
 
 import argparse
 import heapq
+import itertools
+import json
 import math
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -36,13 +43,13 @@ from ray import tune  # noqa: E402
 
 from raystudy.data.noise import Noise  # noqa: E402
 from raystudy.design import space  # noqa: E402
-from raystudy.design.study import SLACK, Study  # noqa: E402
+from raystudy.design.study import SLACK, Cell, Study  # noqa: E402
 from raystudy.learn.spec import TrialSpec  # noqa: E402
-from raystudy.record.ledger import CellHistory  # noqa: E402
+from raystudy.record.ledger import CellHistory, TrialHistory  # noqa: E402
 from raystudy.running.clock import virtual_workers  # noqa: E402
 from raystudy.running.search import CellSearch  # noqa: E402
 from raystudy.running.tune import StudySearch  # noqa: E402
-from raystudy.tools.simulate import Memory  # noqa: E402
+from raystudy.tools.simulate import Memory, Replay, replay  # noqa: E402
 
 ROWS = (
     (2, 6, 5),
@@ -230,6 +237,48 @@ def on_ray(seconds: float, slack: float) -> float:
     return kept / (workers * (max(t.ended for t in all_) / 1000 - min(firsts)))
 
 
+# -- what seeing less costs
+
+
+def seeing(path: Path, workers: int, slacks: list[float], seeds: int, minutes: float) -> None:
+    """Prints trials and epochs until the winner is found, by order: medians over cells and seeds, and ratios to the first slack."""
+    pools: dict[tuple[str, str, float], dict[int, TrialHistory]] = defaultdict(dict)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["fraction"] == 1 and space.load(row["method"]).dimensions:
+            t = TrialHistory(row["key"], row["number"], "search", row["point"], 0)
+            t.state = "diverged" if row["diverged"] else "complete"
+            t.add([{"val/acc": v} for v in row["val/acc"]], [0] * len(row["val/acc"]))
+            pools[row["dataset"], row["method"], row["rate"]][t.number] = t
+    orders = [(1, 1.0), (workers, 0.0), *((workers, s) for s in slacks)]
+    found: dict[tuple[int, float], list[Replay]] = {order: [] for order in orders}
+    began = time.monotonic()
+    for seed, ((dataset, method, rate), trials) in itertools.product(range(seeds), sorted(pools.items())):
+        if time.monotonic() - began > 60 * minutes:
+            print(f"the time is up in seed {seed}")
+            break
+        pool = [trials[n] for n in sorted(trials)]
+        cell = Cell(method, dataset, Noise("symmetric", rate))
+        told = Study("pools", (method,), (dataset,), (cell.noise,), 1, 0, max(t.epochs for t in pool), "mlp")
+        for order in orders:
+            found[order].append(replay(told, cell, pool, "tpe", "asha", seed, 0.005, *order))
+    print(f"{workers} workers a cell, {len(pools)} cells, {len(found[orders[0]])} searches each")
+    print(
+        "| search | found | trials: median | mean | of one after the other | epochs: median | mean | of one after the other |"
+    )
+    print("| --- " * 8 + "|")
+    first = found[orders[0]]
+    for rows in found.values():
+        name = rows[0].order or "one after the other"
+        both = [(a, b) for a, b in zip(rows, first, strict=True) if a.found and b.found]
+        texts = [name, f"{sum(r.found for r in rows)} of {len(rows)}"]
+        for what in ("trials", "epochs"):
+            own = [getattr(r, what) for r in rows if r.found]
+            ratio = math.exp(statistics.fmean(math.log(getattr(a, what) / getattr(b, what)) for a, b in both))
+            texts += [f"{statistics.median(own):.0f}", f"{statistics.fmean(own):.1f}", f"{ratio:.2f}"]
+        print("| " + " | ".join(texts) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default="0,1,2,3,4,5", metavar="N,...", help="of the table")
@@ -237,6 +286,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
     parser.add_argument("--ray", action="store_true", help="the row of 16 workers on a real Ray")
     parser.add_argument("--seconds", type=float, default=20.0, help="of a whole trial with --ray")
+    parser.add_argument("--seeing", type=Path, metavar="POOLS.jsonl", help="what seeing less costs, on recorded pools")
+    parser.add_argument("--workers", type=int, default=4, metavar="N", help="of a cell, with --seeing")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which --seeing begins no other cell")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if args.ray:
@@ -252,6 +304,9 @@ def main() -> None:
         )
         sys.exit(not good)
     slacks = [float(s) for s in args.slack.split(",")]
+    if args.seeing:
+        seeing(args.seeing, args.workers, slacks, args.seeds, args.minutes)
+        return
     kinds = ["batches", *(f"slack {s:g}" for s in slacks), "no order"]
     print("| workers | cells | trials a cell | " + " | ".join(kinds) + " | ms of CPU a trial |", flush=True)
     print("| --- " * (len(kinds) + 4) + "|")

@@ -62,6 +62,7 @@ KINDS: dict[str, Kind] = {
             "scheduler",
             "objective",
             "keep_models",
+            "evaluate",
         ),
         TEXT,
     ),
@@ -109,7 +110,7 @@ class Study:
     network and recipe; ``trust``: methods and networks that it names as files or modules may run. What is None is the study file's, or
     chosen by data set.
     ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val``, ``slack``,
-    ``keep_models`` and ``start_from`` (one study or several, by name or folder, or "reference") are the options of ``raystudy sweep``.
+    ``keep_models``, ``evaluate`` and ``start_from`` (studies by name or folder, or "reference") are the options of ``raystudy sweep``.
     Raises InputError for anything that cannot be.
     """
 
@@ -150,7 +151,7 @@ class Study:
         _checked(**{key: value for key, value in budget.items() if key != "start_from"})
         if noise is not None and not len(_several("noise", noise)):
             raise InputError("noise is empty; name a kind and a rate, such as symmetric:0.2")
-        self.data_root, self.named = Path(data_root), name is not None
+        self.data_root, self.named, self.longer = Path(data_root), name is not None, epochs is not None
         self.design = request.requested(
             _several("methods", methods),
             file=None if file is None else str(file),
@@ -186,7 +187,7 @@ class Study:
 
     def plan(self, storage: str | PathLike[str] = "studies", probe_seconds: float = 60.0, **resources: Any) -> "Plan":
         """What it will take (``raystudy plan``), what ``storage`` already holds left out. ``resources`` as ``run`` takes them."""
-        return _plan(self.design, self.data_root, storage, probe_seconds, resources)
+        return _plan(self.design, self.data_root, storage, probe_seconds, resources, self.longer)
 
     def __repr__(self) -> str:
         d = self.design
@@ -288,7 +289,7 @@ def run(
     found = _resources(asked.data_root, resources, remote=storages.url(held) is not None)
     seen = audience() if progress else Audience()
     place = held.expanduser().absolute()
-    outcome = whole(asked.design, place, found, uri, seen, limit, named=asked.named)
+    outcome = whole(asked.design, place, found, uri, seen, limit, named=asked.named, longer=asked.longer)
     if outcome.unfinished:
         why = f"{outcome.reason}; " if outcome.reason else ""
         seen.line(
@@ -331,6 +332,7 @@ def train(
     seed: int = 0,
     device: str | None = None,
     threads: int | None = None,
+    evaluate: str = "",
     data_root: str | PathLike[str] = "data",
     imbalance: str | None = None,
     **hyperparameters: Any,
@@ -339,7 +341,7 @@ def train(
 
     ``hyperparameters``: of the method, or fields of the recipe (``lr``, ``batch_size``, ...), in place of the published point's.
     ``imbalance``: exp:R or step:R. ``filter``: simifeat or knn_relabel, before the method. ``threads``: torch's, None as they are.
-    Everything is checked before the first record is asked for; InputError tells a mistake.
+    ``evaluate``: every:K[,N]. Everything is checked before the first record is asked for; InputError tells a mistake.
     """
     from raystudy.learn import point
     from raystudy.running import alone
@@ -355,6 +357,7 @@ def train(
     )
     _checked(filter=filter, val_fraction=val_fraction, seed=seed, device=device, threads=threads, data_root=data_root)
     _checked(imbalance=imbalance)
+    _checked(evaluate=evaluate)
     made = alone.prepare(
         method,
         located(dataset, imbalance=imbalance),
@@ -370,6 +373,7 @@ def train(
         seed=seed,
         device=device,
         threads=threads,
+        evaluate=evaluate,
     )
 
     def records() -> Iterator[dict[str, float]]:
@@ -578,6 +582,7 @@ def _plan(
     storage: str | PathLike[str],
     probe_seconds: float,
     asked: dict[str, Any],
+    longer: bool = False,
 ) -> "Plan":
     from raystudy.record import storage as storages
     from raystudy.running import plan
@@ -586,4 +591,6 @@ def _plan(
     _checked(storage=storage, probe_seconds=probe_seconds)
     found = _resources(data_root, asked)
     charge = price(PRICES, None, found.cpus, found.gpus)
-    return plan.made(study, storages.folder(str(storage)).expanduser().absolute(), found, charge, probe_seconds)
+    return plan.made(
+        study, storages.folder(str(storage)).expanduser().absolute(), found, charge, probe_seconds, longer=longer
+    )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.figures.look import WIDTH, broken, every, first_column, grid, legend, lowest, style
 from analysis.load import Arrays
+from analysis.select import SUBSET, TEST
 from raystudy.data import fonts
 from raystudy.record.ledger import TrialHistory
 
@@ -20,8 +21,15 @@ NAME = 12  # letters of a class's name at an axis
 FILLS = {"right label": "#0072B2", "wrong label": "#D55E00", "all labels": "#777777"}
 
 
+def _curve(trial: TrialHistory, metric: str) -> NDArray[np.float64]:
+    """Test accuracy is that of a part of the test set where it was not measured on all of it."""
+    told = np.asarray(trial.curves[metric])
+    part = trial.curves.get(SUBSET) if metric == TEST else None
+    return told if part is None else np.where(np.isnan(told), part, told)
+
+
 def _mean_curve(trials: Sequence[TrialHistory], metric: str) -> NDArray[np.float64] | None:
-    curves = [np.asarray(t.curves[metric]) for t in trials if metric in t.curves and t.epochs]
+    curves = [_curve(t, metric) for t in trials if metric in t.curves and t.epochs]
     if not curves:
         return None
     n = min(map(len, curves))
@@ -51,14 +59,15 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[TrialHistory]]], metrics: 
             for method in panels[level]:
                 if (row, level, method) in found:
                     y = 100 * found[row, level, method]
-                    few = len(y) < 3
+                    looked = np.flatnonzero(~np.isnan(y))  # a line goes on over epochs that were not evaluated
+                    few = len(looked) < 3
                     ax.plot(
-                        np.arange(1, len(y) + 1),
-                        y,
+                        looked + 1,
+                        y[looked],
                         **style(method),
                         linewidth=1,
                         markersize=3,
-                        markevery=None if few else every(len(y), 6),
+                        markevery=None if few else every(len(looked), 6),
                     )
             if i == 0:
                 ax.set_title(level)

@@ -20,6 +20,7 @@ def items(material: Material) -> Iterator[Item]:
     told = {"study": study.name}
     names = ("network", "epochs", "recipe", "trials", "replicates", "sampler", "scheduler", "objective")
     told |= {n.replace("_", " "): str(getattr(study, n)) for n in (*names, "val_fraction", "clean_val")}
+    told["evaluated"] = study.evaluate or "every epoch, in full"
     told |= {"filter": study.filter} if study.filter else {}
     told["seed of search and trainings"] = str(study.seed)
     told["seeds of replicates"] = ", ".join(str(study.seed + 1 + r) for r in range(study.replicates)) or "none"

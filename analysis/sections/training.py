@@ -13,7 +13,7 @@ from analysis.grid import Group, Outcome
 from analysis.material import FEW, TOP, Item, Material, Plot
 from analysis.select import FILTER, filtered
 from analysis.sheets import Row, Sheet, num, sentence
-from raystudy.data import masks
+from raystudy.data import evaluation, masks
 from raystudy.data.noise import transition_matrix
 from raystudy.design.study import Cell, slug
 from raystudy.errors import InputError
@@ -30,6 +30,8 @@ def items(material: Material) -> Iterator[Item]:
         if g.known:
             curve |= {"label/memorised": "memorised in %", "label/corrected": "corrected in %"}
         title = f"{sentence(g.measured)}{memory} over epochs, {g.title}"
+        part = evaluation.parse(material.study.evaluate).test
+        kept += words.IN_PART.format(n=part) * bool(part)
         text = f"{words.CURVES} {words.MEMORY if g.known else f'Memorisation {truth.UNKNOWN}.'}{g.starred()}{g.relative}{kept}"
         yield Plot(f"curves-{g.name}", title, text, figures.curves(panels, curve))
         sieve = {"select/precision": "precision in %", "select/recall": "recall in %", "select/auroc": "AUROC in %"}

@@ -260,6 +260,13 @@ class Search:
             help="also score N validation images against clean labels; shown as a rule of its own (default: 0)",
         ),
     ] = None
+    evaluate: Annotated[
+        str | None,
+        Parameter(
+            help="every:K or every:K,N: measure validation and test every K epochs only, then on N test samples; all of both in the last "
+            "ten epochs and where trials are compared (default: all of both in every epoch)"
+        ),
+    ] = None
     keep_models: Annotated[
         str | None,
         Parameter(

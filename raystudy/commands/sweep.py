@@ -69,7 +69,7 @@ def _sweep(
     if limits.confirm_above is not None and not limits.yes:
         from raystudy.commands import plan
 
-        found = plan.made(study, storage, resources, prices, console)
+        found = plan.made(study, storage, resources, prices, console, longer=grid.epochs is not None)
         if not plan.confirmed(found, limits.confirm_above, console):
             return 1
     from raystudy.commands import live
@@ -77,8 +77,9 @@ def _sweep(
     from raystudy.tracking import store
 
     uri = None if where.tracking_uri == "none" else store.absolute(where.tracking_uri or store.default_uri())
+    said = {"named": grid.name is not None, "longer": grid.epochs is not None}
     audience = live.audience(console, abandoned(console))
-    outcome = run(study, storage, resources, uri, audience, limit, named=grid.name is not None, rising=rising)
+    outcome = run(study, storage, resources, uri, audience, limit, rising=rising, **said)
     if outcome.unfinished:
         why = f"{outcome.reason}; " if outcome.reason else ""
         done = f"{outcome.ended} of {outcome.trials} trials begun have ended, {outcome.unfinished} of {len(study.cells())} cells go on"

@@ -114,6 +114,7 @@ def miniature(study: Study) -> Study:
         trials=1,
         replicates=1,
         clean_val=min(study.clean_val, 10),
+        evaluate="",
         grid=tuple(small(b) for b in study.grid),
     )
     assert len(shrunk.cells()) == len(study.cells())
@@ -138,6 +139,7 @@ BUDGET: dict[str, Any] = {  # and what it is where nobody says otherwise
     "keep_models": "",
     "slack": SLACK,
     "start_from": (),
+    "evaluate": "",
 }
 
 

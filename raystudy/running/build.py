@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import optuna
 
 from raystudy import own
-from raystudy.data import corruption, datasets, masks
+from raystudy.data import corruption, datasets, evaluation, masks
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import Noise, condition_digest
 from raystudy.data.spec import code_of
@@ -24,6 +24,7 @@ from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 from raystudy.record.ledger import Ledger, events
 from raystudy.record.provenance import commit, versions
+from raystudy.running.pruning import rungs
 from raystudy.running.search import CellSearch
 from raystudy.running.transfer import Found, Place, starts
 
@@ -65,6 +66,7 @@ class Builder:
                 )
                 told = datasets.load(cell.dataset, data_root, cell.noise).remarks
                 remarks |= dict.fromkeys((*told, *assumption(data, cell.noise)))
+                evaluation.parse(study.evaluate).fits(cell.dataset, len(data.y_test))
                 if study.clean_val > (most := data.clean_validation):
                     held = f"{cell.dataset} holds out {most} validation images whose true labels are known"
                     raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {most}")
@@ -133,13 +135,24 @@ class Builder:
             val_fraction=self.study.val_fraction,
             clean_val=self.study.clean_val,
             code=self.codes[cell.method, self.study.network_of(cell)],
+            evaluate=self._evaluation(cell),
             filter=self.study.filter_of(cell),
         )
+
+    def _evaluation(self, cell: Cell) -> dict[str, Any]:
+        """How trials of a cell are evaluated: in full where its scheduler compares them."""
+        asked, found = evaluation.parse(self.study.evaluate), self.spaces[cell.method]
+        return asked.at(rungs(self.study, cell, found, found.paper(cell.dataset, cell.noise)[0])).to_dict()
 
     def header(self, cell: Cell) -> dict[str, Any]:
         data = self.data[cell.dataset, cell.noise]
         code = self.codes[cell.method, self.study.network_of(cell)]
-        told = {"code": code, "assumed": data.assumed}
+        told = {
+            "code": code,
+            "assumed": data.assumed,
+            "filter": self.study.filter_of(cell),
+            "evaluate": self.study.evaluate,
+        }
         if data.classes != tuple(map(str, range(len(data.classes)))):
             told["classes"] = list(data.classes)
         return {
@@ -154,7 +167,6 @@ class Builder:
             "space": {d.name: d.to_dict() for d in self.spaces[cell.method].dimensions},
             "versions": self.versions,
             "commit": self.commit,
-            **({"filter": chosen} if (chosen := self.study.filter_of(cell)) else {}),
         } | {name: value for name, value in told.items() if value}
 
     def updates(self, cell: Cell) -> int:

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from analysis.select import evaluated
 from analysis.tables import point as described
 from raystudy.running.search import CellSearch
 
@@ -59,7 +60,7 @@ def _row(search: CellSearch, pace: float) -> Row:
     known = max(search.target, len(search.searched())) if not search.finished() else 0
     planned = sum(t.origin == "replicate" for t in trials) + search.unplanned()
     total = known + planned if known else len(trials)
-    reached = [(max(list(t.curves.get("val/acc", ())), default=0.0), t.point) for t in trials]
+    reached = [(max(evaluated(list(t.curves.get("val/acc", ()))), default=0.0), t.point) for t in trials]
     best, point = max(reached, key=lambda r: r[0], default=(0.0, {}))
     left = search.remaining() * pace if search.remaining() else 0.0
     return Row(

@@ -13,17 +13,17 @@ when it was to stop. So every trial that has a worker comes to its end whatever 
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
 from analysis import truth
-from analysis.select import chosen, objective, paper, value
+from analysis.select import chosen, objective, paper, repeated, value
 from raystudy.design.space import Space
 from raystudy.design.study import Cell, Study
-from raystudy.learn.point import Point
+from raystudy.learn.point import Point, recipe_of
 from raystudy.learn.spec import TrialSpec
 from raystudy.record import models
 from raystudy.record.checkpoints import arrays_path, checkpoint_path
@@ -80,12 +80,15 @@ class CellSearch:
         self.target = study.trials if space.dimensions else 1
         self.clock = Batches(study.batch) if study.batch else Clock(study.virtual_workers or 1)
         self.epochs = study.epochs_of(cell)
+        final = study.final_epochs_of(cell)
+        self.longer = final if final > self.epochs else 0  # epochs of replicates, where not the search's
         self.started: set[str] = set()  # handed to Tune
         self.busy: frozenset[str] = frozenset()  # those of them that have a worker
         self.workers: dict[str, str] = {}  # trial key -> where it runs
         self.running = {t.key: t for t in history.trials.values() if t.state == "running"}  # not ended
         self._searched = sorted((t for t in history.trials.values() if t.origin != "replicate"), key=lambda t: t.number)
         self._held: dict[str, Held] = {}
+        self._over = False  # whether a trial has ended whose checkpoint is still there
         self._passed: dict[str, int] = {}  # trial key -> the last rung at which it was judged and went on
         self._planned = 0  # how many points' replicates are opened: the published one's, then those of what was chosen
         self._settled: dict[str, int] = {}
@@ -101,6 +104,13 @@ class CellSearch:
         self.optuna = optuna.create_study(study_name=cell.key, direction="minimize" if lower else "maximize")
 
         self.rungs = rungs(study, cell, space, self.paper_point)
+        ended = [t.key for t in history.trials.values() if t.state != "running"]
+        self._kept = {
+            key for key in ended if checkpoint_path(ledger.dir, key).exists()
+        }  # of which a checkpoint is there
+        self._repeats = sum(  # replicates of the length that they are to have now
+            t.origin == "replicate" and t.planned == self.longer for t in history.trials.values()
+        )
 
         for trial in self._open_trials():  # what a crash left undone
             if _broken(trial, study.objective):
@@ -108,6 +118,7 @@ class CellSearch:
             else:
                 self._go_on(trial)
         self.advance()
+        self._tidy_checkpoints()
 
     # -- what is tried ---------------------------------------------------------------------------------------------------------
 
@@ -122,6 +133,8 @@ class CellSearch:
             self.running[trial.key] = trial
             if trial.origin != "replicate":
                 self._searched.append(trial)
+            else:
+                self._repeats += trial.planned == self.longer
 
     def advance(self) -> None:
         """Opens what can be proposed now, and replicates as soon as their point is known. Writes what is new to the ledger."""
@@ -179,19 +192,26 @@ class CellSearch:
         }
         return seen.pop(0, math.nan), list(seen.values())
 
-    def _event(self, number: int, origin: str, point: Point, seed: int) -> Event:
+    def spec_of(self, trial: TrialHistory) -> TrialSpec:
+        """What a trial is to train."""
+        spec = self.spec(trial.point, trial.seed)
+        return replace(spec, epochs=trial.planned) if trial.planned else spec
+
+    def _event(self, number: int, origin: str, point: Point, seed: int, epochs: int = 0) -> Event:
+        spec = self.spec(point, seed)
         event = {
             "event": "trial",
-            "key": self.spec(point, seed).key,
+            "key": (replace(spec, epochs=epochs) if epochs else spec).key,
             "number": number,
             "origin": origin,
             "point": point,
             "seed": seed,
-        }
+        } | ({"epochs": epochs} if epochs else {})
         return event | ({"oracle": list(self.oracle)} if self.oracle and point == self.paper_point else {})
 
     def _replicate(self, *trials: TrialHistory | None) -> None:
-        """The points of these trials, trained again on fresh seeds, where they are not yet."""
+        """The points of these trials, trained again on fresh seeds, where they are not yet; without any, but for more epochs, on the
+        search's own."""
         points: list[Point] = []
         for trial in trials:
             if trial and trial.point not in points:
@@ -199,9 +219,10 @@ class CellSearch:
         last = max((t.number for t in self.history.trials.values()), default=-1)
         first = len(self.history.trials) if self.study.batch else max(self.target, last + 1)
         new: dict[str, Event] = {}
-        for r in range(self.study.replicates):
+        fresh = [self.study.seed + 1 + r for r in range(self.study.replicates)]
+        for seed in fresh or [self.study.seed] * bool(self.longer):
             for point in points:
-                event = self._event(first + len(new), "replicate", point, self.study.seed + 1 + r)
+                event = self._event(first + len(new), "replicate", point, seed, self.longer)
                 if event["key"] not in self.history.trials:
                     new[event["key"]] = event
         self._open(*new.values())
@@ -254,8 +275,12 @@ class CellSearch:
 
     def remaining(self) -> int:
         """Epochs that are left, if no further trial is pruned."""
-        open_ = sum(self.epochs - t.epochs for t in list(self.running.values()))  # a copy: progress is a thread
-        return open_ + self.epochs * (self._unproposed() + self.unplanned())
+        open_ = sum(self._length(t) - t.epochs for t in list(self.running.values()))  # a copy: progress is a thread
+        return open_ + self.epochs * self._unproposed() + (self.longer or self.epochs) * self.unplanned()
+
+    def _length(self, trial: TrialHistory) -> int:
+        """Epochs that a trial is to have."""
+        return trial.planned or self.epochs
 
     def _unproposed(self) -> int:
         return 0 if self._exhausted else max(0, self.target - len(self._searched))
@@ -265,7 +290,7 @@ class CellSearch:
         if self._planned == 2:
             return 0
         points = 2 if self.target > 1 else 1
-        return max(0, self.study.replicates * points - (len(self.history.trials) - len(self._searched)))
+        return max(0, (self.study.replicates or int(self.longer > 0)) * points - self._repeats)
 
     def pace(self) -> float:
         """Seconds an epoch; NaN before there is any."""
@@ -274,10 +299,11 @@ class CellSearch:
     def ahead(self, trial: TrialHistory) -> float:
         """Epochs from here to the end of the cell on the longest way through this trial, if nothing is pruned: a trial of the search is
         followed by the proposals that wait for it, and by the replicates of what is chosen."""
-        left = self.epochs - trial.epochs
+        left = self._length(trial) - trial.epochs
         if trial.origin == "replicate":
             return left
-        return left + self.epochs * (self._unproposed() / self.clock.workers + (self.unplanned() > 0))
+        after = (self.longer or self.epochs) * (self.unplanned() > 0)
+        return left + self.epochs * self._unproposed() / self.clock.workers + after
 
     def report(
         self,
@@ -296,6 +322,7 @@ class CellSearch:
         trial = self.history.trials[key]
         if trial.state != "running":
             self._clear(trial)  # what its worker has written since
+            self._tidy_checkpoints()
             return True
         if worker:
             self.workers[key] = worker
@@ -314,7 +341,7 @@ class CellSearch:
         elif diverged:
             held.end = "diverged", _not_finite(come)
         self._settle(trial)
-        return trial.state != "running" or held.end is not None or come >= self.epochs
+        return trial.state != "running" or held.end is not None or come >= self._length(trial)
 
     def end(self, key: str, state: str, reason: str = "") -> None:
         """Takes that a training has ended by itself."""
@@ -331,6 +358,9 @@ class CellSearch:
                 if other.origin != "replicate" and other.number > trial.number:  # only these are compared with it
                     self._go_on(other)
         self.advance()
+        if self._over:
+            self._over = False
+            self._tidy_checkpoints()
 
     def _open_trials(self) -> list[TrialHistory]:
         """Trials that have not ended, by number."""
@@ -346,7 +376,7 @@ class CellSearch:
                 return
             elif reason:
                 self._close(trial, "pruned", reason)
-            elif trial.epochs >= self.epochs:
+            elif trial.epochs >= self._length(trial):
                 self._close(trial, "complete")
             elif held.records:
                 self._record(trial, held.records, self._next_rung(trial) - trial.epochs)
@@ -379,13 +409,48 @@ class CellSearch:
         self.tidy()
 
     def _clear(self, trial: TrialHistory) -> None:
-        """Removes the checkpoints of a trial that has ended, and what it left although it was to stop."""
-        checkpoint = checkpoint_path(self.ledger.dir, trial.key)
-        for file in (checkpoint, checkpoint.with_name(checkpoint.name + ".prev")):
-            file.unlink(missing_ok=True)
+        """Notes that the checkpoint of a trial that has ended may go, and removes what it left although it was to stop."""
+        self._kept.add(trial.key)
+        self._over = True
         if trial.state == "pruned":
             arrays_path(self.ledger.dir, trial.key).unlink(missing_ok=True)
             models.remove(self.ledger.dir, self.cell.key, [trial.key])
+
+    # -- checkpoints of trials that have ended ---------------------------------------------------------------------------------
+
+    def shorter(self, trial: TrialHistory) -> TrialHistory | None:
+        """The finished trial of fewer epochs whose checkpoint a longer one may go on from; None where there is none."""
+        same = [
+            t
+            for t in map(self.history.trials.__getitem__, self._kept)
+            if (t.seed, t.point) == (trial.seed, trial.point) and self._length(t) < self._length(trial)
+        ]
+        return max(same, key=lambda t: t.epochs, default=None)
+
+    def lasts(self, trial: TrialHistory) -> bool:
+        """Whether a trial's last checkpoint stays when it is complete, so that more epochs can go on from it: it is what is reported of
+        a cell, and nothing that is known of it before hangs on how many epochs there are."""
+        if self.study.keeps == "none" or (trial.origin != "replicate" and self.study.replicates):
+            return False
+        if self.space.settled(trial.point) > 0 or self.study.evaluate:
+            return False
+        spec = self.spec(trial.point, trial.seed)
+        return recipe_of(spec.method, trial.point, spec.recipe).open_ended
+
+    def _tidy_checkpoints(self) -> None:
+        """Removes checkpoints of trials that have ended, but for those that a longer training goes on from, or may."""
+        stays: set[str] = set()
+        if any(self.lasts(self.history.trials[key]) for key in self._kept):
+            told = repeated(self.history) if self.study.replicates or self.longer else []
+            if not self.study.replicates:
+                told += [t for t in (chosen(self.history, self.study.objective), paper(self.history)) if t]
+            stays = {t.key for t in told if t.state == "complete" and self.lasts(t)}
+            stays |= {found.key for t in self.running.values() if t.planned and (found := self.shorter(t))}
+        for key in self._kept - stays:
+            file = checkpoint_path(self.ledger.dir, key)
+            for one in (file, file.with_name(file.name + ".prev")):
+                one.unlink(missing_ok=True)
+        self._kept &= stays
 
     def surplus(self, present: Collection[str]) -> set[str]:
         """Of the trials that have left a model those whose model goes."""
@@ -408,7 +473,7 @@ class CellSearch:
 
     def _next_rung(self, trial: TrialHistory) -> int:
         """The epochs at which a trial is judged next, or has come to its end."""
-        return next((r for r in self.rungs if r > trial.epochs and trial.origin != "replicate"), self.epochs)
+        return next((r for r in self.rungs if r > trial.epochs and trial.origin != "replicate"), self._length(trial))
 
     def _stop(self, trial: TrialHistory, after: int) -> int:
         """The first number of epochs above ``after`` at which a trial may be stopped, or is complete."""
@@ -449,12 +514,15 @@ class CellSearch:
         peers = [t for n in self.clock.peers(trial.number) if self._settles(t := self._searched[n]) <= rung]
         if any(t.state == "running" and t.epochs < rung for t in peers):
             return None
-        others = [sign * objective(t.curves[self.study.objective][:rung]) for t in peers if t.epochs >= rung]
+        values = [sign * objective(t.curves[self.study.objective][:rung]) for t in peers if t.epochs >= rung]
+        others = [v for v in values if not math.isnan(v)]
         mine = value(trial, self.study.objective)
+        if math.isnan(mine):  # nobody looked there: a replayed curve of another scheduler's rungs
+            return ""
         if (cutoff := stopped(mine, others)) is None:
             return ""
-        values = f"{self.study.objective} {sign * mine:.4g} against {sign * cutoff:.4g}"
-        return f"epoch {rung}: {values}, the best third of {len(others)} earlier trials"
+        told = f"{self.study.objective} {sign * mine:.4g} against {sign * cutoff:.4g}"
+        return f"epoch {rung}: {told}, the best third of {len(others)} earlier trials"
 
 
 def _not_finite(epochs: int) -> str:

@@ -1,13 +1,15 @@
 """A study from its beginning to its end: checked whole before anything is written, then run and recorded."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raystudy.design.study import Study, study_dir
 from raystudy.errors import InputError
+from raystudy.learn.point import recipe_of
 from raystudy.record import mirror as mirrors
-from raystudy.record.ledger import Ledger
+from raystudy.record.ledger import Ledger, TrialHistory
 from raystudy.running import transfer
 from raystudy.running.audience import Audience
 from raystudy.running.budget import Budget
@@ -48,13 +50,14 @@ def run(
     audience: Audience = Audience(),  # noqa: B008 - frozen
     budget: Budget | None = None,
     named: bool = True,
+    longer: bool = False,
     rising: LocalRay | None = None,
 ) -> Outcome:
     """Runs a study to its end, or goes on with it; stopped by Ctrl-C, SIGTERM or its budget it can be gone on with.
 
     ``uri``: the MLflow to record in, None for none. ``named``: its name was chosen by a person, who may add other data to a study of that
-    name. ``rising``: the Ray to run it in, which comes up already. Raises InputError, one line, for anything that cannot be; nothing is
-    written before all of it was asked.
+    name. ``longer``: so were its epochs, which may grow for what was chosen. ``rising``: the Ray to run it in, which comes up already.
+    Raises InputError, one line, for anything that cannot be; nothing is written before all of it was asked.
     """
     folder = study_dir(storage, study.name)
     mirrors.pull(folder)
@@ -71,7 +74,7 @@ def run(
             raise InputError(
                 f"study {study.name!r} also has {silent[0]}, which is not ours: name it in the command, so that it may run"
             )
-        study = study.grown_from(old)
+        study = study.grown_from(old, longer)
     study, found = begins_with(study, storage, resources.data_root, begun)
     builder = Builder(study, resources.data_root, found)
     builder.check(folder)
@@ -85,6 +88,8 @@ def run(
     try:
         if begun:
             searches = builder.searches(study, ledger)
+            for line in _extended(searches):
+                audience.line(f"note: {line}", style="yellow")
         if begun and all(s.finished() for s in searches):
             mirror = _begin(builder, study, ledger, searches)
             if uri and cursor.behind(folder, uri):
@@ -163,6 +168,30 @@ def _begin(builder: Builder, study: Study, ledger: Ledger, searches: list[CellSe
             mirror.close()
         raise
     return mirror
+
+
+def _extended(searches: list[CellSearch]) -> Iterator[str]:
+    """What becomes of the trainings that are to be longer, a line for each way."""
+    ways: dict[str, list[TrialHistory]] = {}
+    for search in searches:
+        for trial in search.running.values():
+            if trial.planned and not trial.epochs:
+                ways.setdefault(_way(search, trial), []).append(trial)
+    for way, trials in ways.items():
+        yield f"trainings of {trials[0].planned} epochs for what was chosen, {len(trials)} of them {way}"
+
+
+def _way(search: CellSearch, trial: TrialHistory) -> str:
+    recipe = recipe_of(search.cell.method, trial.point, search.spec_of(trial).recipe)
+    if not recipe.open_ended:
+        return f"begin anew: with schedule {recipe.schedule} they differ from those of {search.epochs} from the first epoch on"
+    if search.study.evaluate:
+        return "begin anew: which epochs are evaluated hangs on how many there are"
+    if search.space.settled(trial.point) > 0:
+        return f"begin anew: durations of {search.cell.method} are fractions of all epochs"
+    if not (source := search.shorter(trial)):
+        return "begin anew: there is no checkpoint to go on from"
+    return f"go on after their {source.epochs} (from the beginning where a method asks how many there are)"
 
 
 def _cards(folder: Path, searches: list[CellSearch], audience: Audience) -> None:

@@ -13,10 +13,17 @@ QUICK = ("--noise", "symmetric:0.3", "--trials", "1", "--replicates", "0", "--ep
 
 
 def fresh(folder: Path, code: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Python that has imported nothing yet."""
+    """Python that has imported nothing yet, with a standard input that does not end."""
     env = os.environ | {"PYTHONPATH": str(ROOT)} | more
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=400, check=False)
+    ours, theirs = os.pipe()
+    try:
+        return subprocess.run(
+            command, cwd=folder, env=env, stdin=ours, capture_output=True, text=True, timeout=400, check=False
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def sweep(*argv: str, say: str) -> str:
