@@ -53,6 +53,7 @@ from raystudy.running.transfer import Found, Place, starts
 from raystudy.tools.simulate import replay
 
 EPSILON = 0.005
+FEW = 8  # trials on a part of the data below which a cell says nothing of rankings
 MOST = FIRST  # trials after which a search is given up
 SOURCES = ("", "levels", "datasets")
 SEARCHES = (
@@ -239,7 +240,7 @@ def tables(lines: list[dict[str, Any]], cells: list[Recorded]) -> Iterator[str]:
     yield markdown(rows)
     names = [
         n
-        for n in ("tpe+asha", "tpe+asha+levels", "tpe+asha+datasets", "random+asha")
+        for n in ("random+none", "tpe+none", "tpe+none+levels", "tpe+asha", "tpe+asha+levels")
         if any(x["search"] == n for x in lines)
     ]
     rows = [["data", "method", "rate", "best of random", "published", *(f"`{n}`" for n in names)]]
@@ -356,16 +357,16 @@ def fractions(cells: list[Recorded]) -> str:
         for c in group:
             whole = values(c)
             for i, f in enumerate(FRACTIONS):
-                if c.cell not in parts[f]:
+                if c.cell not in parts[f] or len(parts[f][c.cell].trials) < FEW:
                     continue
                 small = parts[f][c.cell]
                 n = len(small.trials)
                 full = whole[:n, -1]
                 told[2 * i].append(_kept(values(small)[:, -1], full))
                 told[2 * i + 1].append(_kept(whole[:n, max(1, round(f * EPOCHS)) - 1], full))
-        if n:
+        if all(told):
             shown = [f"{np.mean([r for r, _ in t]):.2f} ({100 * np.mean([g for _, g in t]):.1f})" for t in told]
-            rows.append([method, rate, len(group), n, *shown])
+            rows.append([method, rate, len(told[0]), n, *shown])
     return markdown(rows)
 
 

@@ -5,6 +5,7 @@ import math
 import warnings
 from typing import Any
 
+import cmaes
 import numpy as np
 import optuna
 from numpy.typing import NDArray
@@ -12,8 +13,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial, TrialState
 
 from raystudy.design.names import SAMPLERS
-from raystudy.design.space import Space
-from raystudy.errors import InputError, unknown
+from raystudy.errors import unknown
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -71,8 +71,6 @@ class _CMAES(optuna.samplers.BaseSampler):
         ]
         if not search_space or len(told) < STARTUP:
             return {}
-        import cmaes
-
         sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
 
         def worth(t: FrozenTrial) -> tuple[int, int, float]:
@@ -116,16 +114,6 @@ def _value(d: Any, u: float) -> Any:
 def draw(*parts: object) -> int:
     """A seed from names: the same on every machine."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big")
-
-
-def resolved(name: str, space: Space) -> str:
-    """The sampler that ``auto`` stands for in a space; any other is itself. Raises InputError for one whose package is not here."""
-    if name == "cmaes":
-        try:
-            import cmaes  # noqa: F401
-        except ImportError:
-            raise InputError("--sampler cmaes needs the package cmaes: pip install cmaes") from None
-    return "tpe" if name == "auto" else name
 
 
 def sampler(name: str, cell_seed: int, number: int, attempt: int) -> optuna.samplers.BaseSampler:

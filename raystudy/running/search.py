@@ -31,7 +31,7 @@ from raystudy.record.ledger import CellHistory, Event, Ledger, TrialHistory
 from raystudy.running.clock import Batches, Clock, Turn
 from raystudy.running.keeping import surplus
 from raystudy.running.pruning import rungs, stopped
-from raystudy.running.samplers import FLAT, STATES, draw, resolved, sampler
+from raystudy.running.samplers import FLAT, STATES, draw, sampler
 from raystudy.running.transfer import misled
 
 # With which proposals are shown to Optuna once they are made. Samplers leave notes with a trial that runs (TPE: what it drew for parameters
@@ -94,8 +94,7 @@ class CellSearch:
         self._settled: dict[str, int] = {}
         self._exhausted = False
         self._seed = draw(study.seed, cell.key)
-        self._sampler = resolved(study.sampler, space)
-        self._flat = self._sampler in FLAT
+        self._flat = study.sampler in FLAT
         self._asked: dict[int, optuna.Trial] = {}  # by number, not told yet how they ended
         self._epochs = sum(t.epochs for t in history.trials.values())
         self._seconds = math.fsum(
@@ -165,7 +164,7 @@ class CellSearch:
             elif attempt == 0 and number <= len(self.starts) and not misled(*self._tried()):
                 asked, point = self._ask(self.starts[number - 1]), self.starts[number - 1]
             else:
-                self.optuna.sampler = sampler(self._sampler, self._seed, number, attempt)
+                self.optuna.sampler = sampler(self.study.sampler, self._seed, number, attempt)
                 asked = self.optuna.ask()
                 point = self.space.suggest(asked, self._flat)
                 if not self.study.batch or asked.params != self.space.params(point, self._flat):

@@ -100,7 +100,8 @@ def starts(
     near = sorted((f for f in found if f.place.method == here.method), key=lambda f: distance(here, f.place))
     if not space.dimensions:
         return []
-    cells, candidates = [], {}
+    cells: list[Any] = []
+    candidates: dict[str, tuple[Point, Found]] = {}
     for cell in near:
         inside = [(p, v) for told, v in zip(cell.points, cell.values, strict=True) if (p := _inside(told, space))]
         if inside:

@@ -189,7 +189,7 @@ def simulate(folder: Path, told: Options, say: Callable[[str], None] = lambda li
                 continue
             began = time.monotonic()
             searches = list(itertools.product(told.samplers, told.schedulers, range(told.repeats), told.orders))
-            rows += [replay(study, cell, pool, *one, told.epsilon, told.workers, o) for *one, o in searches]
+            rows += [replay(study, cell, pool, a, b, r, told.epsilon, told.workers, o) for a, b, r, o in searches]
             cut = sum(t.state == "pruned" for t in pool)
             note = f", {cut} of them censored (stopped early)" if cut else ""
             say(f"{cell.key}: {len(searches)} searches over {len(pool)} points{note}, {time.monotonic() - began:.0f} s")

@@ -1,6 +1,5 @@
 """What samplers propose: the same from the same trials, and, where they learn, ever nearer to what is good."""
 
-import builtins
 import math
 from typing import Any
 
@@ -9,11 +8,8 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from raystudy.design.names import SAMPLERS
-from raystudy.design.space import Dimension, Space, load
-from raystudy.errors import InputError
 from raystudy.running import samplers
-from raystudy.running.samplers import resolved, sampler
+from raystudy.running.samplers import sampler
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = {"a": FloatDistribution(1e-3, 1.0, log=True), "b": FloatDistribution(-1.0, 1.0)}
@@ -83,26 +79,6 @@ def test_cmaes_ranks_what_was_stopped_behind_what_was_not() -> None:
 
     low, high = proposals(-0.9), proposals(0.9)
     assert sum(low) / 40 < sum(high) / 40
-
-
-def test_one_without_its_package_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "cmaes":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match="pip install cmaes"):
-        resolved("cmaes", load("elr"))
-
-
-def test_auto_is_a_rule_of_the_space() -> None:
-    line = Space("elr", (Dimension("lambda_elr", 0.5, 15, log=True),), (), {})
-    assert {resolved("auto", s) for s in (line, load("dividemix"), load("elr"))} <= set(SAMPLERS) - {"auto"}
-    assert resolved("auto", load("dividemix")) == "tpe"
-    assert [resolved(name, line) for name in SAMPLERS if name != "auto"] == [n for n in SAMPLERS if n != "auto"]
 
 
 def test_tpe_is_asked_as_documented() -> None:
