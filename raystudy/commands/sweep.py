@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -142,9 +143,9 @@ def finish(outcome: "Outcome", tracking_uri: str | None, console: Console) -> in
     for trial in wrong[:FAILURES]:
         told = f"{trial.state}: trial {trial.number} ({tables.point(trial.point)}): {trial.reason}"
         say(console, printable(told), "red")
-    store = f" --tracking-uri {public(tracking_uri)}" if tracking_uri else ""
+    store = f" --tracking-uri {shlex.quote(public(tracking_uri))}" if tracking_uri else ""
     held = outcome.folder.parent
-    where = "" if held == Path("studies").absolute() else f" --storage {storages.told(held)}"
+    where = "" if held == Path("studies").absolute() else f" --storage {shlex.quote(storages.told(held))}"
     steps = [f"raystudy status {study.name}{where}", f"raystudy report {study.name}{where} --open"]
     steps += [] if tracking_uri == "none" else [f"raystudy ui {study.name}{where}{store}"]
     say(console, "next:  " + "   ".join(steps))

@@ -16,7 +16,7 @@ from raystudy.data.files import Listing, size_and_time
 from raystudy.data.noise import Noise, open_set
 from raystudy.data.published import SETS
 from raystudy.data.spec import Options, imbalanced, on_disk, parse
-from raystudy.errors import InputError, unknown
+from raystudy.errors import InputError, shown, unknown
 
 Stamp = tuple[int, ...]  # sizes and times of files
 FILE_OPTIONS = ("labels", "size", "channels", "skip_corrupt", "stream")  # options of image files only
@@ -96,6 +96,10 @@ def labelled(spec: str) -> columns.Labelled:
 def _known(name: str) -> None:
     known = name in DATASETS or name.startswith(tuple(kind.removesuffix("PATH") for kind in KINDS))
     if not known and not brought.is_dataset(name):
+        path = Path(name).expanduser()
+        kind = path.suffix.removeprefix(".") if path.is_file() else "folder" if path.is_dir() else ""
+        if f"{kind}:PATH" in KINDS:
+            raise InputError(f"unknown data set {shown(name)}; did you mean {f'{kind}:{name}'!r}?")
         raise unknown("data set", name, [*DATASETS, *own.installed("datasets"), *KINDS, OWN])
 
 

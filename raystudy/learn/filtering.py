@@ -5,6 +5,7 @@ the filters themselves are in ``filters``. It looks at the training split alone:
 """
 
 import inspect
+import shlex
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -104,10 +105,12 @@ def suits(text: str, dataset: str, shape: tuple[int, ...]) -> None:
     """InputError where the features of a data set, of networks' ``shape``, say too little: pixels of colour photographs do not tell
     which images show the same."""
     if len(shape) == 3 and shape[0] == 3 and shape[1] >= 16:
+        name = dataset.partition("?")[0]
+        out = f"{Path(name.partition(':')[2] or name).name}.npz"
+        command = ["raystudy", "embed", dataset, "--backbone", "torchvision:resnet18", "--out", out]
         raise InputError(
             f"filter {parse(text)[0]} asks which samples are near each other, which pixels of colour images do not tell: make vectors of "
-            f"them (raystudy embed {dataset} --backbone torchvision:resnet18 --out {Path(dataset.partition('?')[0]).name}.npz) and "
-            "take those (npz:FILE)"
+            f"them ({shlex.join(command)}) and take those (npz:FILE)"
         )
 
 

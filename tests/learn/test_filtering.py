@@ -79,6 +79,10 @@ def test_mistakes_are_one_line(text: str, why: str) -> None:
 def test_pixels_of_colour_images_are_refused_and_embed_is_named() -> None:
     with pytest.raises(InputError, match=r"raystudy embed cifar10 .* --out cifar10\.npz"):
         filtering.suits("simifeat", "cifar10", (3, 32, 32))
+    with pytest.raises(
+        InputError, match=r"embed 'hf:birds\?clean=gold&drop=id' .* --out birds\.npz"
+    ):  # as a shell takes it
+        filtering.suits("simifeat", "hf:birds?clean=gold&drop=id", (3, 32, 32))
     filtering.suits("simifeat", "digits", (1, 8, 8))
 
 
