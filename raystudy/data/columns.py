@@ -98,10 +98,21 @@ def labelled(file: Path, options: Options) -> Labelled:
     for name in dropped:
         if name not in header:
             raise unknown(f"column to drop of {file}", name, header)
-    if options.clean and options.clean not in header:
-        raise unknown(f"column of clean labels of {file}", options.clean, header)
-    told = {TARGET: target, "clean_label": options.clean or "clean_label", "split": "split"}
+    told = {TARGET: target, "clean_label": clean_column(file, options, target, header), "split": "split"}
     return labels_of(file, header, rows, places, told)
+
+
+def clean_column(name: Path, options: Options, target: str, has: Sequence[str]) -> str:
+    """The column of true labels of a table of columns ``has``, if it is there. Raises InputError where ``clean=`` and ``drop=`` name none
+    that can be."""
+    if options.clean and options.clean not in has:
+        raise unknown(f"column of clean labels of {name}", options.clean, has)
+    if options.clean == target:
+        raise InputError(f"{name}: clean={target} is the column of given labels; name that of the true ones, or none")
+    for column, labels in ((target, "given"), (options.clean, "true")):
+        if column and column in (options.drop or ()):
+            raise InputError(f"{name}: drop={column} is the column of {labels} labels; drop others")
+    return options.clean or "clean_label"
 
 
 def labels_of(

@@ -98,6 +98,8 @@ def _known(name: str) -> None:
     if not known and not brought.is_dataset(name):
         path = Path(name).expanduser()
         kind = path.suffix.removeprefix(".") if path.is_file() else "folder" if path.is_dir() else ""
+        if kind == "py":
+            raise InputError(f"unknown data set {shown(name)}; name a function in it: {name}:FUNCTION")
         if f"{kind}:PATH" in KINDS:
             raise InputError(f"unknown data set {shown(name)}; did you mean {f'{kind}:{name}'!r}?")
         raise unknown("data set", name, [*DATASETS, *own.installed("datasets"), *KINDS, OWN])

@@ -139,9 +139,7 @@ def _labels(name: Path, parts: dict[str, Any], options: Options) -> dict[str, st
         raise InputError(
             f"{name}: has no column {target!r}, the labels; name another with target=COLUMN, it has: {', '.join(has)[:300]}"
         )
-    clean = options.clean or "clean_label"
-    if options.clean and clean not in has:
-        raise unknown(f"column of clean labels of {name}", clean, has)
+    clean = columns.clean_column(name, options, target, has)
     for column in options.drop or ():
         if column not in has:
             raise unknown(f"column to drop of {name}", column, has)

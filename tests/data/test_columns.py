@@ -147,3 +147,13 @@ def test_how_a_table_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         with pytest.raises(InputError, match=words):
             datasets.load(name)
+
+
+def test_a_column_of_labels_is_named_once(tmp_path: Path) -> None:
+    table = written(tmp_path, SMALL)
+    for options, why in (
+        (Options(clean="label"), "clean=label is the column of given labels"),
+        (Options(drop=("label",)), "drop=label is the column of given labels"),
+    ):
+        with pytest.raises(InputError, match=why):
+            columns.read(table, options)

@@ -147,6 +147,9 @@ def test_a_path_without_its_kind_is_told_the_kind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.npz").touch()
     (tmp_path / "photos").mkdir()
+    (tmp_path / "own.py").touch()
+    with pytest.raises(InputError, match=r"name a function in it: own\.py:FUNCTION"):
+        load("own.py")
     for path, kind in (("mine.npz", "npz"), ("photos", "folder"), (str(tmp_path / "mine.npz"), "npz")):
         with pytest.raises(InputError, match=f"did you mean '{kind}:{path}'"):
             load(path)
