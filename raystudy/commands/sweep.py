@@ -61,10 +61,14 @@ def _sweep(
     console = terminal()
     storage = where.storage.expanduser().absolute()
     if limits.dry_run:
+        from raystudy.design.study import study_dir
         from raystudy.running.build import Builder
-        from raystudy.running.sweep import begins_with
+        from raystudy.running.sweep import begins_with, grown
 
-        study, known = begins_with(study, storage, resources.data_root, begun=False)
+        study, begun = grown(study, study_dir(storage, study.name), grid.name is not None, grid.epochs is not None)
+        study, known = begins_with(study, storage, resources.data_root, begun)
+        if begun:
+            say(console, f"note: study {study.name} has been begun; what it holds is not run again", "yellow")
         dry_run(Builder(study, resources.data_root, known), console)
         return 0
     if limits.confirm_above is not None and not limits.yes:
@@ -114,6 +118,8 @@ def dry_run(builder: "Builder", console: Console) -> None:
         console,
         f"study {study.name}: {study.network}, {study.epochs} epochs, recipe {study.recipe}{filtered}, {search}",
     )
+    if study.evaluated:
+        say(console, f"  {study.evaluated}")
     for cell in study.cells():
         space = builder.spaces[cell.method]
         paper, oracle, source = space.paper(cell.dataset, cell.noise)

@@ -61,20 +61,7 @@ def run(
     """
     folder = study_dir(storage, study.name)
     mirrors.pull(folder)
-    told = folder / "study.toml"
-    begun = told.exists()
-    if begun:
-        old = Study.from_toml(told)
-        if not named and (other := [d for d in study.datasets if d not in old.datasets]):
-            raise InputError(
-                f"study {study.name!r} was begun with other data ({', '.join(old.datasets)}, not {', '.join(other)}); give this one a name "
-                f"of its own with --name, or --name {study.name} to add it to that study"
-            )
-        if silent := [n for n in old.brought if n not in study.brought]:
-            raise InputError(
-                f"study {study.name!r} also has {silent[0]}, which is not ours: name it in the command, so that it may run"
-            )
-        study = study.grown_from(old, longer)
+    study, begun = grown(study, folder, named, longer)
     study, found = begins_with(study, storage, resources.data_root, begun)
     builder = Builder(study, resources.data_root, found)
     builder.check(folder)
@@ -135,6 +122,25 @@ def run(
     left = sum(not s.finished() for s in searches) if searches else len(study.cells())
     ended = sum(t.state != "running" for t in trials)
     return Outcome(study, folder, ended, len(trials), left, budget.reason if budget else "")
+
+
+def grown(study: Study, folder: Path, named: bool = False, longer: bool = False) -> tuple[Study, bool]:
+    """The study with what its folder already holds, and whether that is anything; ``named`` and ``longer`` as of ``run``. Writes nothing.
+    Raises InputError where the two are different studies."""
+    told = folder / "study.toml"
+    if not told.exists():
+        return study, False
+    old = Study.from_toml(told)
+    if not named and (other := [d for d in study.datasets if d not in old.datasets]):
+        raise InputError(
+            f"study {study.name!r} was begun with other data ({', '.join(old.datasets)}, not {', '.join(other)}); give this one a name "
+            f"of its own with --name, or --name {study.name} to add it to that study"
+        )
+    if silent := [n for n in old.brought if n not in study.brought]:
+        raise InputError(
+            f"study {study.name!r} also has {silent[0]}, which is not ours: name it in the command, so that it may run"
+        )
+    return study.grown_from(old, longer), True
 
 
 def begins_with(study: Study, storage: Path, data_root: Path, begun: bool) -> tuple[Study, list[transfer.Found]]:

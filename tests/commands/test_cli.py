@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from raystudy import cli, sweep
 from raystudy.data.noise import Noise
 from raystudy.design import space
-from raystudy.design.compose import default_name
+from raystudy.design.compose import default_name, of_methods
 from raystudy.design.study import Study
 from raystudy.learn import training
 from raystudy.learn.celldata import prepare
@@ -469,6 +470,23 @@ def test_dry_run(run: Callable[..., Told]) -> None:
         assert "space of dividemix: lambda_u 0 or 5 to 300 (log), p_threshold 0.2 to 0.9" in told.out
         assert "space of ce: nothing to search" in told.out
         assert tree(Path()) == {}
+
+
+def test_dry_run_of_a_study_that_was_begun_is_of_what_it_will_be(run: Callable[..., Told]) -> None:
+    (folder := Path("studies", "s")).mkdir(parents=True)
+    study = of_methods(["elr"], noise=["symmetric:0.2"], epochs=12, budget={"evaluate": "every:5"})
+    told = replace(study, name="s", virtual_workers=2).to_toml()
+    (folder / "study.toml").write_text(told)
+    argv = ("sweep", "elr", "--noise", "symmetric:0.2", "--name", "s", "--evaluate", "every:5", "--dry-run", "--epochs")
+    out = " ".join(run(*argv, "24").out.split())
+    assert "study s has been begun" in out
+    assert "mlp, 12 epochs" in out
+    assert "Evaluated every 5 epochs" in out
+    assert "Replicates: 24 epochs; the search: 12." in out
+    refused = run(*argv, "12", "--start-from", "reference")
+    assert (refused.code, refused.out) == (2, "")
+    assert "begun with start_from=" in refused.err
+    assert (folder / "study.toml").read_text() == told
 
 
 def test_dry_run_names_its_oracle(run: Callable[..., Told]) -> None:
