@@ -10,7 +10,7 @@ VENV := .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder
 
 .PHONY: setup sweep test check fuzz audit bench pictures constraints
 

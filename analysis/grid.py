@@ -75,6 +75,18 @@ class Group(NamedTuple):
         """What the accuracy on the test images is called."""
         return truth.measured(o.history.header for row in self.levels.values() for o in row.values())
 
+    @property
+    def relative(self) -> str:
+        """A sentence where noise was drawn on labels that may be wrong themselves."""
+        return truth.relative(o.history.header for row in self.levels.values() for o in row.values())
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; empty where they are their numbers."""
+        return tuple(
+            next((o.history.header.get("classes", ()) for row in self.levels.values() for o in row.values()), ())
+        )
+
     def starred(self) -> str:
         """A sentence for figures, where no star can stand: which of their numbers are ORACLE."""
         found = {m: [level for level, row in self.levels.items() if m in row and row[m].oracle] for m in self.methods()}

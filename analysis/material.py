@@ -57,6 +57,11 @@ class Material:
         """What the accuracy on the test images is called, of all cells together."""
         return truth.measured(h.header for h in self.histories.values())
 
+    @property
+    def relative(self) -> str:
+        """A sentence where noise was drawn on labels that may be wrong themselves."""
+        return truth.relative(h.header for h in self.histories.values())
+
     def arrays(self, trials: list[TrialHistory]) -> list[load.Arrays]:
         """What some finished trials left for figures, of those that have."""
         return [a for t in trials if (a := load.arrays(self.folder, t.key)) is not None]

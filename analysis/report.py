@@ -36,7 +36,7 @@ from analysis.sections import (
     suspects,
     training,
 )
-from analysis.sheets import Sheet
+from analysis.sheets import Sheet, sentence
 from analysis.sheets import document as latex_document
 from raystudy.errors import InputError
 
@@ -124,9 +124,15 @@ def _built(material: Material, out: Path) -> list[Path]:
     """Writes everything, the page last. Returns the files, the page first."""
     painter, pictures, files = Painter(), dict[str, bytes](), list[Path]()
     with rc_context(rendering.RC), painter.pool:
-        sections = [_overview([material], words.begun(material.study, material.histories))]
+        sections = [_overview([material], words.begun(material.study, material.histories) + material.relative)]
+        measured = sentence(material.measured)
         sections += [
-            Section(name, name.capitalize(), words.LEADS[name], [*map(painter.take, items(material))])
+            Section(
+                name,
+                name.capitalize(),
+                words.LEADS[name].format(measured=measured),
+                [*map(painter.take, items(material))],
+            )
             for name, items in SECTIONS.items()
         ]
         for name, png, pdf in painter.drawn():

@@ -2,7 +2,8 @@
 
 A rule is a choice of epoch within one trial (``RULES``) or of a trial among those of a cell (``POINT_RULES``); the two are chosen
 separately. The point that a study reports is chosen by the noisy validation set alone (``chosen``); only the ORACLE may look at the
-test set, and it is called so wherever it is shown.
+test set, and it is called so wherever it is shown. A rule picks among the epochs that were evaluated in full, whatever else a study with
+``--evaluate`` has recorded; a trial that is complete has its last ten among them, and one that was stopped at a rung that epoch.
 """
 
 import math
@@ -15,6 +16,7 @@ import numpy as np
 from raystudy.record.ledger import CellHistory, TrialHistory
 
 TEST, VAL, CLEAN_VAL = "test/acc", "val/acc", "val/clean_acc"
+SUBSET = "test/subset_acc"  # of some of the test set, in epochs that are not evaluated in full: no rule reads it
 BALANCED = "test/balanced_acc"  # mean recall of the classes, recorded where the training set is imbalanced
 FILTER = tuple(f"filter/{what}" for what in ("removed", "relabelled", "precision", "recall", "auroc", "wrong"))
 MAIN = "last10"  # the rule of figures, tests and gains; the leaderboard is shown under every rule
@@ -25,9 +27,16 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _at_best(curve: Sequence[float], by: Sequence[float]) -> float:
-    """``curve`` at the epoch where ``by`` is highest; over several equally high epochs the mean, so that no order decides."""
-    best = max((v for v in by if not math.isnan(v)), default=math.nan)
-    return _mean([c for c, v in zip(curve, by, strict=True) if v == best])
+    """``curve`` at the epoch where ``by`` is highest, of those that have both; over several equally high epochs the mean, so that no
+    order decides."""
+    both = [(c, v) for c, v in zip(curve, by, strict=True) if not (math.isnan(c) or math.isnan(v))]
+    best = max((v for _, v in both), default=math.nan)
+    return _mean([c for c, v in both if v == best])
+
+
+def evaluated(curve: Sequence[float]) -> list[float]:
+    """What there is of a curve, without the epochs in which it was not measured."""
+    return [v for v in curve if not math.isnan(v)]
 
 
 def _curve(trial: TrialHistory, metric: str) -> Sequence[float]:
@@ -37,16 +46,21 @@ def _curve(trial: TrialHistory, metric: str) -> Sequence[float]:
 
 RULES: dict[str, Callable[[TrialHistory], float]] = {
     "noisy_val": lambda t: _at_best(_curve(t, TEST), _curve(t, VAL)),
-    "last": lambda t: _curve(t, TEST)[-1],
-    "last10": lambda t: _mean(_curve(t, TEST)[-10:]),
+    "last": lambda t: _mean(evaluated(_curve(t, TEST))[-1:]),
+    "last10": lambda t: _mean(evaluated(_curve(t, TEST)[-10:])),
     "clean_val": lambda t: _at_best(_curve(t, TEST), t.curves[CLEAN_VAL]) if CLEAN_VAL in t.curves else math.nan,
     "oracle_test": lambda t: _at_best(_curve(t, TEST), _curve(t, TEST)),
 }
 
 
 def objective(curve: Sequence[float]) -> float:
-    """What a curve is worth to the search: its mean over the last tenth of its epochs (one lucky epoch is not a good point)."""
-    return _mean(curve[-math.ceil(len(curve) / 10) :]) if len(curve) else math.nan
+    """What a curve is worth to the search: its mean over the last tenth of its epochs (one lucky epoch is not a good point).
+
+    Of these, those that were evaluated. NaN for a curve that is empty, or whose last epoch has no number: it was not finite there, or
+    nobody looked, which at rungs and at the end of a training never happens.
+    """
+    tenth = curve[-math.ceil(len(curve) / 10) :] if len(curve) else ()
+    return _mean(evaluated(tenth)) if len(tenth) and not math.isnan(tenth[-1]) else math.nan
 
 
 def value(trial: TrialHistory, metric: str = VAL) -> float:
@@ -109,8 +123,10 @@ def replicates(cell: CellHistory, of: TrialHistory | None) -> list[TrialHistory]
     """The finished replicates of a trial's point; without any, the trial itself."""
     if of is None:
         return []
-    done = [t for t in repeated(cell) if t.state == "complete" and t.point == of.point]
-    return done or ([of] if of.state == "complete" else [])
+    same = [t for t in repeated(cell) if t.point == of.point]
+    done = [t for t in same if t.state == "complete"]
+    longer = any(t.planned for t in same)  # then the trial itself, of fewer epochs, stands for none of them
+    return done or ([of] if of.state == "complete" and not longer else [])
 
 
 def standing(cell: CellHistory, among: Collection[str] | None = None) -> TrialHistory | None:
@@ -147,7 +163,7 @@ def score(trials: Sequence[TrialHistory], rule: str) -> Score:
 
 def balanced(trials: Sequence[TrialHistory]) -> Score:
     """Balanced test accuracy over replicates, the mean of the last ten epochs as under MAIN; NaN where it was not recorded."""
-    return spread(_mean(_curve(t, BALANCED)[-10:]) for t in trials)
+    return spread(_mean(evaluated(_curve(t, BALANCED)[-10:])) for t in trials)
 
 
 def spread(values: Iterable[float]) -> Score:
@@ -221,6 +237,8 @@ def cell_summary(cell: CellHistory) -> dict[str, float]:
     for rule in RULES:
         name = "ORACLE" if rule == "oracle_test" else rule
         out[f"tuned/{name}"], out[f"tuned/{name}_std"], _ = score(tuned, rule)
+    out["tuned/balanced"], out["tuned/balanced_std"], _ = balanced(tuned)
+    out["paper/balanced"] = balanced(published).mean
     out["tuned/gap"] = gap(tuned).mean
     for rule in ("noisy_val", "last10"):
         out[f"paper/{rule}"] = score(published, rule).mean

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from analysis import collapse, names, truth
 from analysis.leaderboard import Line, foremost, label, lines, overall, rules
-from analysis.select import BALANCED, CLEAN_VAL, TEST, Score, chosen
+from analysis.select import BALANCED, CLEAN_VAL, TEST, Score, chosen, evaluated
 from raystudy.design.names import OBJECTIVES
 from raystudy.design.study import Cell, Study
 from raystudy.record.ledger import ENDED, CellHistory
@@ -121,7 +121,9 @@ def leaderboard(
     shown = [str(column.header) for column in table.columns]
     left_out = [name for name in columns if name not in shown]
     told = "Point chosen by noisy validation." + "".join(f" {text}" for name, text in LEGEND.items() if name in shown)
+    told += f" {study.evaluated}" * bool(study.evaluated)
     told += " *: a point read off the truth." * any(c.oracle or c.against_oracle for _, c in rows)
+    told += truth.relative(h.header for h in histories.values())
     told += f" Before every method: {study.filter}." * bool(study.filter)
     told += f" Left out for want of room: {', '.join(left_out)}." * bool(left_out)
     table.caption = told + escape(shortened + names.full(study))
@@ -201,7 +203,7 @@ def _state(study: Study, cells: Sequence[Cell], histories: Mapping[Cell, CellHis
     trials = [t for history in found for t in history.trials.values()]
     states = Counter(t.state for t in trials)
     picked = [best for history in found if (best := chosen(history, study.objective))]
-    reached = max((max(t.curves.get("val/acc", [math.nan])) for t in picked), default=math.nan)
+    reached = max((v for t in picked for v in evaluated(t.curves.get("val/acc", ()))), default=math.nan)
     methods, noises = {c.method for c in cells}, {level(c, study) for c in cells}
     return {
         "method": methods.pop() if len(methods) == 1 else f"{len(methods)} methods",

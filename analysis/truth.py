@@ -9,12 +9,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raystudy.data import smoke, spec
-from raystudy.data.noise import NOISES, Noise
+from raystudy.data.noise import Noise, row
 from raystudy.record.ledger import TrialHistory
 
 Header = Mapping[str, Any]
 UNKNOWN = "needs the truth, and nobody knows which of these labels are wrong"
 TESTED, AGAINST_GIVEN = "test accuracy", "accuracy against given labels"
+RELATIVE = (
+    " Noise was drawn on labels as they came, and nobody knows which of those were wrong before: right and wrong labels, their shares, "
+    "what is memorised, and the labels tested on, are relative to them."
+)
 MIXED = "test accuracy (against given labels where the truth is not known)"
 
 
@@ -29,8 +33,14 @@ def tested_clean(header: Header) -> bool:
     Of a user's own data they are as given as the others where the truth is not known. The named data sets whose training labels nobody
     knows (Clothing1M, WebVision) were published with test labels that people checked.
     """
-    own = ":" in spec.base(header.get("cell", {}).get("dataset", "")).removeprefix(smoke.PREFIX)
-    return known(header) or not own
+    name = spec.base(header.get("cell", {}).get("dataset", "")).removeprefix(smoke.PREFIX)
+    own = bool(name) and name not in spec.PUBLISHED
+    return not own or (known(header) and not header.get("assumed"))
+
+
+def relative(headers: Iterable[Header]) -> str:
+    """A sentence where noise was drawn on labels of which nobody knows whether they are right; empty for all others."""
+    return RELATIVE if any(h.get("assumed") for h in headers) else ""
 
 
 def measured(headers: Iterable[Header]) -> str:
@@ -41,7 +51,7 @@ def measured(headers: Iterable[Header]) -> str:
 
 def came(noise: Noise) -> bool:
     """Whether labels are used as they came with the data, so that a nominal rate of 0 says nothing."""
-    return NOISES[noise.kind].default == noise.rate == 0
+    return row(noise.kind).default == noise.rate == 0
 
 
 def rate(noise: Noise, header: Header) -> float:

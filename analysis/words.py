@@ -15,7 +15,7 @@ COMPARED = (
     "look whether their protocols agree."
 )
 LEADS = {
-    "results": "Accuracy of every method at every noise level, under each rule for picking the epoch.",
+    "results": "{measured} of every method at every noise level, under each rule for picking the epoch.",
     "selection": "What the numbers would be under other rules, and what it costs not to look at the test set.",
     "statistics": "Which differences are more than chance: over replicates within a condition, and over conditions.",
     "published": "Ours beside published numbers. The protocols differ, and the differences are named.",
@@ -72,6 +72,9 @@ INTERVALS = (
 )
 ELSEWHERE = "Other data sets than this study's: for orientation only; the numbers are not comparable. "
 CURVES = "Mean of the replicates."
+IN_PART = (
+    " Between the epochs that were evaluated in full, the accuracy is that on {n} test samples (`test/subset_acc`)."
+)
 COLLAPSED = (
     f"Trials with {collapse.WHAT}: a failure of the training, not a number to compare. "
     "Epochs are counted from 1; told is the first that was the third of its kind."
@@ -143,4 +146,5 @@ def begun(study: Study, histories: Mapping[Cell, CellHistory]) -> str:
     trials = [t for h in histories.values() for t in h.trials.values()]
     done = sum(t.state == "complete" for t in trials)
     far = f"{len(histories)} of {len(study.cells())} cells begun, {len(trials)} trials, {done} complete."
-    return f"{far}{names.full(study)}"
+    told = f" {study.evaluated}" * bool(study.evaluated)
+    return f"{far}{told}{names.full(study)}"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from raystudy import own
 from raystudy.data import noise as noises
 from raystudy.data.spec import located
 from raystudy.design import compose, request
@@ -61,6 +62,7 @@ KINDS: dict[str, Kind] = {
             "scheduler",
             "objective",
             "keep_models",
+            "evaluate",
         ),
         TEXT,
     ),
@@ -82,7 +84,9 @@ KINDS: dict[str, Kind] = {
         ),
         WHOLE,
     ),
-    **dict.fromkeys(("val_fraction", "cpus_per_trial", "checkpoint_every", "trial_timeout", "probe_seconds"), NUMBER),
+    **dict.fromkeys(
+        ("val_fraction", "slack", "cpus_per_trial", "checkpoint_every", "trial_timeout", "probe_seconds"), NUMBER
+    ),
     **dict.fromkeys(("baseline", "skip_corrupt", "progress", "trust"), (bool,)),
 }
 
@@ -100,13 +104,13 @@ class Study:
     """What is to be run: a grid of methods over noise levels and a search budget, or a study file. Nothing runs before ``run``.
 
     ``methods``: names of ``methods()``, or FILE.py:CLASS of your own; plain cross-entropy is run beside them unless ``baseline`` is False.
-    ``dataset``: a name of ``datasets()``, or npz:, csv:, parquet: or folder:PATH; None for digits. ``noise``: one or several of
+    ``dataset``: a name of ``datasets()``, or npz:, csv:, parquet:, folder:PATH or hf:NAME; None for digits. ``noise``: one or several of
     ``KIND[:VARIANT]:RATE,...``. ``imbalance``: exp:R or step:R. ``filter``: simifeat or knn_relabel, with options as
     ``NAME:KEY=VALUE,...``, before every method. ``file``: a shipped study or a .toml, instead of methods, data, noise,
     network and recipe; ``trust``: methods and networks that it names as files or modules may run. What is None is the study file's, or
     chosen by data set.
-    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val`` and ``keep_models``
-    are the options of ``raystudy sweep``.
+    ``trials``, ``replicates``, ``sampler``, ``scheduler``, ``objective``, ``seed``, ``val_fraction``, ``clean_val``, ``slack``,
+    ``keep_models``, ``evaluate`` and ``start_from`` (studies by name or folder, or "reference") are the options of ``raystudy sweep``.
     Raises InputError for anything that cannot be.
     """
 
@@ -134,6 +138,8 @@ class Study:
         trust: bool = False,
         **budget: Any,
     ) -> None:
+        if budget.get("start_from") is not None:
+            budget["start_from"] = _several("start_from", budget["start_from"])
         for key in budget:
             if key not in compose.BUDGET:
                 raise unknown("argument of Study", key, compose.BUDGET)
@@ -141,10 +147,11 @@ class Study:
             file=file, name=name, dataset=dataset, network=network, epochs=epochs, recipe=recipe, baseline=baseline
         )
         _checked(noise_seed=noise_seed, scale=scale, data_root=data_root, labels=labels, size=size, stream=stream)
-        _checked(filter=filter, skip_corrupt=skip_corrupt, imbalance=imbalance, trust=trust, **budget)
+        _checked(filter=filter, skip_corrupt=skip_corrupt, imbalance=imbalance, trust=trust)
+        _checked(**{key: value for key, value in budget.items() if key != "start_from"})
         if noise is not None and not len(_several("noise", noise)):
             raise InputError("noise is empty; name a kind and a rate, such as symmetric:0.2")
-        self.data_root, self.named = Path(data_root), name is not None
+        self.data_root, self.named, self.longer = Path(data_root), name is not None, epochs is not None
         self.design = request.requested(
             _several("methods", methods),
             file=None if file is None else str(file),
@@ -180,7 +187,7 @@ class Study:
 
     def plan(self, storage: str | PathLike[str] = "studies", probe_seconds: float = 60.0, **resources: Any) -> "Plan":
         """What it will take (``raystudy plan``), what ``storage`` already holds left out. ``resources`` as ``run`` takes them."""
-        return _plan(self.design, self.data_root, storage, probe_seconds, resources)
+        return _plan(self.design, self.data_root, storage, probe_seconds, resources, self.longer)
 
     def __repr__(self) -> str:
         d = self.design
@@ -282,7 +289,7 @@ def run(
     found = _resources(asked.data_root, resources, remote=storages.url(held) is not None)
     seen = audience() if progress else Audience()
     place = held.expanduser().absolute()
-    outcome = whole(asked.design, place, found, uri, seen, limit, named=asked.named)
+    outcome = whole(asked.design, place, found, uri, seen, limit, named=asked.named, longer=asked.longer)
     if outcome.unfinished:
         why = f"{outcome.reason}; " if outcome.reason else ""
         seen.line(
@@ -325,14 +332,16 @@ def train(
     seed: int = 0,
     device: str | None = None,
     threads: int | None = None,
+    evaluate: str = "",
     data_root: str | PathLike[str] = "data",
+    imbalance: str | None = None,
     **hyperparameters: Any,
 ) -> Iterator[dict[str, float]]:
     """One training without Ray: yields a record an epoch (``epoch`` from 0, ``val/acc``, ``test/acc``, ``train/loss``, ...).
 
     ``hyperparameters``: of the method, or fields of the recipe (``lr``, ``batch_size``, ...), in place of the published point's.
-    ``filter``: simifeat or knn_relabel, before the method. ``threads``: torch's, None as they are.
-    Everything is checked before the first record is asked for; InputError tells a mistake.
+    ``imbalance``: exp:R or step:R. ``filter``: simifeat or knn_relabel, before the method. ``threads``: torch's, None as they are.
+    ``evaluate``: every:K[,N]. Everything is checked before the first record is asked for; InputError tells a mistake.
     """
     from raystudy.learn import point
     from raystudy.running import alone
@@ -347,9 +356,11 @@ def train(
         epochs=epochs,
     )
     _checked(filter=filter, val_fraction=val_fraction, seed=seed, device=device, threads=threads, data_root=data_root)
+    _checked(imbalance=imbalance)
+    _checked(evaluate=evaluate)
     made = alone.prepare(
         method,
-        located(dataset),
+        located(dataset, imbalance=imbalance),
         noise,
         point.checked(method, hyperparameters, "train"),
         noise_seed=noise_seed,
@@ -362,6 +373,7 @@ def train(
         seed=seed,
         device=device,
         threads=threads,
+        evaluate=evaluate,
     )
 
     def records() -> Iterator[dict[str, float]]:
@@ -490,14 +502,16 @@ def datasets(data_root: str | PathLike[str] = "data") -> pd.DataFrame:
         }
         for name, info in sets.DATASETS.items()
     ]
-    return pd.DataFrame(rows, index=pd.Index(list(sets.DATASETS), name="data set"))
+    rows += [{"here": True, "source": own.whose("datasets", name)} for name in own.installed("datasets")]
+    return pd.DataFrame(rows, index=pd.Index([*sets.DATASETS, *own.installed("datasets")], name="data set"))
 
 
 def noise(text: str | None = None, seed: int = 0) -> Any:
     """The kinds of noise, a row each; or one setting from its text, such as ``pair:0.45``, as the library holds it."""
     if text is None:
-        rows = [{"usage": kind.usage, "needs": kind.needs} for kind in noises.NOISES.values()]
-        return pd.DataFrame(rows, index=pd.Index(list(noises.NOISES), name="kind"))
+        names = [*noises.NOISES, *own.installed("noise")]
+        rows = [{"usage": kind.usage, "needs": kind.needs, "about": kind.about} for kind in map(noises.row, names)]
+        return pd.DataFrame(rows, index=pd.Index(names, name="kind"))
     return _one(text, seed)
 
 
@@ -520,7 +534,14 @@ def corrupt(labels: ArrayLike, noise: str, seed: int = 0, classes: Sequence[Any]
     if missing := [value for value in given.tolist() if value not in order][:1]:
         raise InputError(f"label {missing[0]!r} is none of the classes")
     ids = np.array([order[value] for value in given.tolist()], dtype=np.int64)
-    out: NDArray[Any] = known[noises.corrupt(ids, _one(noise, seed), len(known))]
+    setting = _one(noise, seed)
+    if setting.kind in noises.NOISES:
+        flipped = noises.corrupt(ids, setting, len(known))
+    else:
+        from raystudy.data import brought
+
+        flipped, _ = brought.given(ids, setting, len(known))
+    out: NDArray[Any] = known[flipped]
     return out
 
 
@@ -561,6 +582,7 @@ def _plan(
     storage: str | PathLike[str],
     probe_seconds: float,
     asked: dict[str, Any],
+    longer: bool = False,
 ) -> "Plan":
     from raystudy.record import storage as storages
     from raystudy.running import plan
@@ -569,4 +591,6 @@ def _plan(
     _checked(storage=storage, probe_seconds=probe_seconds)
     found = _resources(data_root, asked)
     charge = price(PRICES, None, found.cpus, found.gpus)
-    return plan.made(study, storages.folder(str(storage)).expanduser().absolute(), found, charge, probe_seconds)
+    return plan.made(
+        study, storages.folder(str(storage)).expanduser().absolute(), found, charge, probe_seconds, longer=longer
+    )

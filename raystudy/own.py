@@ -96,6 +96,12 @@ def installed(kind: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"raystudy.{kind}")}
 
 
+def whose(kind: str, name: str) -> str:
+    """Which package brings a name of ``installed``, for people."""
+    point = installed(kind)[name]
+    return f"of the package {point.dist.name if point.dist else point.value.partition('.')[0]}"
+
+
 def found(kind: str, name: str) -> Any:
     """What a name stands for; None where it is no name of a file, of a module, or of an entry point of this kind.
 
@@ -171,7 +177,7 @@ def _run(file: str, text: str) -> ModuleType:
         del sys.modules[module.__name__]
         if isinstance(e, InputError):
             raise
-        raise InputError(f"{short} cannot be run: {_told(e, module.__file__)}") from None
+        raise InputError(f"{short} cannot be run: {told(e, module.__file__)}") from None
     return module
 
 
@@ -203,10 +209,10 @@ def _imported(name: str) -> ModuleType:
     except ModuleNotFoundError as e:
         raise InputError(f"module {name!r} cannot be imported: {e}") from None
     except (Exception, SystemExit) as e:
-        raise InputError(f"module {name!r} cannot be imported: {_told(e, '')}") from None
+        raise InputError(f"module {name!r} cannot be imported: {told(e, '')}") from None
 
 
-def _told(e: BaseException, file: str) -> str:
+def told(e: BaseException, file: str) -> str:
     """An exception in one line, with the line of the file where it arose."""
     line, trace = getattr(e, "lineno", None), e.__traceback__
     while trace:

@@ -3,7 +3,9 @@
 import os
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,17 +24,27 @@ settings.register_profile("many", settings.get_profile("few"), max_examples=300,
 settings.load_profile("few")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, a file's go to one of them, so that what its fixtures made is made once.
+    """Tests that start Ray come first, as they take longest."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
-    Marked otherwise: tests that start Ray go one after another, the first of all as they take longest, and the contract of methods
-    is shared out method by method.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several processes share the tests, a file's go to one of them, so that what its fixtures made is made once; and all files
+    with tests that start Ray go to the same one, so that no two Rays run side by side."""
+    from xdist.scheduler import LoadFileScheduling
+
+    @cache
+    def with_ray(file: str) -> bool:
+        return "pytest.mark.ray" in (config.rootpath / file).read_text(encoding="utf-8")
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if with_ray(file) else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,13 +13,23 @@ from numpy.typing import NDArray
 
 from analysis.figures.look import WIDTH, broken, every, first_column, grid, legend, lowest, style
 from analysis.load import Arrays
+from analysis.select import SUBSET, TEST
+from raystudy.data import fonts
 from raystudy.record.ledger import TrialHistory
 
+NAME = 12  # letters of a class's name at an axis
 FILLS = {"right label": "#0072B2", "wrong label": "#D55E00", "all labels": "#777777"}
 
 
+def _curve(trial: TrialHistory, metric: str) -> NDArray[np.float64]:
+    """Test accuracy is that of a part of the test set where it was not measured on all of it."""
+    told = np.asarray(trial.curves[metric])
+    part = trial.curves.get(SUBSET) if metric == TEST else None
+    return told if part is None else np.where(np.isnan(told), part, told)
+
+
 def _mean_curve(trials: Sequence[TrialHistory], metric: str) -> NDArray[np.float64] | None:
-    curves = [np.asarray(t.curves[metric]) for t in trials if metric in t.curves and t.epochs]
+    curves = [_curve(t, metric) for t in trials if metric in t.curves and t.epochs]
     if not curves:
         return None
     n = min(map(len, curves))
@@ -48,14 +59,15 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[TrialHistory]]], metrics: 
             for method in panels[level]:
                 if (row, level, method) in found:
                     y = 100 * found[row, level, method]
-                    few = len(y) < 3
+                    looked = np.flatnonzero(~np.isnan(y))  # a line goes on over epochs that were not evaluated
+                    few = len(looked) < 3
                     ax.plot(
-                        np.arange(1, len(y) + 1),
-                        y,
+                        looked + 1,
+                        y[looked],
                         **style(method),
                         linewidth=1,
                         markersize=3,
-                        markevery=None if few else every(len(y), 6),
+                        markevery=None if few else every(len(looked), 6),
                     )
             if i == 0:
                 ax.set_title(level)
@@ -115,8 +127,15 @@ def losses(panels: Mapping[str, Arrays], known: bool) -> Figure | None:
     return figure
 
 
-def matrices(panels: Mapping[str, NDArray], across: str, down: str) -> Figure | None:
-    """Matrices of counts or probabilities with rows made to sum to 100 %; numbers are written in where there is room."""
+def _short(name: str) -> str:
+    return name if len(name) <= NAME else name[: NAME - 1] + "…"
+
+
+def matrices(panels: Mapping[str, NDArray], across: str, down: str, names: Sequence[str] = ()) -> Figure | None:
+    """Matrices of counts or probabilities with rows made to sum to 100 %; numbers are written in where there is room.
+
+    ``names``: of the classes, in place of their numbers.
+    """
     if not panels:
         return None
     n, k = len(panels), len(next(iter(panels.values())))
@@ -133,8 +152,10 @@ def matrices(panels: Mapping[str, NDArray], across: str, down: str) -> Figure | 
         ax.set_title(title)
         ax.grid(visible=False)
         ticks = range(k) if room else range(0, k, max(1, math.ceil(k / 5)))
-        ax.set_xticks(ticks)
-        ax.set_yticks(ticks)
+        shown = [_short(names[i]) if names else str(i) for i in ticks]
+        font: dict[str, Any] = {"family": list(fonts.families("".join(shown))[0])} if names else {}
+        ax.set_xticks(ticks, shown, rotation=90 if max(map(len, shown)) > 3 else 0, **font)
+        ax.set_yticks(ticks, shown, **font)
         if room:
             for i, j in np.ndindex(k, k):
                 if p[i, j] >= 0.5:

@@ -20,11 +20,15 @@ def items(material: Material) -> Iterator[Item]:
     told = {"study": study.name}
     names = ("network", "epochs", "recipe", "trials", "replicates", "sampler", "scheduler", "objective")
     told |= {n.replace("_", " "): str(getattr(study, n)) for n in (*names, "val_fraction", "clean_val")}
+    told["evaluated"] = study.evaluate or "every epoch, in full"
     told |= {"filter": study.filter} if study.filter else {}
     told["seed of search and trainings"] = str(study.seed)
     told["seeds of replicates"] = ", ".join(str(study.seed + 1 + r) for r in range(study.replicates)) or "none"
     told["seeds of noise and split"] = ", ".join(sorted({str(n.seed) for n in study.noises}))
-    told["proposals of a cell out at once"] = str(study.batch)
+    if study.batch:
+        told["proposals of a cell out at once"] = str(study.batch)
+    else:
+        told["virtual workers of a cell"] = f"{study.virtual_workers} (slack {study.slack:g})"
     told["commit"] = ", ".join(sorted({h.get("commit") or "not a git checkout" for h in headers})) or "–"
     versions = [(p, v) for h in headers for p, v in h.get("versions", {}).items()]
     told |= {p: ", ".join(sorted({v for q, v in versions if q == p})) for p, _ in versions}

@@ -46,5 +46,5 @@ def _leaderboard(material: Material, g: Group, rule: str) -> Sheet:
             long.append(row[method].keys() | told | {"oracle_point": row[method].oracle})
         rows.append(line)
     title = f"{sentence(g.measured)} in %, epoch by {material.label(rule)}, {g.title}"
-    note = (words.LEADERBOARD if honest else words.ORACLE) + words.STAR * bool(g.starred())
+    note = (words.LEADERBOARD if honest else words.ORACLE) + words.STAR * bool(g.starred()) + g.relative
     return Sheet(f"leaderboard-{rule}-{g.name}", title, ["method", *g.levels], rows, note, long)

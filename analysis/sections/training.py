@@ -13,7 +13,7 @@ from analysis.grid import Group, Outcome
 from analysis.material import FEW, TOP, Item, Material, Plot
 from analysis.select import FILTER, filtered
 from analysis.sheets import Row, Sheet, num, sentence
-from raystudy.data import masks
+from raystudy.data import evaluation, masks
 from raystudy.data.noise import transition_matrix
 from raystudy.design.study import Cell, slug
 from raystudy.errors import InputError
@@ -30,7 +30,9 @@ def items(material: Material) -> Iterator[Item]:
         if g.known:
             curve |= {"label/memorised": "memorised in %", "label/corrected": "corrected in %"}
         title = f"{sentence(g.measured)}{memory} over epochs, {g.title}"
-        text = f"{words.CURVES} {words.MEMORY if g.known else f'Memorisation {truth.UNKNOWN}.'}{g.starred()}{kept}"
+        part = evaluation.parse(material.study.evaluate).test
+        kept += words.IN_PART.format(n=part) * bool(part)
+        text = f"{words.CURVES} {words.MEMORY if g.known else f'Memorisation {truth.UNKNOWN}.'}{g.starred()}{g.relative}{kept}"
         yield Plot(f"curves-{g.name}", title, text, figures.curves(panels, curve))
         sieve = {"select/precision": "precision in %", "select/recall": "recall in %", "select/auroc": "AUROC in %"}
         title, why = f"Precision and recall of the selection over epochs, {g.title}", "no method here weighs samples"
@@ -89,16 +91,16 @@ def _per_sample(material: Material, g: Group, some: Mapping[str, Mapping[str, Ou
         yield Plot(f"losses-{name}", title, text + kept, figure, words.NO_ARRAYS)
         sums = {m: np.sum([x["confusion"] for x in a], axis=0) for m, a in found.items()}
         clean = all(truth.tested_clean(o.history.header) for o in row.values())
-        figure = figures.matrices(sums, "predicted class", "class" if clean else "given class")
+        figure = figures.matrices(sums, "predicted class", "class" if clean else "given class", g.classes)
         title = f"Confusion on the test set, {g.title}, {level}"
         yield Plot(f"confusion-{name}", title, words.CONFUSION + kept, figure, words.NO_ARRAYS)
         if g.known:
             cell = next(iter(row.values())).cell
             counted = next((a[0]["transition"] for a in found.values() if "transition" in a[0]), None)
             transitions |= {f"{level}, {what}": m for what, m in _transition(material, cell, counted).items()}
-    figure = figures.matrices(transitions, "given class", "true class")
+    figure = figures.matrices(transitions, "given class", "class as it came" if g.relative else "true class", g.classes)
     title, why = f"Noise transition matrices, {g.title}", words.NO_ARRAYS if g.known else truth.UNKNOWN
-    yield Plot(f"transition-{g.name}", title, words.TRANSITION, figure, why)
+    yield Plot(f"transition-{g.name}", title, words.TRANSITION + g.relative, figure, why)
 
 
 def _transition(material: Material, cell: Cell, counted: NDArray | None) -> dict[str, NDArray]:

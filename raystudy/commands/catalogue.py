@@ -49,6 +49,7 @@ def methods(method: Annotated[str | None, Parameter(help="show this one's card")
 def datasets(*, data_root: DataRoot = DATA) -> int:
     """The data sets, and whether they are here."""
     console = terminal()
+    from raystudy import own
     from raystudy.data import datasets as sets
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -58,6 +59,8 @@ def datasets(*, data_root: DataRoot = DATA) -> int:
         here = "yes" if sets.present(name, data_root) else "no"
         counts = (f"{info.train:,}", f"{info.test:,}", str(info.n_classes))
         table.add_row(name, here, *counts, "x".join(map(str, info.shape)), info.source, info.licence)
+    for name in own.installed("datasets"):
+        table.add_row(name, "yes", "", "", "", "", own.whose("datasets", name), "")
     console.print(table)
     for line in (
         "npz:PATH  your own images, or vectors [N, d]: x_train, y_train and optionally x_test, y_test, y_noisy (then --noise given), "
@@ -65,6 +68,8 @@ def datasets(*, data_root: DataRoot = DATA) -> int:
         "csv:PATH, parquet:PATH  a table: a column of labels (?target=COLUMN), the others are features (docs/datasets.md)",
         "folder:PATH --labels FILE  your own images, or an archive of them; a .csv or .parquet with the columns path, label and "
         "optionally clean_label, split",
+        "hf:FOLDER, hf:NAME  a data set of Hugging Face datasets, saved to disk or on the hub: images, vectors or a table",
+        "FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION  what a function of yours returns (docs/your-own.md)",
         "what to put where: docs/datasets.md",
     ):
         say(console, line)

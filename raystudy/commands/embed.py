@@ -53,7 +53,7 @@ def embed(
             converter=whole, help="pixels to which images are enlarged (default: what the backbone was made for)"
         ),
     ] = None,
-    text: Annotated[str | None, Parameter(help="of csv: or parquet:, the column of texts")] = None,
+    text: Annotated[str | None, Parameter(help="of csv:, parquet: or hf:, the column of texts")] = None,
     labels: Labels = None,
     skip_corrupt: SkipCorrupt = False,
     stream: Stream = None,

@@ -72,12 +72,15 @@ def estimate(
     if not found.agree:
         say(
             console,
-            "'confident' and 'anchor-count' differ by more than their intervals: the network is too poor for these images, or "
-            "mistakes gather on hard images. Believe 'no more than', and try more images, epochs or another --network.",
+            f"'confident' and 'anchor-count' differ by more than their intervals: the network is too poor for these {found.one}s, or "
+            f"mistakes gather on hard {found.one}s. Believe 'no more than', and try more {found.one}s, epochs or another --network.",
             "yellow",
         )
-    say(console, "The intervals hold the chance in images and networks. They do not hold what the estimates rest on:")
-    for told in tool.ASSUMPTIONS:
+    say(
+        console,
+        f"The intervals hold the chance in {found.one}s and networks. They do not hold what the estimates rest on:",
+    )
+    for told in tool.assumptions(found.one):
         say(console, f"  {told}")
     if found.truth is not None:
         _truth(console, found)

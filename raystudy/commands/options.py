@@ -51,10 +51,13 @@ def choice(*choices: str) -> Any:
 
 
 DatasetArgument = Annotated[
-    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH")
+    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet:, folder:PATH or hf:NAME")
 ]
 Dataset = Annotated[
-    str, Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH (default: digits)")
+    str,
+    Parameter(
+        help="a data set of `raystudy datasets`, or npz:, csv:, parquet:, folder:PATH or hf:NAME (default: digits)"
+    ),
 ]
 Labels = Annotated[
     Path | None, Parameter(help="labels of folder:PATH, a .csv or .parquet with the columns path, label")
@@ -168,7 +171,9 @@ class Grid:
     ] = "full"
     dataset: Annotated[
         str | None,
-        Parameter(help="a data set of `raystudy datasets`, or npz:, csv:, parquet: or folder:PATH (default: digits)"),
+        Parameter(
+            help="a data set of `raystudy datasets`, or npz:, csv:, parquet:, folder:PATH or hf:NAME (default: digits)"
+        ),
     ] = None
     labels: Labels = None
     size: Size = None
@@ -226,6 +231,20 @@ class Search:
     scheduler: Annotated[
         str | None, Parameter(help=f"early stopping within a cell: {', '.join(SCHEDULERS)} (default: asha)")
     ] = None
+    start_from: Annotated[
+        list[str] | None,
+        Parameter(
+            help="studies whose best points a cell tries first, after the published one: names in --storage, folders, or `reference`, what "
+            "comes with raystudy; fixed when the study begins (docs/search.md); may be repeated (default: none)"
+        ),
+    ] = None
+    slack: Annotated[
+        float | None,
+        Parameter(
+            help="virtual workers of a search for each real one: with more of them fewer places are idle, and a proposal sees fewer of the "
+            "trials before it (docs/search.md) (default: 2)"
+        ),
+    ] = None
     objective: Annotated[
         str | None, Parameter(help=f"what the search looks at: {', '.join(OBJECTIVES)} (default: val/acc)")
     ] = None
@@ -239,6 +258,13 @@ class Search:
         Parameter(
             converter=whole,
             help="also score N validation images against clean labels; shown as a rule of its own (default: 0)",
+        ),
+    ] = None
+    evaluate: Annotated[
+        str | None,
+        Parameter(
+            help="every:K or every:K,N: measure validation and test every K epochs only, then on N test samples; all of both in the last "
+            "ten epochs and where trials are compared (default: all of both in every epoch)"
         ),
     ] = None
     keep_models: Annotated[

@@ -53,19 +53,21 @@ def plan(
         there = NAME.fullmatch(methods[0]) and held.exists()
         grid, methods = replace(grid, study=str(held) if there else methods[0]), ()
     study, resources = asked(methods, grid, search, where)
-    show(made(study, storage, resources, prices, console), console)
+    show(made(study, storage, resources, prices, console, longer=grid.epochs is not None), console)
     return 0
 
 
-def made(study: "Study", storage: Path, resources: "Resources", prices: Prices, console: Console) -> "Plan":
-    """The plan of a study; what is being measured is said at a terminal."""
+def made(
+    study: "Study", storage: Path, resources: "Resources", prices: Prices, console: Console, longer: bool = False
+) -> "Plan":
+    """The plan of a study; what is being measured is said at a terminal. ``longer``: its epochs were said."""
     from raystudy.running import plan as plans
 
     def tell(text: str) -> None:
         if console.is_terminal:
             say(console, text)
 
-    return plans.made(study, storage, resources, charge(prices, resources), prices.probe_seconds, tell)
+    return plans.made(study, storage, resources, charge(prices, resources), prices.probe_seconds, tell, longer)
 
 
 def _told(r: "Range", whole: bool = False) -> str:

@@ -88,6 +88,13 @@ def simulate(
     storage: Storage = STUDIES,
     samplers: Annotated[str, Parameter(help="default: tpe,random,qmc,gp")] = "tpe,random,qmc,gp",
     schedulers: Annotated[str, Parameter(help="default: asha,none")] = "asha,none",
+    workers: Annotated[
+        int, Parameter(converter=whole, help="trials of a cell that are trained at once (default: 1)")
+    ] = 1,
+    slack: Annotated[
+        str,
+        Parameter(help="virtual workers for each of them, or batches; several, with commas, are compared (default: 1)"),
+    ] = "1",
     repeats: Annotated[int, Parameter(converter=whole, help="searches with fresh seeds each (default: 10)")] = 10,
     epsilon: Annotated[
         float,
@@ -102,7 +109,7 @@ def simulate(
     from raystudy.tools import simulate as tool
 
     folder = held(storage, study)
-    told = tool.options(samplers, schedulers, repeats, epsilon)
+    told = tool.options(samplers, schedulers, repeats, epsilon, workers, slack)
     rows = tool.simulate(folder, told, lambda line: say(console, line))
     file = out or folder / "simulate.csv"
     tool.write(rows, file)

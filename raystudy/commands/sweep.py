@@ -58,16 +58,18 @@ def _sweep(
         most = math.inf if limits.time_budget is None else seconds(limits.time_budget, "--time-budget")
         limit = Budget(most, limits.max_cost or math.inf, charge(prices, resources))
     console = terminal()
+    storage = where.storage.expanduser().absolute()
     if limits.dry_run:
         from raystudy.running.build import Builder
+        from raystudy.running.sweep import begins_with
 
-        dry_run(Builder(study, resources.data_root), console)
+        study, known = begins_with(study, storage, resources.data_root, begun=False)
+        dry_run(Builder(study, resources.data_root, known), console)
         return 0
-    storage = where.storage.expanduser().absolute()
     if limits.confirm_above is not None and not limits.yes:
         from raystudy.commands import plan
 
-        found = plan.made(study, storage, resources, prices, console)
+        found = plan.made(study, storage, resources, prices, console, longer=grid.epochs is not None)
         if not plan.confirmed(found, limits.confirm_above, console):
             return 1
     from raystudy.commands import live
@@ -75,8 +77,9 @@ def _sweep(
     from raystudy.tracking import store
 
     uri = None if where.tracking_uri == "none" else store.absolute(where.tracking_uri or store.default_uri())
+    said = {"named": grid.name is not None, "longer": grid.epochs is not None}
     audience = live.audience(console, abandoned(console))
-    outcome = run(study, storage, resources, uri, audience, limit, named=grid.name is not None, rising=rising)
+    outcome = run(study, storage, resources, uri, audience, limit, rising=rising, **said)
     if outcome.unfinished:
         why = f"{outcome.reason}; " if outcome.reason else ""
         done = f"{outcome.ended} of {outcome.trials} trials begun have ended, {outcome.unfinished} of {len(study.cells())} cells go on"
@@ -119,6 +122,9 @@ def dry_run(builder: "Builder", console: Console) -> None:
         budget = f"{n} trial{'s' * (n > 1)}, {study.replicates} replicates"
         head = f"  {cell.method:12} {cell.condition} ({told_wrong(rate)}): {budget}"
         say(console, f"{head}; trial 0: {point(paper)}{star} [{source}]")
+        for i, (start, cell_found) in enumerate(builder.starts(cell)[: n - 1], 1):
+            theirs = cell_found.place
+            say(console, f"    trial {i}: {point(start)} [{cell_found.source}: {theirs.dataset} {theirs.noise.label}]")
     for method in study.methods:
         ranges = ", ".join(f"{d.name} {d.describe()}" for d in builder.spaces[method].dimensions)
         say(console, f"space of {method}: {ranges or 'nothing to search'}")

@@ -153,7 +153,8 @@ examples:
     "simulate": (
         "results:simulate",
         "Replay a study's trials under other searches: which would have found the winner soonest.",
-        "example:\n  raystudy simulate dividemix-digits --samplers tpe,random --schedulers asha,none --repeats 20\n",
+        "examples:\n  raystudy simulate dividemix-digits --samplers tpe,random --schedulers asha,none --repeats 20\n"
+        "  raystudy simulate dividemix-digits --samplers tpe --schedulers asha --workers 4 --slack batches,1,1.5,2\n",
     ),
     "merge": (
         "results:merge",

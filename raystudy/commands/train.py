@@ -52,6 +52,13 @@ def train(
     seed: Annotated[int, Parameter(converter=whole, help="training seed (default: 0)")] = 0,
     device: Device = None,
     threads: Threads = 1,
+    evaluate: Annotated[
+        str,
+        Parameter(
+            help="every:K or every:K,N: measure validation and test every K epochs only, then on N test samples; all of both in the last "
+            "ten epochs (default: all of both in every epoch)"
+        ),
+    ] = "",
     checkpoint: Annotated[
         Path | None, Parameter(help="go on from this file if it is there, and keep it up to date")
     ] = None,
@@ -81,6 +88,7 @@ def train(
         seed=seed,
         device=device,
         threads=threads,
+        evaluate=evaluate,
     )
     run, spec = made.run, made.run.spec
     if checkpoint:
@@ -120,6 +128,7 @@ def train(
         )
     last = [r["test/acc"] or 0.0 for r in run.records[-10:]]
     header = {"effective_rate": run.data.effective_rate, "cell": {"dataset": spec.dataset}}
+    header |= {"assumed": run.data.assumed and made.noise.rate > 0}
     against = "" if truth.tested_clean(header) else " against given labels"
     say(console, f"test accuracy{against}, mean of the last {len(last)} epochs: {sum(last) / len(last):.4f}")
     if run.data.imbalance:

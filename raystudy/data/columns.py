@@ -5,7 +5,7 @@ column that says so, categories a column for each. Here belongs which columns ar
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,8 +45,13 @@ def read(file: Path, options: Options) -> Dataset:
     a digest of what they hold so that equal rows stay together, is the test set; a note says so. Raises InputError, one line with the
     table, its line and its first fault.
     """
-    header, rows, told, table, classes, numbers = labelled(file, options)
-    columns, places, dropped = table.columns, table.places, options.drop or ()
+    return of(labelled(file, options), file.stem, options.drop or ())
+
+
+def of(found: Labelled, title: str, dropped: Collection[str] = ()) -> Dataset:
+    """The data set of a table that was read, see ``read``."""
+    header, rows, told, table, classes, numbers = found
+    file, columns, places = table.file, table.columns, table.places
     features = [name for name in header if name not in (*told.values(), *dropped)]
     if not features:
         raise InputError(f"{file}: has no column beside {', '.join(told.values())}; the others are the features")
@@ -77,7 +82,7 @@ def read(file: Path, options: Options) -> Dataset:
     return replace(
         data,
         truth="clean_label" in columns,
-        title=file.stem,
+        title=title,
         notes=tuple(notes),
         extra=extra,
         columns=plan | {"target": told[TARGET]},
@@ -93,8 +98,17 @@ def labelled(file: Path, options: Options) -> Labelled:
     for name in dropped:
         if name not in header:
             raise unknown(f"column to drop of {file}", name, header)
-    told = {TARGET: target}
-    told |= {name: name for name in ("clean_label", "split") if name in header and name != target}
+    if options.clean and options.clean not in header:
+        raise unknown(f"column of clean labels of {file}", options.clean, header)
+    told = {TARGET: target, "clean_label": options.clean or "clean_label", "split": "split"}
+    return labels_of(file, header, rows, places, told)
+
+
+def labels_of(
+    file: Path, header: list[str], rows: list[list[str]], places: list[str], told: dict[str, str]
+) -> Labelled:
+    """A table by the columns that ``told`` names, those that it has; see ``labelled``."""
+    told = {w: name for w, name in told.items() if w == TARGET or (name in header and name != told[TARGET])}
     columns = {what: [row[header.index(name)].strip() for row in rows] for what, name in told.items()}
     for what, values in columns.items():
         for i, value in enumerate(values):

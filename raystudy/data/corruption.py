@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raystudy.data import datasets, instance, masks, noise, smoke, spec
+from raystudy.data import brought, datasets, instance, masks, noise, smoke, spec
 from raystudy.data.dataset import Dataset, Images, plain
 from raystudy.data.files import Files
 from raystudy.data.masks import Mask
@@ -68,6 +68,8 @@ def corrupted(data: Dataset, setting: Noise, root: Path | str = "data") -> Corru
         setting = replace(setting, variant=CLASS_MAP_OF[base])
     if setting.kind in BUILDERS:
         return BUILDERS[setting.kind](data, setting, Path(root))
+    if setting.kind not in noise.NOISES:
+        return _labelled(data, setting, *brought.given(data.y_train.numpy(), setting, data.n_classes))
     given = noise.corrupt(data.y_train.numpy(), setting, data.n_classes)
     return _labelled(data, setting, given, noise.transition_matrix(setting, data.n_classes))
 
@@ -155,7 +157,7 @@ def read_matrix(path: Path, n_classes: int) -> Matrix:
     form = path.suffix.lower()
     try:
         if form == ".csv":
-            told = np.loadtxt(path, delimiter=",", ndmin=2)
+            told = np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
         elif form in (".npy", ".npz"):
             with path.open("rb") as file:
                 read = np.load(file, allow_pickle=False)

@@ -9,19 +9,22 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from raystudy.data import columns, embedded, folder, human, listed, lists, npz, published, smoke, tables
+from raystudy import own
+from raystudy.data import brought, columns, embedded, folder, hf, human, listed, lists, npz, published, smoke, tables
 from raystudy.data.dataset import Dataset, changed, unbalanced
 from raystudy.data.files import Listing, size_and_time
 from raystudy.data.noise import Noise, open_set
 from raystudy.data.published import SETS
-from raystudy.data.spec import Options, imbalanced, parse
+from raystudy.data.spec import Options, imbalanced, on_disk, parse
 from raystudy.errors import InputError, unknown
 
 Stamp = tuple[int, ...]  # sizes and times of files
 FILE_OPTIONS = ("labels", "size", "channels", "skip_corrupt", "stream")  # options of image files only
-TABLE_OPTIONS = ("target", "drop")  # of tables of features
-TABLES = ("csv", "parquet")
-KINDS = ("npz:PATH", "folder:PATH", "csv:PATH", "parquet:PATH")
+TABLE_OPTIONS = ("target", "drop", "clean")  # of tables of features
+HF_OPTIONS = ("inputs", "split", "test", "config")
+TABLES = ("csv", "parquet", "hf")  # have columns
+KINDS = ("npz:PATH", "folder:PATH", "csv:PATH", "parquet:PATH", "hf:PATH")
+OWN = "FILE.py:FUNCTION"  # and PACKAGE.MODULE:FUNCTION
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,16 @@ def load(spec: str, root: Path | str = "data", noise: Noise | None = None) -> Da
     kind, _, path = name.partition(":")
     if kind != "folder" and not (name in DATASETS and DATASETS[name].listed):
         for option in FILE_OPTIONS:
-            if option in options.given():
+            if option in options.given() and (kind != "hf" or option == "labels"):
                 raise InputError(
                     f"data set {name!r} has no option {option}: it is for sets of image files, such as folder:PATH"
                 )
     if kind not in TABLES and (wrong := [o for o in TABLE_OPTIONS if o in options.given()]):
         raise InputError(f"data set {name!r} has no option {wrong[0]}: it is for tables, such as csv:PATH")
+    if kind != "hf" and (wrong := [o for o in HF_OPTIONS if o in options.given()]):
+        raise InputError(f"data set {name!r} has no option {wrong[0]}: it is for hf:")
+    if brought.is_dataset(name):
+        return _cached_own(name, Path(root).expanduser().resolve(), options, stamp(name, root))
     if name not in DATASETS:
         where = Path(path).expanduser()
         table = Path(options.labels).expanduser() if options.labels else None
@@ -75,9 +82,21 @@ def load(spec: str, root: Path | str = "data", noise: Noise | None = None) -> Da
     return _cached(name, where, options, chosen and replace(chosen, seed=0), _stamp_of_row(name, where))
 
 
+def labelled(spec: str) -> columns.Labelled:
+    """The rows of a table, ``csv:PATH``, ``parquet:PATH`` or ``hf:NAME``, and its labels. Raises InputError, one line."""
+    name, options = parse(spec)
+    kind, _, path = name.partition(":")
+    if kind == "hf":
+        return hf.labelled(hf.opened(path, options), options)
+    file = Path(path).expanduser().resolve()
+    _stamp_of_file(kind, file, None)
+    return columns.labelled(file, options)
+
+
 def _known(name: str) -> None:
-    if name not in DATASETS and not name.startswith(tuple(kind.removesuffix("PATH") for kind in KINDS)):
-        raise unknown("data set", name, [*DATASETS, *KINDS])
+    known = name in DATASETS or name.startswith(tuple(kind.removesuffix("PATH") for kind in KINDS))
+    if not known and not brought.is_dataset(name):
+        raise unknown("data set", name, [*DATASETS, *own.installed("datasets"), *KINDS, OWN])
 
 
 def stamp(spec: str, root: Path | str, noise: Noise | None = None) -> Stamp:
@@ -94,6 +113,8 @@ def stamp(spec: str, root: Path | str, noise: Noise | None = None) -> Stamp:
     _known(name)
     if name in DATASETS:
         return told + _stamp_of_row(name, Path(root).expanduser())
+    if brought.is_dataset(name):
+        return *told, int(own.code("datasets", name) or "0", 16)
     kind, _, path = name.partition(":")
     table = Path(options.labels).expanduser() if options.labels else None
     return told + _stamp_of_file(kind, Path(path).expanduser(), table)
@@ -107,6 +128,9 @@ def _stamp_of_row(name: str, root: Path) -> Stamp:
 
 def _stamp_of_file(kind: str, path: Path, table: Path | None) -> Stamp:
     """Of all images of the table where they lie in a folder. Raises InputError where there is nothing."""
+    if kind == "hf":
+        below = (f.relative_to(path).as_posix() for f in path.rglob("*")) if path.is_dir() else ()
+        return (folder.fingerprint(path, sorted(below)),)
     if not path.exists():
         takes = {
             "npz": "npz: takes the path of an .npz file",
@@ -137,6 +161,8 @@ def _cached(name: str, root: Path, options: Options, noise: Noise | None, stamp:
 
 @lru_cache(maxsize=2)
 def _cached_file(kind: str, path: Path, options: Options, table: Path | None, stamp: Stamp) -> Dataset:
+    if kind == "hf":
+        return hf.read(str(path), options)
     if kind in TABLES:
         if (path.suffix.lower() == ".parquet") != (kind == "parquet"):
             raise InputError(f"{path}: {kind}: takes a {'.parquet' if kind == 'parquet' else '.csv'} file")
@@ -148,6 +174,11 @@ def _cached_file(kind: str, path: Path, options: Options, table: Path | None, st
             raise InputError(f"{path}: not a folder of images; an archive's name ends in {', '.join(folder.ARCHIVES)}")
         path = folder.unpacked(path)
     return listed.from_files(folder.read(path, table), options)
+
+
+@lru_cache(maxsize=2)
+def _cached_own(name: str, root: Path, options: Options, stamp: Stamp) -> Dataset:
+    return changed(brought.dataset(name, root), options)
 
 
 @lru_cache(maxsize=4)
@@ -166,8 +197,12 @@ def present(name: str, root: Path | str = "data") -> bool:
         return present(name.removeprefix(smoke.PREFIX), root) or True  # raises for a name that is none
     name = parse(name)[0]
     _known(name)
+    if brought.is_dataset(name):
+        return True
     kind, colon, path = name.partition(":")
     if colon:
+        if kind == "hf":
+            return on_disk(path)  # what of the hub is here already, only the package knows
         return Path(path).expanduser().is_file() if kind != "folder" else Path(path).expanduser().exists()
     found = all((Path(root).expanduser() / file).is_file() for file in DATASETS[name].files)
     return found and (name not in HUMAN or human.find(HUMAN[name], Path(root).expanduser()) is not None)

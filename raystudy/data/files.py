@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,14 +54,21 @@ class Listing:
     stats: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and std per channel; None: from the images
     title: str = ""  # short, for pictures; empty: the name
     notes: tuple[str, ...] = ()  # what a person should hear of the lists
+    stored: "Stored | None" = None  # where the images lie within something else than files, see ``Files``
     rows: tuple[Sequence[int], Sequence[int]] | None = None  # where the split is ours: of train and test, in the table
+
+
+Stored = Callable[[str], Array]  # a path -> the bytes of the image [n] uint8
 
 
 class Files:
     """Images [n, C, S, S] that stay in their files until they are looked at; ``len`` and ``[...]`` as of a tensor."""
 
-    def __init__(self, folder: Path, paths: Sequence[str], size: int, channels: int = 3) -> None:
-        self.folder, self.paths, self.size, self.channels = folder, paths, size, channels
+    def __init__(
+        self, folder: Path, paths: Sequence[str], size: int, channels: int = 3, stored: Stored | None = None
+    ) -> None:
+        """``stored``: gives the bytes of a path, where the images lie within something else than a folder of files."""
+        self.folder, self.paths, self.size, self.channels, self.stored = folder, paths, size, channels, stored
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,10 +83,16 @@ class Files:
     def __getitem__(self, index: Tensor | slice) -> "Files":
         """The images at int64 positions [m], in that order, or of a slice."""
         chosen = self.paths[index] if isinstance(index, slice) else [self.paths[i] for i in index.tolist()]
-        return Files(self.folder, chosen, self.size, self.channels)
+        return Files(self.folder, chosen, self.size, self.channels, self.stored)
 
     def __add__(self, other: "Files") -> "Files":
-        return Files(self.folder, [*self.paths, *other.paths], self.size, self.channels)
+        return Files(self.folder, [*self.paths, *other.paths], self.size, self.channels, self.stored)
+
+    def _bytes(self, path: str) -> Array:
+        return np.fromfile(self.folder / path, dtype=np.uint8) if self.stored is None else self.stored(path)
+
+    def _length(self, path: str) -> int:
+        return (self.folder / path).stat().st_size if self.stored is None else len(self.stored(path))
 
     def decode(self, i: int) -> Tensor:
         """Image ``i`` [C, S, S] uint8: the shorter side is resized to S (bilinear, antialiased), the middle is kept.
@@ -88,7 +101,7 @@ class Files:
         """
         path = self.folder / self.paths[i]
         try:
-            x = decoded(np.fromfile(path, dtype=np.uint8), self.channels)
+            x = decoded(self._bytes(self.paths[i]), self.channels)
         except Exception as error:  # torch's and Pillow's errors differ from version to version
             why = "it is empty" if path.is_file() and path.stat().st_size == 0 else one_line(error)
             raise InputError(f"{path}: not an image that can be decoded ({why})") from None
@@ -138,7 +151,7 @@ class Files:
         """A digest of each file; None where they hold more than CONTENT_BYTES decoded."""
         if self.numel() > CONTENT_BYTES:
             return None
-        return [digest(np.fromfile(self.folder / p, dtype=np.uint8)) for p in self.paths]
+        return [digest(self._bytes(p)) for p in self.paths]
 
     def marks(self) -> tuple[bool, list[str]]:
         """Whether all are read as ever (see ``decode.as_ever``), and the paths of those with a colour profile of their own."""
@@ -146,7 +159,7 @@ class Files:
             return True, []
 
         def mark(path: str) -> tuple[bool, bool]:
-            data = np.fromfile(self.folder / path, dtype=np.uint8)
+            data = self._bytes(path)
             return as_ever(data), profiled(data)
 
         with decoders() as pool:
@@ -162,7 +175,7 @@ class Files:
         parts.append(np.array([self.size, self.channels]))
         contents = self.contents()
         if contents is None:
-            parts.append(np.array([(self.folder / p).stat().st_size for p in self.paths], dtype=np.int64))
+            parts.append(np.array([self._length(p) for p in self.paths], dtype=np.int64))
         else:
             parts.append(np.frombuffer("".join(contents).encode(), dtype=np.uint8))
         if not ever:
@@ -193,6 +206,8 @@ def sound(files: Files, what: str, skip: bool) -> Array:
 
     Looks at every file once. Where the folder can be written the result is kept there, so that other processes need not look again.
     """
+    if files.stored is not None:  # in no folder in which to keep what was found
+        return _left(files, what, skip, _look(files, range(len(files)), what))
     stats = [size_and_time(files.folder / p) for p in files.paths]
     names = np.frombuffer("\n".join((*files.paths, READING)).encode(), dtype=np.uint8)
     note = files.folder / f".raystudy-corrupt-{digest(names, np.array(stats, dtype=np.int64))}.json"
@@ -202,6 +217,11 @@ def sound(files: Files, what: str, skip: bool) -> Array:
         there = [i for i, (size, _) in enumerate(stats) if size >= 0]
         bad = {str(i): "it is not there" for i, (size, _) in enumerate(stats) if size < 0} | _look(files, there, what)
         _keep(note, json.dumps(bad))
+    return _left(files, what, skip, bad)
+
+
+def _left(files: Files, what: str, skip: bool, bad: dict[str, str]) -> Array:
+    """Positions of the images that are not ``bad``, see ``sound``."""
     count = f"{len(bad):,} of {len(files):,} images are missing or cannot be decoded"
     if bad and (not skip or len(bad) == len(files)):
         i, why = min(bad.items(), key=lambda item: int(item[0]))

@@ -22,7 +22,7 @@ def from_files(listing: Listing, options: Options) -> Dataset:
     size, channels = options.size or listing.size, options.channels or listing.channels
 
     def usable(what: str, paths: Any, y: Array) -> tuple[Files, Array, Array]:
-        files = Files(listing.folder, paths, size, channels)
+        files = Files(listing.folder, paths, size, channels, listing.stored)
         good = sound(files, f"{listing.name}, {what}", bool(options.skip_corrupt))
         return (files if len(good) == len(files) else files[torch.from_numpy(good)]), y[good], good
 

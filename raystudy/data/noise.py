@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raystudy import own
 from raystudy.errors import InputError, unknown
 
 Matrix = NDArray[np.float64]
@@ -42,9 +43,7 @@ class Noise:
     count: str = ""  # one of COUNTS, "" becomes the first; stays "" where the kind has no choice of it
 
     def __post_init__(self) -> None:
-        if self.kind not in NOISES:
-            raise unknown("noise kind", self.kind, NOISES)
-        kind = NOISES[self.kind]
+        kind = row(self.kind)
         if not 0 <= self.rate <= 1:
             raise InputError(f"noise rate {self.rate:g} of {self.kind!r} is outside [0, 1]; write 50 % as 0.5")
         if kind.levels and self.rate not in kind.levels:
@@ -85,14 +84,14 @@ class Noise:
     @property
     def label(self) -> str:
         """What people and ``parse`` read: ``symmetric:inclusive:0.5``, ``pair:bernoulli:0.45``, ``human:worse``, ``given``."""
-        rate = "" if self.rate == NOISES[self.kind].default else number(self.rate)
+        rate = "" if self.rate == row(self.kind).default else number(self.rate)
         count = "" if self.count == COUNTS[0] else self.count
         return ":".join(part for part in (self.kind, self.variant, count, rate) if part)
 
     @property
     def slug(self) -> str:
         """The label for names; an unusual count mode stands last: ``pair-0.45-bernoulli``; of a path, the file and a short hash."""
-        rate = "" if self.rate == NOISES[self.kind].default else number(self.rate)
+        rate = "" if self.rate == row(self.kind).default else number(self.rate)
         count = "" if self.count == COUNTS[0] else self.count
         variant = self.variant
         if "/" in variant:
@@ -313,6 +312,15 @@ NOISES: dict[str, Kind] = {
 }
 
 
+def row(kind: str) -> Kind:
+    """The row of a kind, ours or of an installed package (``brought.given`` runs those). Raises InputError for any other."""
+    if kind in NOISES:
+        return NOISES[kind]
+    if kind not in own.installed("noise"):
+        raise unknown("noise kind", kind, [*NOISES, *own.installed("noise")])
+    return Kind(f"{kind}:RATE,...", own.whose("noise", kind))
+
+
 def parse(text: str, seed: int = 0) -> list[Noise]:
     """Reads ``kind[:variant][:count]:rate,rate,...`` into one Noise per distinct rate, in order.
 
@@ -321,28 +329,26 @@ def parse(text: str, seed: int = 0) -> list[Noise]:
     for a rate that is missing, no number or outside [0, 1].
     """
     kind, *parts = text.strip().split(":")
-    if kind not in NOISES:
-        raise unknown("noise kind", kind, NOISES)
-    row = NOISES[kind]
-    rates = parts.pop() if parts and _told_rates(parts[-1], row) else None
+    known = row(kind)
+    rates = parts.pop() if parts and _told_rates(parts[-1], known) else None
     counts = [part for part in parts if part in COUNTS]
     parts = [part for part in parts if part not in COUNTS]
-    if len(counts) > 1 or (len(parts) > 1 and not row.free):
-        raise InputError(f"noise {text!r} has too many parts; write {row.usage}")
-    variant = _located(kind, ":".join(parts)) if row.free else "".join(parts)
-    if rates is None and row.default is not None:
-        return [Noise(kind, row.default, variant, seed, "".join(counts))]
+    if len(counts) > 1 or (len(parts) > 1 and not known.free):
+        raise InputError(f"noise {text!r} has too many parts; write {known.usage}")
+    variant = _located(kind, ":".join(parts)) if known.free else "".join(parts)
+    if rates is None and known.default is not None:
+        return [Noise(kind, known.default, variant, seed, "".join(counts))]
     Noise(kind, 0.0, variant, seed, "".join(counts))  # what is wrong with the rest is told before the rates are
     words = [word.strip() for word in (rates or "").split(",") if word.strip()]
     if not words:
-        raise InputError(f"noise {text!r} names no rate; write {row.usage}, such as {kind}:0.2,0.5")
+        raise InputError(f"noise {text!r} names no rate; write {known.usage}, such as {kind}:0.2,0.5")
     found: dict[float, Noise] = {}
     for word in words:
         try:
             rate = float(word) or 0.0  # not -0
         except ValueError:
-            raise InputError(f"noise rate {word!r} in {text!r} is not a number; write {row.usage}") from None
-        if rate == row.default == 0:
+            raise InputError(f"noise rate {word!r} in {text!r} is not a number; write {known.usage}") from None
+        if rate == known.default == 0:
             raise InputError(f"noise {text!r}: at rate 0 all labels are clean; write symmetric:0 for that")
         found.setdefault(rate, Noise(kind, rate, variant, seed, "".join(counts)))
     return list(found.values())
@@ -391,10 +397,10 @@ def open_set(variant: str) -> tuple[str, float]:
 
 def transition_matrix(noise: Noise, n_classes: int) -> Matrix:
     """T [K, K] of a noise setting; rows are clean classes, columns given ones, each row sums to 1."""
-    row = NOISES[noise.kind]
-    if row.matrix is None:
-        raise InputError(f"noise {noise.kind!r} has no transition matrix to draw from: {row.about}")
-    return row.matrix(n_classes, noise.rate, noise.variant)
+    known = row(noise.kind)
+    if known.matrix is None:
+        raise InputError(f"noise {noise.kind!r} has no transition matrix to draw from: {known.about}")
+    return known.matrix(n_classes, noise.rate, noise.variant)
 
 
 def generator(*key: int) -> np.random.Generator:

@@ -39,7 +39,11 @@ def read(path: Path) -> Dataset:
     no class. ``class_names`` [K] names them. ``truth``, if true, says that y_train is known to be right. Nothing is ever
     unpickled. Raises InputError, one line with the file and its first fault.
     """
-    arrays = _open_npz(path)
+    return of(path, _open_npz(path))
+
+
+def of(path: Path, arrays: dict[str, Array]) -> Dataset:
+    """The data set of the arrays of a file, or of what is laid out as such, see ``read``; ``path`` names it."""
     kind = _kind(path, arrays)
     one = kind.removesuffix("s")
     take = _images if kind == "images" else _vectors

@@ -1,4 +1,4 @@
-"""How a data set is written: ``NAME`` or ``KIND:PATH`` (npz, folder, csv, parquet), then ``?option=value&...``. No file is opened.
+"""How a data set is written: ``NAME`` or ``KIND:PATH`` (npz, folder, csv, parquet, hf), then ``?option=value&...``. No file is opened.
 
 The text carries everything that decides what the images are, so it can travel from a command line through a study's ledger to any worker.
 """
@@ -8,11 +8,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from raystudy import own
 from raystudy.data import imbalance
 from raystudy.errors import InputError, unknown
 
 STREAM = ("auto", "always", "never")
-PATHS = ("npz", "folder", "csv", "parquet")  # kinds that are followed by a path
+PATHS = ("npz", "folder", "csv", "parquet", "hf")  # kinds that are followed by a path
+# The rows of ``datasets.DATASETS``, whose test labels people have checked; a test holds the two together.
+PUBLISHED = (
+    "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "cifar10n", "cifar100n",
+    "cnwl_mini_imagenet", "cnwl_stanford_cars", "webvision_mini", "clothing1m",
+)  # fmt: skip
 FAMILY = {
     "cifar10n": "cifar10",
     "cifar100n": "cifar100",
@@ -35,6 +41,11 @@ class Options:
     skip_corrupt: bool | None = None  # image files: leave out those that are missing or cannot be decoded
     target: str | None = None  # tables: the column of labels
     drop: tuple[str, ...] | None = None  # tables: columns that are no features
+    clean: str | None = None  # tables: the column of clean labels
+    inputs: str | None = None  # hf: the column of images or vectors
+    split: str | None = None  # hf: the split that is trained on
+    test: str | None = None  # hf: the split that is tested on
+    config: str | None = None  # hf: one of the data sets of a name of the hub
     stream: str | None = None  # image files: auto (by their size), always, never
     imbalance: str | None = None  # exp:R or step:R, see ``raystudy.data.imbalance``
 
@@ -111,11 +122,24 @@ def located(spec: str, **more: Any) -> str:
     name, options = parse(spec)
     options = replace(options, **{k: v for k, v in more.items() if v is not None})
     kind, _, path = name.partition(":")
-    if kind in PATHS and path:
+    if kind in PATHS and path and (kind != "hf" or on_disk(path)):
         name = f"{kind}:{Path(path).expanduser().absolute()}"
+    elif code_of(name):
+        name = own.located(name)
     if options.labels:
         options = replace(options, labels=str(Path(options.labels).expanduser().absolute()))
     return text(name, options)
+
+
+def on_disk(path: str) -> bool:
+    """Whether what stands behind ``hf:`` is a folder, not a name of the hub: it is there, or is written as only a path is."""
+    return path.startswith((".", "~", "/")) or path.count("/") > 1 or Path(path).exists()
+
+
+def code_of(spec: str) -> str:
+    """The function of a user's own that a text names, ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME``; empty where it names none."""
+    name = base(spec).removeprefix("smoke:")
+    return name if name.partition(":")[0] not in PATHS and own.written(name) else ""
 
 
 def base(spec: str) -> str:

@@ -173,11 +173,11 @@ def _parquet(
     places = [f"row {i}" for i in range(1, len(rows) + 1)]
     for i in at:
         for place, row in zip(places, rows, strict=True):
-            row[i] = _field(row[i], f"{file}, {place}: {header[i]}")
+            row[i] = field(row[i], f"{file}, {place}: {header[i]}")
     return header, rows, places
 
 
-def _field(value: object, where: str) -> str:
+def field(value: object, where: str) -> str:
     """A value of a .parquet as text; empty where there is none."""
     if value is None or value != value:  # a float that is no number
         return ""

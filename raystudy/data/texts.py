@@ -1,14 +1,12 @@
-"""A user's table of texts and labels (.csv, .parquet) -> ``Texts``. What makes vectors takes them; nothing trains on texts."""
+"""A user's table of texts and labels (.csv, .parquet, hf:) -> ``Texts``. What makes vectors takes them; nothing trains on texts."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from raystudy.data import folder
-from raystudy.data.columns import MISSING, labelled
+from raystudy.data.columns import MISSING, Labelled
 from raystudy.data.dataset import Array
-from raystudy.data.spec import Options
 from raystudy.errors import InputError, unknown
 
 
@@ -28,11 +26,10 @@ class Texts:
     notes: tuple[str, ...]
 
 
-def read(file: Path, options: Options, column: str) -> Texts:
+def of(found: Labelled, column: str) -> Texts:
     """The texts of a column, with labels and split as ``columns.read`` has them; the split's digest is of the text alone."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such file; --text takes a column of a table, csv:PATH or parquet:PATH")
-    header, rows, told, table, classes, numbers = labelled(file, options)
+    header, rows, told, table, classes, numbers = found
+    file = table.file
     if header.count(column) != 1 or column in told.values():
         raise unknown(f"column of texts in {file}", column, [h for h in header if h and h not in told.values()])
     texts = [row[header.index(column)].strip() for row in rows]

@@ -88,6 +88,10 @@ class Vectors:
         self._sets: dict[View, list[int]] = {False: [0], True: weak, "strong": list(strong) or weak}
         self._scale, self._mean = (t.to(self.device) for t in standardising(mean, std))
         self._x = x.to(self.device).reshape(-1, x.shape[-1])
+        # Few vectors are standardised once: numbers are the same as of those that are standardised batch by batch.
+        self._ready = x.dtype == torch.float32 and x.numel() < 2**25
+        if self._ready:
+            self._x = self._standardised(self._x.clone())
         rng, d = drawn_from(STREAM_POOL, seed), x.shape[-1]
         self._jitter = self._stretches(torch.randn(POOL + d, generator=rng), d)
         self._kept = self._stretches((torch.rand(POOL + d, generator=rng) >= DROPPED).float(), d)
@@ -162,7 +166,9 @@ class Vectors:
             yield from map(Batch, index.split(size), views[0], self.y.index_select(0, index).split(size), *views[1:])
 
     def _view(self, draws: Drawn) -> Tensor:
-        x = self._standardised(self._x.index_select(0, draws.rows).to(torch.float32))
+        x = self._x.index_select(0, draws.rows)
+        if not self._ready:
+            x = self._standardised(x.to(torch.float32))
         if draws.jitter is not None:
             x.add_(self._jitter.index_select(0, draws.jitter), alpha=draws.scale)
         if draws.dropped is not None:

@@ -6,7 +6,7 @@ import search_spaces
 
 OBJECTIVES = ("val/acc", "val/loss")
 
-SAMPLERS = ("tpe", "random", "qmc", "gp")
+SAMPLERS = ("tpe", "random", "qmc", "gp", "cmaes")
 
 SCHEDULERS = ("asha", "none")
 

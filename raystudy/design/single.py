@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from raystudy.data import evaluation
 from raystudy.data.noise import Noise
 from raystudy.design.space import recipe_for
 from raystudy.learn.celldata import CellData
@@ -22,9 +23,11 @@ def single(
     point: dict[str, Any] | None = None,
     recipe: str | Recipe = "shared",
     seed: int = 0,
+    evaluate: str = "",
     filter: str = "",
 ) -> TrialSpec:
-    """``point``: what differs from the method's defaults; ``recipe``: a kind of ``space.recipe_for``, or one that is there."""
+    """``point``: what differs from the method's defaults; ``recipe``: a kind of ``space.recipe_for``, or one that is there;
+    ``evaluate`` as ``evaluation.parse`` reads it."""
     chosen = recipe_for(recipe, method, dataset, network) if isinstance(recipe, str) else recipe
     return TrialSpec(
         method=method,
@@ -41,5 +44,6 @@ def single(
         val_fraction=val_fraction,
         clean_val=0,
         code=code(method, network),
+        evaluate=evaluation.parse(evaluate).to_dict(),
         filter=filter,
     )

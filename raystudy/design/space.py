@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 import search_spaces
@@ -94,6 +96,33 @@ class Dimension:
         if self.choices:
             return "{" + ", ".join(map(str, self.choices)) + "}"
         return f"{'0 or ' if self.or_zero else ''}{self.low:g} to {self.high:g}{' (log)' if self.log else ''}"
+
+
+def coordinates(dimensions: Iterable[Dimension], points: Iterable[Point]) -> NDArray[np.float64]:
+    """Points as numbers [n, d]: within the interval 0 to 1, NaN for a 0 that stands for itself; of a choice its place in the list."""
+    return np.array([[_coordinate(d, p[d.name]) for d in dimensions] for p in points])
+
+
+def _coordinate(d: Dimension, v: Any) -> float:
+    if d.choices:
+        return float(d.choices.index(v))
+    if d.or_zero and v == 0:
+        return math.nan
+    low, high, v = (math.log(x) for x in (d.low, d.high, v)) if d.log else (d.low, d.high, v)
+    return (v - low) / (high - low)
+
+
+def distances(dimensions: Iterable[Dimension], a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far points a [n, d] are from points b [m, d] (``coordinates``), squared [n, m]: each dimension counts 1 from end to end, and so
+    do different choices, and 0 against another value where 0 stands for itself."""
+    total = np.zeros((len(a), len(b)))
+    for k, d in enumerate(dimensions):
+        x, y = a[:, k, None], b[None, :, k]
+        if d.choices:
+            total += x != y
+        else:
+            total += np.where(np.isnan(x) != np.isnan(y), 1.0, np.nan_to_num(x - y) ** 2)
+    return total
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,14 @@ from typing import Any
 import tomli_w
 
 from raystudy import own
+from raystudy.data import evaluation
 from raystudy.data.noise import Noise
+from raystudy.data.spec import code_of
 from raystudy.design.names import MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS
 from raystudy.errors import InputError, unknown
 
+# Virtual workers of a search for each real one where nobody says otherwise; docs/search.md has what it costs and brings.
+SLACK = 2.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -140,9 +144,15 @@ class Study:
     seed: int = 0
     val_fraction: float = 0.1
     clean_val: int = 0
-    batch: int = 0  # proposals of a cell that are out at once; 0: told by the machine when the study begins
+    slack: float = SLACK  # virtual workers for each real one
+    virtual_workers: int = 0  # of a cell; 0: told by slack and the machine when the study begins
+    batch: int = 0  # of studies from before there were virtual workers: proposals of a cell that are out at once
     keep_models: str = ""  # whose weights are kept, of MODELS; empty: nobody has said, so the best of each cell
+    evaluate: str = ""  # every:K or every:K,N; empty: every epoch in full
+    final_epochs: int = 0  # of the replicates, where they are trained longer than the search; 0: as long
     grid: tuple[Block, ...] = ()
+    start_from: tuple[str, ...] = ()  # studies whose best points are tried first
+    start: str = ""  # digest of what was taken from them when the study began
     filter: str = (
         ""  # what is done to training labels before any method, as ``filtering.canonical`` writes it; empty: nothing
     )
@@ -171,12 +181,17 @@ class Study:
             ("trials", self.trials, 1, 10**6),
             ("replicates", self.replicates, 0, 10**4),
             ("epochs", self.epochs, 1, MOST_EPOCHS),
+            ("final-epochs", self.final_epochs, 0, MOST_EPOCHS),
             ("seed", self.seed, 0, 2**31 - 1),
             ("clean-val", self.clean_val, 0, 10**9),
+            ("virtual-workers", self.virtual_workers, 0, 10**6),
             ("batch", self.batch, 0, 10**6),
         ):
             if not low <= value <= high:
                 raise InputError(f"--{what} is {value}; it must be from {low} to {high}")
+        if not 0 < self.slack <= MOST_SLACK:
+            raise InputError(f"--slack is {self.slack:g}; it must be above 0 and at most {MOST_SLACK}")
+        object.__setattr__(self, "evaluate", evaluation.parse(self.evaluate).text)
         if not 0 < self.val_fraction < 1:
             raise InputError(f"--val-fraction is {self.val_fraction:g}; it must lie between 0 and 1")
 
@@ -203,14 +218,27 @@ class Study:
 
     @property
     def brought(self) -> tuple[str, ...]:
-        """The methods and networks that are files or modules of a user's own."""
+        """The methods, networks and data sets that are files or modules of a user's own."""
         networks = (self.network, *(b.network for b in self.grid))
-        return tuple(dict.fromkeys(n for n in (*self.methods, *networks) if own.written(n)))
+        return tuple(
+            dict.fromkeys(n for n in (*self.methods, *networks) if own.written(n))
+            | dict.fromkeys(filter(None, map(code_of, self.datasets)))
+        )
 
     @property
     def keeps(self) -> str:
         """Whose weights are kept: "none", "best" or "all"."""
         return self.keep_models or "best"
+
+    @property
+    def evaluated(self) -> str:
+        """What is unusual in what its trainings record, in sentences: how often they evaluate, and replicates that are longer."""
+        longer = f"Replicates: {self.final_epochs} epochs; the search: {self.epochs}." if self.final_epochs else ""
+        return " ".join(filter(None, (evaluation.parse(self.evaluate).sentence, longer)))
+
+    def final_epochs_of(self, cell: Cell) -> int:
+        """Epochs of a cell's replicates."""
+        return max(self.final_epochs, self.epochs_of(cell))
 
     def network_of(self, cell: Cell) -> str:
         """A cell's network: its own or the study's."""
@@ -231,7 +259,9 @@ class Study:
 
     def to_toml(self) -> str:
         told = {**asdict(self), "noises": [n.to_dict() for n in self.noises], "grid": [b.to_dict() for b in self.grid]}
-        unsaid = {name for name in ("grid", "filter") if not told[name]}
+        may = ("grid", "filter", "start_from", "start", "evaluate", "final_epochs")
+        unsaid = {name for name in may if not told[name]}
+        unsaid |= {"slack", "virtual_workers"} if self.batch else {"batch"}
         return tomli_w.dumps({k: v for k, v in told.items() if k not in unsaid})
 
     @classmethod
@@ -259,9 +289,24 @@ class Study:
         except (tomllib.TOMLDecodeError, TypeError, KeyError, OSError, UnicodeDecodeError) as e:
             raise InputError(f"{path} is not a study file: {e}") from None
 
-    def grown_from(self, old: "Study") -> "Study":
-        """This study united with what its folder already holds. Raises InputError where they are different studies."""
-        free = {"methods", "datasets", "noises", "grid", "trials", "replicates", "batch", "keep_models"}
+    def grown_from(self, old: "Study", longer: bool = False) -> "Study":
+        """This study united with what its folder already holds. Raises InputError where they are different studies.
+
+        ``longer``: its epochs were said, and where they are more than those it was begun with they are meant for what was chosen."""
+        if longer and self.epochs > old.epochs:
+            if any(b.epochs for b in old.blocks()):
+                raise InputError(
+                    f"study {self.name!r} has cells with epochs of their own: choose another --name for more"
+                )
+            return replace(self, epochs=old.epochs, final_epochs=self.epochs).grown_from(old)
+        if not self.start_from:
+            self = replace(self, start_from=old.start_from)
+        if old.batch and self.slack != SLACK:
+            raise InputError(
+                f"study {self.name!r} was begun in batches, before there was a --slack: leave it away, or choose another --name"
+            )
+        free = {"methods", "datasets", "noises", "grid", "trials", "replicates", "batch", "virtual_workers"}
+        free |= {"keep_models", "start", "final_epochs"}
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(old, f.name)
             if f.name not in free and mine != theirs:
@@ -278,9 +323,12 @@ class Study:
             self,
             **union,
             batch=old.batch,
+            start=old.start,
+            virtual_workers=old.virtual_workers,
             trials=max(self.trials, old.trials),
             replicates=max(self.replicates, old.replicates),
             keep_models=self.keep_models or old.keep_models,
+            final_epochs=max(self.final_epochs, old.final_epochs),
         )
 
 
@@ -292,14 +340,15 @@ def _block(told: Mapping[str, Any]) -> Block:
         wanted: Any = f.type if f.type in (str, int) else tuple
         if type(values.get(f.name, wanted())) is not wanted:
             raise TypeError(f"{f.name} of a grid is {values[f.name]!r}")
-    if not all(isinstance(v, str) for name in TEXTS for v in values[name]):
-        raise TypeError(f"{' and '.join(TEXTS)} of a grid must be lists of texts")
+    if not all(isinstance(v, str) for name in TEXTS[:2] for v in values[name]):
+        raise TypeError(f"{' and '.join(TEXTS[:2])} of a grid must be lists of texts")
     return Block(**values)
 
 
-TEXTS = ("methods", "datasets")  # lists of texts
+TEXTS = ("methods", "datasets", "start_from")  # lists of texts
 MOST_EPOCHS = 10**6
 NO_FILTER = "none"  # of a block, where the study has a filter
+MOST_SLACK = 100
 
 
 def study_dir(storage: Path, name: str) -> Path:

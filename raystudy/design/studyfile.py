@@ -12,6 +12,7 @@ from typing import Any
 import search_spaces
 from raystudy import own
 from raystudy.data.noise import parse
+from raystudy.data.spec import code_of
 from raystudy.design.compose import BUDGET, blocks_of, of_blocks
 from raystudy.design.study import Block, Study
 from raystudy.errors import InputError, unknown
@@ -26,7 +27,9 @@ GRID: dict[str, type] = {
     "recipe": str,
     "filter": str,
 }
-KINDS = GRID | {k: type(v) for k, v in BUDGET.items()} | {"name": str, "noise_seed": int, "grid": list}
+KINDS = (
+    GRID | {k: list if v == () else type(v) for k, v in BUDGET.items()} | {"name": str, "noise_seed": int, "grid": list}
+)
 TOLD = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
 
 
@@ -102,7 +105,9 @@ def load(study: str, root: Path, noise_seed: int | None = None, trust: bool = Fa
         return resolved
     told = read(path)
     blocks_told = [told | block for block in told.get("grid", [{}])]
-    _trusted([n for b in blocks_told for n in (*b["methods"], b.get("network", "")) if own.written(n)], path, trust)
+    names = [n for b in blocks_told for n in (*b["methods"], b.get("network", "")) if own.written(n)]
+    told_sets = [n for b in blocks_told for n in map(code_of, b["datasets"]) if n]
+    _trusted([*names, *told_sets], path, trust)
     try:
         seed = told.get("noise_seed", 0) if noise_seed is None else noise_seed
         top = {key: told[key] for key in GRID if key in told}

@@ -50,7 +50,7 @@ def build(
     if name.startswith(SENTENCES):
         if kind != "texts" or size is not None:
             raise InputError(
-                f"backbone {name!r} takes texts: name a csv: or parquet: with --text COLUMN, and no --size"
+                f"backbone {name!r} takes texts: name a csv:, parquet: or hf: with --text COLUMN, and no --size"
             )
         return _sentences(name, device)
     if theirs:

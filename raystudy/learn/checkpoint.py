@@ -5,6 +5,7 @@ Nothing in it is unpickled but tensors and plain values. Where checkpoints lie a
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,16 @@ def write(state: dict[str, Any], path: Path) -> None:
 
 
 def read(
-    path: Path, key: str, method: nn.Module, optimizers: list[torch.optim.Optimizer], device: torch.device
+    path: Path,
+    foreign: Callable[[dict[str, Any]], str],
+    method: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    device: torch.device,
 ) -> dict[str, Any]:
-    """The state of trial ``key``, such that it can be loaded into ``method`` and ``optimizers``.
+    """The state of a training, such that it can be loaded into ``method`` and ``optimizers``. ``foreign`` says of a state why this
+    training cannot begin from it, or "".
 
-    Raises InputError, one line, for a file that is broken or is not this trial's. Changes nothing.
+    Raises InputError, one line, for a file that is broken or is not this training's. Changes nothing.
     """
     try:
         with zipfile.ZipFile(path) as z:  # torch checks no sums: a flipped bit would pass for a weight
@@ -48,8 +54,8 @@ def read(
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= PARTS:
         raise InputError(f"checkpoint {path} is not a checkpoint of raystudy (format {FORMAT})")
-    if state["key"] != key:
-        raise InputError(f"checkpoint {path} belongs to another trial ({state['key']}, not {key})")
+    if why := foreign(state):
+        raise InputError(f"checkpoint {path} {why}")
     if not fits(state, method, optimizers):
         raise InputError(f"checkpoint {path} does not fit this trial: a part of it was changed")
     return state
@@ -61,7 +67,7 @@ def fits(state: dict[str, Any], method: nn.Module, optimizers: list[torch.optim.
     if not isinstance(records, list) or not isinstance(told, list) or len(told) != len(optimizers):
         return False
     for record in records:
-        if not isinstance(record, dict) or not {"train/loss", "val/loss"} <= record.keys():
+        if not isinstance(record, dict) or "train/loss" not in record:
             return False
         if not all(isinstance(k, str) and isinstance(v, float | None) for k, v in record.items()):
             return False

@@ -47,7 +47,7 @@ def condition(
         given=torch.cat([cell.y, cell.y_val]).cpu().numpy(),
         clean=torch.cat([cell.truth.clean, cell.truth.val_clean]).cpu().numpy() if known else None,
         classes=classes,
-        nominal=None if not drawn or setting.rate == noise.NOISES[setting.kind].default else setting.rate,
+        nominal=None if not drawn or setting.rate == noise.row(setting.kind).default else setting.rate,
         expected=_expected(cell, setting) if drawn else None,
         notes=notes + assumption(cell, setting),
         places=cell.places.numpy(),

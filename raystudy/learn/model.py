@@ -62,6 +62,8 @@ class Card:
     def to_dict(self) -> dict[str, Any]:
         """As it is written: what a person looks for comes first, a digest of all of it last."""
         spec, plain_ = asdict(self.spec), asdict(self)
+        if not spec["evaluate"]:
+            del spec["evaluate"]
         if not self.spec.filter:
             del spec["filter"]
         head = {"format": FORMAT, "key": self.key}

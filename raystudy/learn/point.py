@@ -119,6 +119,11 @@ def split(method: str, point: Point) -> tuple[Point, Point]:
     return {k: v for k, v in point.items() if k in known}, {k: v for k, v in point.items() if k not in known}
 
 
+def recipe_of(method: str, point: Point, recipe: Mapping[str, Any]) -> Recipe:
+    """The recipe of a training: the study's, with what the point says of it."""
+    return Recipe(**{**recipe, **split(method, point)[1]})
+
+
 def card(method: str) -> str:
     """A method's card: the docstring of its module, or of its class where that has none."""
     found = method_class(method)

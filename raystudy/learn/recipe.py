@@ -60,6 +60,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "milestones": list(self.milestones)}
 
+    @property
+    def open_ended(self) -> bool:
+        """Whether the rates of the first epochs are the same for any number of epochs."""
+        return self.schedule == "constant" or (self.schedule == "step" and not self.milestones)
+
     def optimizer_for(self, net: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of one network. Fused: one kernel an update also on the CPU, where small nets are bound by call overhead."""
         if self.optimizer == "adam":

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raystudy.learn.recipe import CHANGED
@@ -26,6 +26,7 @@ class TrialSpec:
     val_fraction: float
     clean_val: int
     code: str = ""  # digest of what the user brings: a method or a network of their own
+    evaluate: dict[str, Any] = field(default_factory=dict)  # an Evaluation; empty: every epoch in full
     filter: str = ""  # before the method, see ``filtering``; empty: none
 
     @property
@@ -33,10 +34,9 @@ class TrialSpec:
         """16 hex digits. Data and noise enter by their digests, not by where they lie, and so does code that is not ours."""
         told = asdict(self)
         del told["dataset"], told["noise"]
-        if not self.code:
-            del told["code"]
-        if not self.filter:
-            del told["filter"]
+        for name in ("code", "evaluate", "filter"):  # in the key only where they are used
+            if not told[name]:
+                del told[name]
         schedules = {self.point.get("schedule"), self.recipe.get("schedule")}  # of a point: perhaps the method's own
         if changed := {name: count for name, count in CHANGED.items() if name in schedules}:
             told["changed"] = changed

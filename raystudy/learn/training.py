@@ -3,15 +3,17 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from raystudy.data import evaluation
 from raystudy.data.dataset import plain
 from raystudy.data.files import Files
-from raystudy.data.loader import OnDevice
+from raystudy.data.loader import OnDevice, drawn_from
 from raystudy.data.noise import NONE
 from raystudy.data.streaming import Streaming
 from raystudy.data.vectors import Vectors
@@ -22,8 +24,7 @@ from raystudy.learn.checkpoint import previous
 from raystudy.learn.method import Log, Task
 from raystudy.learn.metrics import balanced, labels, scalars, selection
 from raystudy.learn.ops import gmm_1d, normalise_losses
-from raystudy.learn.point import code, method_class, split
-from raystudy.learn.recipe import Recipe
+from raystudy.learn.point import code, method_class, recipe_of, split
 from raystudy.learn.spec import TrialSpec
 
 MEMORISED = (
@@ -31,7 +32,8 @@ MEMORISED = (
 )
 LOSS_BINS = 100
 ALIKE = "method/alike"
-COLLAPSED = 3  # epochs in a row, after the warm-up, in which all is alike: then a training has collapsed
+COLLAPSED = 3  # evaluated epochs in a row, after the warm-up, in which all is alike: then a training has collapsed
+STREAM_SUBSET = 0x73756273  # of which test samples are looked at where not all are
 # Pixels in one evaluation pass. On the CPU 64 images of 32x32: from 256 on, activations outgrow the 32 MB up to which malloc
 # reuses memory, and half the time goes into page faults. Elsewhere few kernel launches count.
 CHUNK_PIXELS = (1 << 16, 1 << 22)
@@ -69,6 +71,33 @@ def _seed(seed: int, epoch: int) -> None:
         torch.cuda.manual_seed_all(value)
 
 
+class Looked(NamedTuple):
+    """What an evaluation looks at: validation images, then test images, further clean sets, training images of wrong label."""
+
+    images: Tensor | Files
+    ready: Tensor | None  # the same as networks take them, where they are small enough to be held so
+    y_test: Tensor  # [k]
+    extra: dict[str, Tensor]  # labels of the further sets, by name
+
+
+def _diverged(record: Record) -> bool:
+    return record["train/loss"] is None or record.get("val/loss", 0.0) is None  # what was not evaluated is not there
+
+
+class _Watched(Task):
+    """A task that notes whether the method has asked for how many epochs there will be: one that never does makes the same updates
+    whatever their number, and so does a training that is made longer."""
+
+    asked = False
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "epochs":
+            object.__setattr__(
+                self, "asked", True
+            )  # also by ``dataclasses.replace``: what is not known is taken for asked
+        return super().__getattribute__(name)
+
+
 class Run:
     """One training of one trial. ``epoch()`` trains one epoch and returns its record; save and load continue it exactly."""
 
@@ -90,26 +119,38 @@ class Run:
         self.diverged = False
         self.weight: Tensor | None = None  # [n] of the newest epoch, NaN where not weighed; None where nothing was
 
-        values, overrides = split(spec.method, spec.point)
-        self.recipe = Recipe(**{**spec.recipe, **overrides})
+        values, _ = split(spec.method, spec.point)
+        self.recipe = recipe_of(spec.method, spec.point, spec.recipe)
         self.train_set = self._loader()
         _seed(spec.seed, -1)
-        task = Task(len(data.y), data.n_classes, spec.epochs, self._net, self.recipe.optimizer_for)
-        self.method = method_class(spec.method)(task, **values)
+        self._task = _Watched(len(data.y), data.n_classes, spec.epochs, self._net, self.recipe.optimizer_for)
+        self.method = method_class(spec.method)(self._task, **values)
         self.method.to(self.device)
 
         wrong = data.truth.wrong.nonzero().flatten()
         self._wrong = wrong[:: max(1, math.ceil(len(wrong) / MEMORISED))]
-        # What a record needs predictions of, one set after another: validation, test, further clean sets, wrong labels.
-        self._extra = {k: y for k, (_, y) in data.extra.items()}
+        y_extra = {k: y for k, (_, y) in data.extra.items()}
         extra = {k: x for k, (x, _) in data.extra.items()}
         if "val" in extra:  # as many clean validation images as were asked for
             chosen = torch.arange(min(spec.clean_val, len(extra["val"])), device=self.device)
-            extra["val"], self._extra["val"] = extra["val"][chosen], self._extra["val"][chosen]
-        self._held = joined(data.x_held, *extra.values(), plain(data.x[self._wrong]))
+            extra["val"], y_extra["val"] = extra["val"][chosen], y_extra["val"][chosen]
+        held = joined(data.x_held, *extra.values(), plain(data.x[self._wrong]))
         # A small held-out set is normalised once; a large one chunk by chunk, so that it never stands on the device as floats.
-        held = self._held
-        self._ready = self.train_set.normalised(held) if isinstance(held, Tensor) and held.numel() < 2**25 else None
+        ready = self.train_set.normalised(held) if isinstance(held, Tensor) and held.numel() < 2**25 else None
+        self._whole = Looked(held, ready, data.y_test, y_extra)
+        self.evaluation = evaluation.of_spec(spec.evaluate)
+        self._part = self._some(self.evaluation.test) if self.evaluation.test else None
+
+    def _some(self, test: int) -> Looked:
+        """What is looked at where only so many test samples are: the same ones for every trial of a condition, whatever its seed."""
+        images, ready, y_test, _ = self._whole
+        self.evaluation.fits(self.spec.dataset, len(y_test))
+        rng = drawn_from(STREAM_SUBSET, int(self.spec.noise.get("seed", 0)))
+        chosen = torch.randperm(len(y_test), generator=rng)[:test].sort().values.to(self.device)
+        at = torch.arange(len(images), device=self.device)
+        m, wrong = len(self.data.y_val), len(self._wrong)
+        rows = torch.cat([at[:m], m + chosen, at[len(at) - wrong :]])
+        return Looked(images[rows], None if ready is None else ready[rows], y_test[chosen], {})
 
     def _loader(self) -> OnDevice | Vectors:
         data = self.data
@@ -144,10 +185,10 @@ class Run:
         with torch.random.fork_rng(devices), autocast:
             _seed(self.spec.seed, t)
             told, self.weight = self.train(t)
-            record = self._collapse(scalars(told | self.measure(self.weight)))
+            record = self._collapse(scalars(told | self.measure(self.weight, self.evaluation.of(t, self.spec.epochs))))
         if t == 0:  # what was done to the labels before: once
             record |= self.data.filtered
-        self.diverged = record["train/loss"] is None or record["val/loss"] is None
+        self.diverged = _diverged(record)
         record["cost/seconds"] = float(f"{time.perf_counter() - start:.4g}")
         self.records.append(record)
         return record
@@ -178,46 +219,55 @@ class Run:
         return told | {f"method/{k}": v for k, v in extra.items()}, weight
 
     def _collapse(self, record: Record) -> Record:
-        """A record with ``method/alike``, for how many epochs since the warm-up all has been alike (one class is predicted, or all
-        weights are equal), and ``method/collapsed`` 1 from the third on; with neither where it is not."""
-        alike, warm = record.pop(ALIKE), self.method.settled() * self.spec.epochs
+        """A record with ``method/alike``, for how many evaluated epochs since the warm-up all has been alike (one class is predicted, or
+        all weights are equal), and ``method/collapsed`` 1 from the third on; with neither where it is not."""
+        alike, warm = record.pop(ALIKE, None), self.method.settled() * self.spec.epochs
         if not alike or len(self.records) < warm:
             return record
-        row = ((self.records[-1].get(ALIKE) if self.records else None) or 0.0) + 1.0
+        before: Record = next((r for r in reversed(self.records) if "val/acc" in r), {})
+        row = (before.get(ALIKE) or 0.0) + 1.0
         return record | {ALIKE: row} | ({"method/collapsed": 1.0} if row >= COLLAPSED else {})
 
     @torch.no_grad()
-    def measure(self, weight: Tensor | None) -> dict[str, Tensor | float]:
-        """Noisy validation, clean test, memorisation of wrong labels, and how well the weights find them. One pass over all images."""
-        data, truth = self.data, self.data.truth
-        self.method.eval()
+    def measure(self, weight: Tensor | None, amount: str = evaluation.FULL) -> dict[str, Tensor | float]:
+        """Noisy validation, clean test, memorisation of wrong labels, and how well the weights find them. One pass over all images.
+
+        ``amount``: PART is without further clean sets and with some of the test set (``test/subset_acc``), NONE how well the weights find
+        wrong labels alone."""
+        self.method.eval()  # also where nothing is looked at: the next epoch begins alike, however often there is a look
+        told = selection(weight, self.data.truth.wrong) if weight is not None and self.data.truth.known else {}
+        if amount == evaluation.NONE:
+            return {**told}
+        return self._evaluated(weight, self._whole if amount == evaluation.FULL else self._part) | told
+
+    def _evaluated(self, weight: Tensor | None, looked: Looked | None) -> dict[str, Tensor | float]:
+        assert looked is not None
+        data, truth, full = self.data, self.data.truth, looked is self._whole
         size = self.looked_at_once
-        chunks = self.train_set.chunks(self._held, size) if self._ready is None else self._ready.split(size)
+        chunks = self.train_set.chunks(looked.images, size) if looked.ready is None else looked.ready.split(size)
         p = torch.cat([self.method.probs(c) for c in chunks])
-        m, k = len(data.y_val), len(data.y_test)
+        m, k = len(data.y_val), len(looked.y_test)
         p_val, predicted = p[:m], p.argmax(1)
         out: dict[str, Tensor | float] = {
             "val/acc": (predicted[:m] == data.y_val).float().mean(),
             "val/loss": -p_val.gather(1, data.y_val[:, None]).clamp_min(1e-12).log().mean(),
-            "test/acc": (predicted[m : m + k] == data.y_test).float().mean(),
+            "test/acc" if full else "test/subset_acc": (predicted[m : m + k] == looked.y_test).float().mean(),
         }
-        if data.imbalance:
+        if data.imbalance and full:
             out["test/balanced_acc"] = balanced(predicted[m : m + k], data.y_test, data.n_classes)
         done = m + k
-        for name, y in self._extra.items():
+        for name, y in looked.extra.items():
             if len(y):
                 key = "val/clean_acc" if name == "val" else f"test/acc_{name}"
                 out[key] = (predicted[done : done + len(y)] == y).float().mean()
             done += len(y)
-        if (n := self.spec.clean_val) and "val" not in self._extra and truth.known:
+        if (n := self.spec.clean_val) and "val" not in data.extra and truth.known:
             shown = (truth.val_clean != NONE).nonzero()[:n, 0]  # a clean validation set has no foreign images in it
             out["val/clean_acc"] = (predicted[shown] == truth.val_clean[shown]).float().mean()
         seen = predicted[:0] if weight is None else weight[~weight.isnan()]
         out[ALIKE] = (_alike(predicted[: m + k]) | _alike(seen)).float()
         if len(self._wrong):
             out |= labels(predicted[done:], data.y[self._wrong], truth.clean[self._wrong])
-        if weight is not None and truth.known:
-            out |= selection(weight, truth.wrong)
         return out
 
     @torch.no_grad()
@@ -271,18 +321,50 @@ class Run:
             "records": self.records,
             "method": self.method.state_dict(),
             "optimizers": [o.state_dict() for o in self.method.optimizers],
+            "epochs": self.spec.epochs,
+            "asked": self._task.asked,
         }
         checkpoint.write(state, path)
 
+    @property
+    def bound(self) -> str:
+        """Why the same training of more epochs does not begin with what was done so far; empty where it does, to the last bit."""
+        return self._bound(False)
+
+    def _bound(self, asked: bool) -> str:
+        if not self.recipe.open_ended:
+            return f"its learning rate is drawn over all epochs (schedule {self.recipe.schedule})"
+        if not self.evaluation.usual:
+            return "which epochs are evaluated hangs on how many there are"
+        if self.method.settled() > 0 or asked or self._task.asked:
+            return f"durations of {self.spec.method} are fractions of all epochs"
+        return ""
+
+    def _foreign(self, state: dict[str, Any]) -> str:
+        """Why this training cannot go on from a checkpoint: it is another's, and not of the same training of fewer epochs."""
+        epochs = state.get("epochs")
+        if state["key"] == self.spec.key:
+            return ""
+        if (
+            not isinstance(epochs, int)
+            or not 0 < epochs < self.spec.epochs
+            or state["key"] != replace(self.spec, epochs=epochs).key
+        ):
+            return f"belongs to another trial ({state['key']}, not {self.spec.key})"
+        why = self._bound(bool(state.get("asked", True)))
+        return f"is of {epochs} epochs, and {self.spec.epochs} are another training: {why}" if why else ""
+
     def load(self, path: Path) -> None:
-        """Continues from a checkpoint. Raises InputError, one line, for a file that is broken or is not this trial's."""
-        state = checkpoint.read(path, self.spec.key, self.method, self.method.optimizers, self.device)
+        """Continues from a checkpoint, also from one of the same training of fewer epochs where this one begins just so.
+
+        Raises InputError, one line, for a file that is broken or is not this training's."""
+        state = checkpoint.read(path, self._foreign, self.method, self.method.optimizers, self.device)
+        object.__setattr__(self._task, "asked", self._task.asked or bool(state.get("asked", True)))
         self.method.load_state_dict(state["method"])
         for optimizer, told in zip(self.method.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(told)
         self.records = list(state["records"])
-        last = self.records[-1] if self.records else {"train/loss": 0.0, "val/loss": 0.0}
-        self.diverged = last["train/loss"] is None or last["val/loss"] is None
+        self.diverged = bool(self.records) and _diverged(self.records[-1])
 
 
 def resume(run: Run, path: Path, tell: Callable[[str], None]) -> None:

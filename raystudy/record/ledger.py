@@ -5,7 +5,7 @@ Here belong writing, reading and folding events; nothing that decides, trains or
 Events of ``cells/<cell key>.jsonl``, each with ``time`` in milliseconds since 1970:
 
     cell    first line of the file: the cell and what all its trials share (digests, effective noise rate, ...)
-    trial   key, number, origin (paper | search | replicate), point, seed: a trial was proposed
+    trial   key, number, origin (paper | search | replicate), point, seed: a trial was proposed; epochs where not the cell's
     record  key, epoch (from 0), metrics: what was measured after one epoch
     retry   key, reason: memory ran out, and the trial goes on from its checkpoint with a whole device; once at most
     end     key, state (complete | pruned | diverged | failed), reason, worker (host:process it last ran in)
@@ -47,6 +47,7 @@ MAY: dict[str, Any] = {
         "effective_rate": float | int | None,
         "images": int,
         "network": str,
+        "evaluate": str,
     },
     **{"cell": dict, "recipe": dict, "epochs": int, "objective": str, "space": dict, "versions": dict, "commit": str},
 }
@@ -69,6 +70,7 @@ class TrialHistory:
     started: int = 0  # ms, when it was proposed
     ended: int = 0  # ms
     retried: str = ""  # why it was given a whole device
+    planned: int = 0  # epochs it is to have, where these are not the cell's
     times: array = field(default_factory=lambda: array("q"))  # ms, one per epoch
     curves: dict[str, array] = field(default_factory=dict)
 
@@ -123,6 +125,7 @@ class CellHistory:
                 event["seed"],
                 tuple(event.get("oracle", ())),
                 started=event["time"],
+                planned=event.get("epochs", 0),
             )
         elif kind == "end":
             trial = self.trials[event["key"]]

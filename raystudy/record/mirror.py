@@ -36,7 +36,7 @@ SENDS = 8  # pieces on their way at once
 
 LOOKS = 4  # at what a storage holds, while its driver is joining pieces
 
-KEPT = ("masks", "report", "own")  # folders of a study whose files are copied as they are
+KEPT = ("masks", "report", "own", "start")  # folders of a study whose files are copied as they are
 
 ARRAYS = ("arrays",)  # another, of one file a trial
 

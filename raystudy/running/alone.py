@@ -46,6 +46,7 @@ def prepare(
     seed: int = 0,
     device: str | None = None,
     threads: int | None = 1,
+    evaluate: str = "",
 ) -> Alone:
     """The published point for the nearest setting with ``values`` in place of its own. Sets torch's threads, unless
     they are None. Raises InputError."""
@@ -79,6 +80,7 @@ def prepare(
         point=paper | dict(values),
         recipe=recipe,
         seed=seed,
+        evaluate=evaluate,
         filter=chosen,
     )
     told = datasets.load(dataset, data_root, noises[0]).remarks

@@ -1,6 +1,7 @@
 """Turns a study into what can be run: data loaded and digested, spaces, recipes and network checked, one search per cell."""
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,9 +9,10 @@ from typing import Any, NamedTuple
 import optuna
 
 from raystudy import own
-from raystudy.data import corruption, datasets, masks
+from raystudy.data import corruption, datasets, evaluation, masks
 from raystudy.data.loader import split_validation
 from raystudy.data.noise import Noise, condition_digest
+from raystudy.data.spec import code_of
 from raystudy.design import space
 from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
@@ -22,7 +24,9 @@ from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
 from raystudy.record.ledger import Ledger, events
 from raystudy.record.provenance import commit, versions
+from raystudy.running.pruning import rungs
 from raystudy.running.search import CellSearch
+from raystudy.running.transfer import Found, Place, starts
 
 
 class Data(NamedTuple):
@@ -32,13 +36,15 @@ class Data(NamedTuple):
     noise_digest: str
     effective_rate: float | None  # None where the truth is not known
     images: int  # of the training set, validation held out
+    assumed: bool = False  # whether noise was drawn on labels of which nobody knows whether they are right
+    classes: tuple[str, ...] = ()
 
 
 class Builder:
     """Turns a study into cell searches: loads each cell's data once for its digests, checks spaces, recipes and the network."""
 
-    def __init__(self, study: Study, data_root: Path) -> None:
-        self.study, self.data_root = study, data_root
+    def __init__(self, study: Study, data_root: Path, found: Sequence[Found] = ()) -> None:
+        self.study, self.data_root, self.found = study, data_root, found  # ``found``: what the study starts from
         self.spaces = {m: space.load(m) for m in study.methods}
         self.recipes: dict[Cell, Recipe] = {}
         self.data: dict[tuple[str, Noise], Data] = {}
@@ -51,10 +57,16 @@ class Builder:
             if (cell.dataset, cell.noise) not in self.data:
                 data = prepare(cell.dataset, data_root, cell.noise, study.val_fraction)
                 self.data[cell.dataset, cell.noise] = Data(
-                    data.data_digest, data.noise_digest, data.effective_rate, len(data.y)
+                    data.data_digest,
+                    data.noise_digest,
+                    data.effective_rate,
+                    len(data.y),
+                    bool(assumption(data, cell.noise)),
+                    data.classes,
                 )
                 told = datasets.load(cell.dataset, data_root, cell.noise).remarks
                 remarks |= dict.fromkeys((*told, *assumption(data, cell.noise)))
+                evaluation.parse(study.evaluate).fits(cell.dataset, len(data.y_test))
                 if study.clean_val > (most := data.clean_validation):
                     held = f"{cell.dataset} holds out {most} validation images whose true labels are known"
                     raise InputError(f"--clean-val is {study.clean_val}, but {held}; choose 0 to {most}")
@@ -70,7 +82,10 @@ class Builder:
         self.commit, self.versions = commit(), versions()
         pairs = {(cell.method, study.network_of(cell)) for cell in study.cells()}
         self.codes = {pair: code(*pair) for pair in pairs}  # of what is a user's own
-        self.own = own.sources(dict.fromkeys(name for pair in sorted(pairs) for name in pair))
+        self.own = own.sources(
+            dict.fromkeys(name for pair in sorted(pairs) for name in pair)
+            | dict.fromkeys(filter(None, map(code_of, study.datasets)))
+        )
 
     def check(self, folder: Path) -> None:
         """Raises InputError, one line, where a cell's data is not what the study in ``folder`` was begun with: its images, or a file that
@@ -120,11 +135,26 @@ class Builder:
             val_fraction=self.study.val_fraction,
             clean_val=self.study.clean_val,
             code=self.codes[cell.method, self.study.network_of(cell)],
+            evaluate=self._evaluation(cell),
             filter=self.study.filter_of(cell),
         )
 
+    def _evaluation(self, cell: Cell) -> dict[str, Any]:
+        """How trials of a cell are evaluated: in full where its scheduler compares them."""
+        asked, found = evaluation.parse(self.study.evaluate), self.spaces[cell.method]
+        return asked.at(rungs(self.study, cell, found, found.paper(cell.dataset, cell.noise)[0])).to_dict()
+
     def header(self, cell: Cell) -> dict[str, Any]:
         data = self.data[cell.dataset, cell.noise]
+        code = self.codes[cell.method, self.study.network_of(cell)]
+        told = {
+            "code": code,
+            "assumed": data.assumed,
+            "filter": self.study.filter_of(cell),
+            "evaluate": self.study.evaluate,
+        }
+        if data.classes != tuple(map(str, range(len(data.classes)))):
+            told["classes"] = list(data.classes)
         return {
             "cell": cell.to_dict(),
             "digests": {"data": data.data_digest, "noise": data.noise_digest},
@@ -137,8 +167,7 @@ class Builder:
             "space": {d.name: d.to_dict() for d in self.spaces[cell.method].dimensions},
             "versions": self.versions,
             "commit": self.commit,
-            **({"filter": chosen} if (chosen := self.study.filter_of(cell)) else {}),
-        } | ({"code": told} if (told := self.codes[cell.method, self.study.network_of(cell)]) else {})
+        } | {name: value for name, value in told.items() if value}
 
     def updates(self, cell: Cell) -> int:
         """Updates of one network over a whole training, as plain cross-entropy counts them."""
@@ -151,8 +180,26 @@ class Builder:
         found = []
         for cell in study.cells():
             history = ledger.open(cell.key, self.header(cell))
-            found.append(CellSearch(study, cell, self.spaces[cell.method], ledger, history, partial(self.spec, cell)))
+            found.append(
+                CellSearch(
+                    study,
+                    cell,
+                    self.spaces[cell.method],
+                    ledger,
+                    history,
+                    partial(self.spec, cell),
+                    [point for point, _ in self.starts(cell)],
+                )
+            )
         return found
+
+    def starts(self, cell: Cell) -> list[tuple[Point, Found]]:
+        """What a cell tries after the published point, and where it was found."""
+        shape, classes = self.shapes[cell.dataset]
+        space = self.spaces[cell.method]
+        published, _, _ = space.paper(cell.dataset, cell.noise)
+        place = Place(cell.method, cell.dataset, cell.noise, classes, len(shape) == 1)
+        return starts(place, self.found, space, published)
 
 
 def _mask(folder: Path, cell: Cell) -> Path:

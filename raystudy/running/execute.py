@@ -138,10 +138,12 @@ def _experiment(
         if trial.retried:
             cpus, gpus = (cpus, max(1.0, gpus)) if gpus else (machine, 0.0)
         return {
-            "spec": asdict(search.spec(trial.point, trial.seed)),
+            "spec": asdict(search.spec_of(trial)),
             "recorded": trial.epochs,
             "rungs": search.rungs if trial.origin != "replicate" else [],
             "checkpoint": str(checkpoint_path(search.ledger.dir, trial.key)),
+            "lasts": search.lasts(trial),
+            **({"source": str(checkpoint_path(search.ledger.dir, s.key))} if (s := search.shorter(trial)) else {}),
             "arrays": str(arrays_path(search.ledger.dir, trial.key)),
             # Of every image only what is reported: a search would fill the storage with points that were not chosen.
             "each": trial.origin == "replicate" or not search.study.replicates,

@@ -19,9 +19,10 @@ from raystudy.record.ledger import CellHistory, TrialHistory
 
 
 def surplus(cell: CellHistory, present: Collection[str], keeps: str) -> set[str]:
-    """Of the trials that have left a model those whose model goes: where the best is kept, all that have ended but it."""
+    """Of the trials that have left a model those whose model goes: those that were to stop before their end; where the best is kept,
+    all that have ended but it."""
     if keeps != "best" or not present:
-        return set()
+        return {k for k in present if k in cell.trials and cell.trials[k].state == "pruned"}
     best = standing(cell, present)
     return {k for k in present if k in cell.trials and cell.trials[k].state != "running" and best and k != best.key}
 

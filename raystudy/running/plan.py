@@ -108,21 +108,25 @@ def work(study: Study, cell: Cell, space_: Space, history: CellHistory | None) -
     first, middle = _stopped(study, cell, space_) if target > 1 else (epochs, float(epochs))
     new = max(0, target - len(searched))
     whole = min(max(0, PEERS - len(searched)), new)  # the first are not stopped: nothing to compare them with
-    left = sum(epochs - t.epochs for t in trials if t.state == "running")
+    left = sum((t.planned or epochs) - t.epochs for t in trials if t.state == "running")
+    final = study.final_epochs_of(cell)
+    longer = final if final > epochs else 0
     stopped = max(0, new - whole)
     search = Range(
         left + whole * epochs + stopped * first, left + whole * epochs + stopped * middle, left + new * epochs
     )
 
-    told = [t for t in trials if t.origin == "replicate"]
-    distinct = len({tuple(sorted(t.point.items())) for t in told})
-    points = (distinct,) * 3 if told and not new else (1, 1.5, 2) if target > 1 else (1, 1, 1)
-    more = Range(*(max(0.0, study.replicates * p - len(told)) for p in points))
+    every = [t for t in trials if t.origin == "replicate"]
+    distinct = len({tuple(sorted(t.point.items())) for t in every})
+    told, repeats = [t for t in every if t.planned == longer], study.replicates or int(longer > 0)
+    over = not new and all(t.state != "running" for t in searched)
+    points = (distinct,) * 3 if every and over else (1, 1.5, 2) if target > 1 else (1, 1, 1)
+    more = Range(*(max(0.0, repeats * p - len(told)) for p in points))
     running = sum(t.state == "running" for t in trials)
     ahead = Range(*(running + new + m for m in more))
     repeated = sum(t.state == "running" for t in told)
     leaving = Range(*(repeated + m for m in more)) if study.replicates else ahead
-    return Work(ahead, search.plus(more.scaled(epochs)), leaving)
+    return Work(ahead, search.plus(more.scaled(final)), leaving)
 
 
 def _each(study: Study, cell: Cell, root: Path) -> int:
@@ -153,16 +157,18 @@ def made(
     price: Price,
     probe_seconds: float = 60.0,
     tell: Callable[[str], None] = lambda text: None,
+    longer: bool = False,
 ) -> Plan:
     """The plan of a study, with what its folder in the storage already holds. Writes nothing.
 
     ``price``: of one trial's hour; ``probe_seconds``: how long may be measured what no ledger tells; ``tell`` hears what is being measured.
+    ``longer``: its epochs were said, see ``Study.grown_from``.
     """
     from raystudy.running.resources import capacity
 
     folder = study_dir(storage, study.name)
     if (folder / "study.toml").exists():
-        study = study.grown_from(Study.from_toml(folder / "study.toml"))
+        study = study.grown_from(Study.from_toml(folder / "study.toml"), longer)
     if not (math.isfinite(probe_seconds) and probe_seconds >= 0):
         raise InputError(f"--probe-seconds is {probe_seconds:g}; it must be 0 or more")
     begun = {path.stem: path for path in ledger.cells(folder)}

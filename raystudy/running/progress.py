@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from analysis.select import evaluated
 from analysis.tables import point as described
 from raystudy.running.search import CellSearch
 
@@ -45,7 +46,7 @@ class Snapshot:
 
 def snapshot(cells: list[CellSearch], places: float) -> Snapshot:
     """Before a cell has records, its pace is the slowest seen elsewhere."""
-    paces = [_pace(c) for c in cells]
+    paces = [c.pace() for c in cells]
     slowest = max((p for p in paces if not math.isnan(p)), default=math.nan)
     rows = tuple(_row(c, slowest if math.isnan(p) else p) for c, p in zip(cells, paces, strict=True))
     return Snapshot(rows, math.fsum(row.left for row in rows) / max(places, 1) if rows else math.nan)
@@ -57,9 +58,9 @@ def _row(search: CellSearch, pace: float) -> Row:
     running = sum(t.state == "running" and t.key in search.busy for t in trials)
     failed = states["failed"] + states["diverged"]
     known = max(search.target, len(search.searched())) if not search.finished() else 0
-    planned = sum(t.origin == "replicate" for t in trials) or search.study.replicates * (2 if search.target > 1 else 1)
+    planned = sum(t.origin == "replicate" for t in trials) + search.unplanned()
     total = known + planned if known else len(trials)
-    reached = [(max(list(t.curves.get("val/acc", ())), default=0.0), t.point) for t in trials]
+    reached = [(max(evaluated(list(t.curves.get("val/acc", ()))), default=0.0), t.point) for t in trials]
     best, point = max(reached, key=lambda r: r[0], default=(0.0, {}))
     left = search.remaining() * pace if search.remaining() else 0.0
     return Row(
@@ -73,10 +74,3 @@ def _row(search: CellSearch, pace: float) -> Row:
         left,
         described(point) if best else "",
     )
-
-
-def _pace(search: CellSearch) -> float:
-    """Seconds per epoch in a cell; NaN before it has any."""
-    spent = [t.curves.get("cost/seconds", ()) for t in list(search.history.trials.values())]
-    epochs = sum(map(len, spent))
-    return math.fsum(math.fsum(list(s)) for s in spent) / epochs if epochs else math.nan

@@ -1,6 +1,6 @@
 """Early stopping: at which epochs trials of a cell are compared, and which of them stop there. Decides from numbers it is given.
 
-With which trials one is compared (those of earlier batches that are past their warm-up) is seen to in ``search.CellSearch``.
+With which trials one is compared (those before it in virtual time that are past their warm-up) is seen to in ``search.CellSearch``.
 """
 
 import math

@@ -1,11 +1,16 @@
 """How Optuna proposes: a sampler by name, seeded for one trial, so that proposals follow from the ledger. A new sampler goes here."""
 
 import hashlib
+import math
 import warnings
 from typing import Any
 
+import cmaes
+import numpy as np
 import optuna
-from optuna.trial import TrialState
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from raystudy.design.names import SAMPLERS
 from raystudy.errors import unknown
@@ -16,6 +21,14 @@ STATES = {
     "diverged": TrialState.FAIL,
     "failed": TrialState.FAIL,
 }
+STARTUP = 4  # random proposals before the model-based samplers begin
+TPE: dict[str, Any] = {
+    "n_startup_trials": STARTUP,
+    "multivariate": True,
+    "group": True,
+}  # docs/search.md has what each is worth
+FLAT = ("qmc", "gp", "cmaes")  # these know no conditional parameters
+SIGMA = 0.2  # of CMA-ES at its beginning, where every dimension is 1 wide
 
 
 class _QMC(optuna.samplers.QMCSampler):
@@ -27,6 +40,75 @@ class _QMC(optuna.samplers.QMCSampler):
 
     def _find_sample_id(self, study: optuna.Study, search_space: dict[str, Any]) -> int:
         return self._position
+
+
+class _CMAES(optuna.samplers.BaseSampler):
+    """CMA-ES (Hansen 2016, The CMA Evolution Strategy: A Tutorial; package ``cmaes``) begun around the first trial, the published point.
+
+    Optuna's own keeps its state in the trials it asked for itself; this one is made anew from the trials that have ended, in their order,
+    a population at a time, so that it follows from the ledger. It moves numbers, two or more; TPE chooses what else there is. Trials
+    that were stopped early rank behind those that were not, further ones first.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._rest = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=False)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        found = optuna.search_space.intersection_search_space(study.get_trials(deepcopy=False))
+        numbers: dict[str, BaseDistribution] = {
+            n: d for n, d in found.items() if isinstance(d, FloatDistribution | IntDistribution)
+        }
+        return numbers if len(numbers) > 1 else {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        told = [
+            t
+            for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+            if search_space.keys() <= t.params.keys()
+        ]
+        if not search_space or len(told) < STARTUP:
+            return {}
+        sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
+
+        def worth(t: FrozenTrial) -> tuple[int, int, float]:
+            value = t.value if t.value is not None else t.intermediate_values.get(t.last_step or 0, math.inf)
+            return t.state != TrialState.COMPLETE, -(t.last_step or 0), sign * value
+
+        bounds = np.tile([0.0, 1.0], (len(search_space), 1))
+        search = cmaes.CMA(mean=_unit(told[0], search_space), sigma=SIGMA, bounds=bounds, seed=self._seed)
+        size = search.population_size
+        for i in range(0, len(told) - size + 1, size):
+            ranked = sorted(told[i : i + size], key=worth)
+            search.tell([(_unit(t, search_space), float(rank)) for rank, t in enumerate(ranked)])
+        return {name: _value(d, u) for (name, d), u in zip(sorted(search_space.items()), search.ask(), strict=True)}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._rest.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _ends(d: Any) -> tuple[float, float]:
+    return (math.log(d.low), math.log(d.high)) if d.log else (d.low, d.high)
+
+
+def _unit(trial: FrozenTrial, space: dict[str, BaseDistribution]) -> NDArray[np.float64]:
+    """A trial's numbers [d], each dimension from 0 to 1."""
+    out = []
+    for name, d in sorted(space.items()):
+        (low, high), v = _ends(d), trial.params[name]
+        out.append(((math.log(v) if d.log else v) - low) / (high - low))  # type: ignore[attr-defined]
+    return np.array(out)
+
+
+def _value(d: Any, u: float) -> Any:
+    low, high = _ends(d)
+    v = low + (high - low) * float(u)
+    v = min(max(math.exp(v) if d.log else v, d.low), d.high)
+    return round(v) if isinstance(d, IntDistribution) else v
 
 
 def draw(*parts: object) -> int:
@@ -45,11 +127,8 @@ def sampler(name: str, cell_seed: int, number: int, attempt: int) -> optuna.samp
             return _QMC(cell_seed, number + attempt * 2**12)
         if name == "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP, deterministic_objective=False)
+        if name == "cmaes":
+            return _CMAES(seed)
         if name != "tpe":
             raise unknown("sampler", name, SAMPLERS)
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=STARTUP, multivariate=True, group=True, warn_independent_sampling=False
-        )
-
-
-STARTUP = 4  # random proposals before the model-based samplers begin
+        return optuna.samplers.TPESampler(seed=seed, warn_independent_sampling=False, **TPE)

@@ -1,17 +1,20 @@
 """A study from its beginning to its end: checked whole before anything is written, then run and recorded."""
 
-import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raystudy.design.study import Study, study_dir
 from raystudy.errors import InputError
+from raystudy.learn.point import recipe_of
 from raystudy.record import mirror as mirrors
-from raystudy.record.ledger import Ledger
+from raystudy.record.ledger import Ledger, TrialHistory
+from raystudy.running import transfer
 from raystudy.running.audience import Audience
 from raystudy.running.budget import Budget
 from raystudy.running.build import Builder
+from raystudy.running.clock import virtual_workers
 from raystudy.running.execute import execute
 from raystudy.running.local import LocalRay
 from raystudy.running.nodes import Watch
@@ -47,13 +50,14 @@ def run(
     audience: Audience = Audience(),  # noqa: B008 - frozen
     budget: Budget | None = None,
     named: bool = True,
+    longer: bool = False,
     rising: LocalRay | None = None,
 ) -> Outcome:
     """Runs a study to its end, or goes on with it; stopped by Ctrl-C, SIGTERM or its budget it can be gone on with.
 
     ``uri``: the MLflow to record in, None for none. ``named``: its name was chosen by a person, who may add other data to a study of that
-    name. ``rising``: the Ray to run it in, which comes up already. Raises InputError, one line, for anything that cannot be; nothing is
-    written before all of it was asked.
+    name. ``longer``: so were its epochs, which may grow for what was chosen. ``rising``: the Ray to run it in, which comes up already.
+    Raises InputError, one line, for anything that cannot be; nothing is written before all of it was asked.
     """
     folder = study_dir(storage, study.name)
     mirrors.pull(folder)
@@ -70,8 +74,9 @@ def run(
             raise InputError(
                 f"study {study.name!r} also has {silent[0]}, which is not ours: name it in the command, so that it may run"
             )
-        study = study.grown_from(old)
-    builder = Builder(study, resources.data_root)
+        study = study.grown_from(old, longer)
+    study, found = begins_with(study, storage, resources.data_root, begun)
+    builder = Builder(study, resources.data_root, found)
     builder.check(folder)
     if uri:
         store.check(uri)
@@ -83,6 +88,8 @@ def run(
     try:
         if begun:
             searches = builder.searches(study, ledger)
+            for line in _extended(searches):
+                audience.line(f"note: {line}", style="yellow")
         if begun and all(s.finished() for s in searches):
             mirror = _begin(builder, study, ledger, searches)
             if uri and cursor.behind(folder, uri):
@@ -91,9 +98,11 @@ def run(
             watch = Watch(folder, others=bool(resources.address))
             with session(resources, audience, rising) as places, watch:
                 if not begun:
-                    if not study.batch:  # the study.toml of another machine brings its own
+                    if (
+                        not study.batch and not study.virtual_workers
+                    ):  # the study.toml of another machine brings its own
                         searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
-                        study = replace(study, batch=max(1, math.ceil(places / max(1, searched))))
+                        study = replace(study, virtual_workers=virtual_workers(study.slack, places, searched))
                     searches = builder.searches(study, ledger)
                 mirror = _begin(builder, study, ledger, searches)
                 few = min(builder.updates(c) for c in study.cells())
@@ -128,11 +137,24 @@ def run(
     return Outcome(study, folder, ended, len(trials), left, budget.reason if budget else "")
 
 
+def begins_with(study: Study, storage: Path, data_root: Path, begun: bool) -> tuple[Study, list[transfer.Found]]:
+    """The study with the digest of what it starts from, and that: of one that has begun what its folder keeps, else what the studies
+    it names have found now. Raises InputError."""
+    if begun:
+        return study, transfer.kept(study_dir(storage, study.name), study.start) if study.start else []
+    if not study.start_from:
+        return replace(study, start=""), []
+    found = transfer.gather(study.start_from, storage, data_root)
+    return replace(study, start=transfer.digest(transfer.text(found))), found
+
+
 def _begin(builder: Builder, study: Study, ledger: Ledger, searches: list[CellSearch]) -> mirrors.Mirror | None:
     """From here on the study is written."""
     by_cell = {s.cell.key: s for s in searches}
     mirror = mirrors.mirror(ledger.dir, lambda cell, keys: by_cell[cell].surplus(keys) if cell in by_cell else ())
     try:
+        if study.start:  # first: a study.toml that names it must not be without it
+            transfer.keep(transfer.text(builder.found), ledger.dir)
         _write(ledger.dir / "study.toml", study.to_toml())
         builder.store_masks(ledger.dir)
         for name, text in builder.own.items():  # files of the user's own, beside what they were used for
@@ -146,6 +168,30 @@ def _begin(builder: Builder, study: Study, ledger: Ledger, searches: list[CellSe
             mirror.close()
         raise
     return mirror
+
+
+def _extended(searches: list[CellSearch]) -> Iterator[str]:
+    """What becomes of the trainings that are to be longer, a line for each way."""
+    ways: dict[str, list[TrialHistory]] = {}
+    for search in searches:
+        for trial in search.running.values():
+            if trial.planned and not trial.epochs:
+                ways.setdefault(_way(search, trial), []).append(trial)
+    for way, trials in ways.items():
+        yield f"trainings of {trials[0].planned} epochs for what was chosen, {len(trials)} of them {way}"
+
+
+def _way(search: CellSearch, trial: TrialHistory) -> str:
+    recipe = recipe_of(search.cell.method, trial.point, search.spec_of(trial).recipe)
+    if not recipe.open_ended:
+        return f"begin anew: with schedule {recipe.schedule} they differ from those of {search.epochs} from the first epoch on"
+    if search.study.evaluate:
+        return "begin anew: which epochs are evaluated hangs on how many there are"
+    if search.space.settled(trial.point) > 0:
+        return f"begin anew: durations of {search.cell.method} are fractions of all epochs"
+    if not (source := search.shorter(trial)):
+        return "begin anew: there is no checkpoint to go on from"
+    return f"go on after their {source.epochs} (from the beginning where a method asks how many there are)"
 
 
 def _cards(folder: Path, searches: list[CellSearch], audience: Audience) -> None:

@@ -1,5 +1,6 @@
 """The Ray Tune Trainable: trains a trial epoch by epoch, keeps its checkpoint, and is reused from trial to trial."""
 
+import contextlib
 import os
 import socket
 import time
@@ -12,6 +13,8 @@ from ray import tune
 
 from raystudy import own
 from raystudy.data.noise import Noise
+from raystudy.errors import InputError
+from raystudy.learn.checkpoint import previous
 from raystudy.learn.filtering import prepare
 from raystudy.learn.spec import TrialSpec
 from raystudy.learn.training import Run, resume
@@ -69,6 +72,10 @@ class TrialActor(tune.Trainable):
             self.whose: dict[str, Any] = config.get("whose", {})
             self.checkpoints.fetch()
             resume(self.run, self.checkpoints.file, self.notes.append)
+            if not self.run.records and "source" in config:  # the same training of fewer epochs
+                with contextlib.suppress(InputError):  # a method whose durations hang on the epochs: from the beginning
+                    self.run.load(Path(config["source"]))
+            self.lasts: bool = config.get("lasts", False)
         except Exception as e:
             self._failed(e)
         self.rungs, self.every = set(config["rungs"]), config["checkpoint_seconds"]
@@ -124,10 +131,23 @@ class TrialActor(tune.Trainable):
                 self.notes.append(problem)
             self.saved = time.monotonic()
         if len(self.run.records) == self.run.spec.epochs and not self.run.diverged:
+            if self.lasts:
+                self._leave_state()
             if self.arrays:
                 self._leave(Path(self.arrays))
             if self.model:
                 self._leave_model(Path(self.model))
+
+    def _leave_state(self) -> None:
+        """Keeps the state after the last epoch where more epochs can go on from it."""
+        assert self.run is not None
+        assert self.checkpoints is not None
+        try:
+            if not self.run.bound:
+                self.run.save(self.checkpoints.file)
+                previous(self.checkpoints.file).unlink(missing_ok=True)
+        except (OSError, RuntimeError) as e:
+            self.notes.append(f"no last checkpoint was written, more epochs will begin anew: {_told(e)}")
 
     def _leave(self, path: Path) -> None:
         """Writes the finished trial's arrays, before its last records are told; without them only figures are missing."""

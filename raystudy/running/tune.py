@@ -21,7 +21,11 @@ from raystudy.running.search import CellSearch
 
 
 class StudySearch(Searcher):
-    """Ray Tune's searcher for a whole study: hands out waiting trials, of the cell with most left to do first."""
+    """Ray Tune's searcher for a whole study: hands out waiting trials, the one with the longest way to the end of its cell first.
+
+    So cells with most left to do go first, and of the last trials of a study the longest; what nothing waits for, replicates, fills places
+    that would be idle. A way is counted in epochs at the pace of its cell so far; that decides the order alone, never what is tried.
+    """
 
     def __init__(
         self,
@@ -37,12 +41,25 @@ class StudySearch(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         if len(self.live) < self.limit and not self.problem:
-            for cell in sorted(self.cells, key=lambda c: -c.remaining()):
-                for trial in cell.waiting():
-                    cell.started.add(trial.key)
-                    self.live[trial_id] = cell, trial.key
-                    return self.config(cell, trial)
+            paces = [c.pace() for c in self.cells]
+            usual = max((p for p in paces if p > 0), default=1.0)  # of a cell without records: as the slowest
+            longest, found = -1.0, None
+            for cell, pace in zip(self.cells, paces, strict=True):
+                trial = next(cell.waiting(), None)
+                if trial and (way := cell.ahead(trial) * (pace if pace > 0 else usual)) > longest:
+                    longest, found = way, (cell, trial)
+            if found and not (found[1].origin == "replicate" and self._queued()):
+                cell, trial = found
+                cell.started.add(trial.key)
+                self.live[trial_id] = cell, trial.key
+                return self.config(cell, trial)
         return Searcher.FINISHED if all(c.finished() for c in self.cells) else None
+
+    def _queued(self) -> bool:
+        """Whether proposals are still to come, and would stand behind what Ray holds already. A cluster gets all that waits, so that the
+        autoscaler sees it."""
+        searching = self.limit == math.inf and any(c.unplanned() for c in self.cells)
+        return searching and len(self.live) > sum(len(c.busy) for c in self.cells)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Results are taken by the scheduler, which sees them first and all of them."""

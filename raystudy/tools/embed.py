@@ -169,17 +169,18 @@ def run(job: Job, tell: Tell = lambda done, total: None) -> Path:
 
 
 def _check_kind(dataset: str, text: str | None) -> None:
-    table = dataset.partition(":")[0] in datasets.TABLES
-    if table and text is None:
+    kind = dataset.partition(":")[0]
+    table = kind in datasets.TABLES
+    if table and text is None and kind != "hf":
         raise InputError(f"{spec.base(dataset)} is a table: name the column of its texts with --text COLUMN")
     if text is not None and not table:
-        raise InputError("--text names a column of a table; the data set is csv:PATH or parquet:PATH")
+        raise InputError("--text names a column of a table; the data set is csv:PATH, parquet:PATH or hf:NAME")
 
 
 def _images(dataset: str, size: int | None, root: Path) -> Source:
     """A data set of images; those in files are decoded in the size in which they are looked at, where nobody asks for another."""
     name, options = spec.parse(dataset)
-    files = name.startswith("folder:") or (name in datasets.DATASETS and datasets.DATASETS[name].listed)
+    files = name.startswith(("folder:", "hf:")) or (name in datasets.DATASETS and datasets.DATASETS[name].listed)
     if files and options.size is None and size is not None:
         dataset = spec.located(dataset, size=size)
     data = datasets.load(dataset, root)
@@ -200,8 +201,7 @@ def _left_out(data: Dataset) -> tuple[str, ...]:
 
 
 def _texts(dataset: str, column: str) -> Source:
-    name, options = spec.parse(dataset)
-    told = texts.read(Path(name.partition(":")[2]).expanduser().resolve(), options, column)
+    told = texts.of(datasets.labelled(dataset), column)
     sets = {"given": told.given} if told.truth else {}
     arrays = _arrays(told.name, told.y_train, told.y_test, sets, told.classes, told.truth)
     words = [np.frombuffer("\0".join(part).encode("utf-8", "replace"), np.uint8) for part in (told.train, told.test)]

@@ -1,7 +1,7 @@
 """The noise of labels whose truth nobody knows: its rate and its transition matrix, estimated from out-of-sample predictions.
 
 Here belongs the examination of a data set: predictions of ``folds``, estimates of ``transition``, what is told of them. What the estimates
-rest on is told with them (``ASSUMPTIONS``), since no interval covers an assumption that does not hold.
+rest on is told with them (``assumptions``), since no interval covers an assumption that does not hold.
 """
 
 import json
@@ -25,15 +25,19 @@ from raystudy.learn.training import device_here
 from raystudy.tools.folds import INNER, Labels, predict, whole
 from raystudy.tools.transition import CHOSEN, ESTIMATORS, Estimate, agree, at_most, bootstrap, error
 
-ASSUMPTIONS = (
-    "all: noise depends on the class alone, not on the image; mistakes that gather on hard images cannot be told from the network's own",
-    "all: in every class the right label is the most frequent one",
-    "confident: the network tells the classes apart; classes that it confuses look like noise between them",
-    "anchor-count: the images it is surest of are of the class it says; rather less noise is found than there is where mistakes "
-    "gather on hard images",
-    "anchor: besides, its probabilities are right at one single image of each class; the roughest of the three",
-    "no more than: holds without the network being good, as a poor one only makes the bound wider",
-)
+
+def assumptions(one: str) -> tuple[str, ...]:
+    """What the estimates rest on, a sentence each; ``one``: what a sample is called."""
+    return (
+        f"all: noise depends on the class alone, not on the {one}; mistakes that gather on hard {one}s cannot be told from the "
+        "network's own",
+        "all: in every class the right label is the most frequent one",
+        "confident: the network tells the classes apart; classes that it confuses look like noise between them",
+        f"anchor-count: the {one}s it is surest of are of the class it says; rather less noise is found than there is where mistakes "
+        f"gather on hard {one}s",
+        f"anchor: besides, its probabilities are right at one single {one} of each class; the roughest of the three",
+        "no more than: holds without the network being good, as a poor one only makes the bound wider",
+    )
 
 
 def write(out: Path, told: dict[str, Any], matrix: Matrix) -> list[Path]:
@@ -44,7 +48,9 @@ def write(out: Path, told: dict[str, Any], matrix: Matrix) -> list[Path]:
     parts[0].write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     with parts[1].open("wb") as file:
         np.save(file, matrix)
-    np.savetxt(parts[2], matrix, fmt="%.9f", delimiter=",", header="P(given label = column | true label = row)")
+    header = "P(given label = column | true label = row)"
+    header += "".join(f"\n{i}: {' '.join(name.split())}" for i, name in enumerate(told["classes"]) if name != str(i))
+    np.savetxt(parts[2], matrix, fmt="%.9f", delimiter=",", header=header, encoding="utf-8")
     for part, whole_file in zip(parts, files, strict=True):
         os.replace(part, whole_file)
     return files
@@ -71,7 +77,8 @@ class Examined:
 
     name: str
     came: str  # which labels these are
-    images: int
+    images: int  # samples
+    one: str  # what each of them is called: image, sample
     classes: tuple[str, ...]
     network: str
     epochs: int
@@ -82,7 +89,7 @@ class Examined:
     at_most: tuple[float, float]  # the bound on the rate, and that at 97.5 %
     agree: bool  # whether the intervals of the two best estimates meet
     chosen: str  # the estimate to believe
-    truth: Labels | None  # [N] true labels, -1 for an image of none of the classes; None where nobody knows
+    truth: Labels | None  # [N] true labels, -1 for a sample of none of the classes; None where nobody knows
     given: Labels  # [N]
 
     def errors(self) -> dict[str, dict[str, float]]:
@@ -93,7 +100,7 @@ class Examined:
         return {n: {"rate": e.rate - rate, "matrix": error(e.matrix, true)} for n, e in self.estimates.items()}
 
     def true_matrix(self) -> Matrix:
-        """Counted, where the truth is known; images of no class are left out."""
+        """Counted, where the truth is known; samples of no class are left out."""
         assert self.truth is not None
         k = len(self.classes)
         counts, inside = np.zeros((k, k)), self.truth >= 0
@@ -127,7 +134,7 @@ class Examined:
                 }
                 for name, e in self.estimates.items()
             },
-            "assumptions": ASSUMPTIONS,
+            "assumptions": assumptions(self.one),
         }
         if self.truth is not None:
             rate = float((self.truth != self.given).mean())
@@ -175,14 +182,14 @@ def examine(
     setting, known = labels_as_given(dataset, data_root, noise, noise_seed, where)
     held = prepare(dataset, data_root, setting, INNER, where)
     cell = whole(held)
+    what, one = ("vectors", "sample") if len(cell.shape) == 1 else ("images", "image")
     if folds > len(cell.y) // 2:
-        raise InputError(f"--folds is {folds}; data set {dataset!r} has {len(cell.y)} training images")
+        raise InputError(f"--folds is {folds}; data set {dataset!r} has {len(cell.y)} training {what}")
     networks.build(network, cell.shape, cell.n_classes)
     spec = single("ce", cell, dataset, setting, network, epochs, val_fraction=INNER, seed=seed)
     for remark in datasets.load(dataset, data_root, setting).remarks:
         tell(f"note: {remark}")
     came = setting.label if noise or setting.kind == "given" else "its labels as they are"
-    what = "vectors" if len(cell.shape) == 1 else "images"
     labels = f"{len(cell.y):,} {what}, {cell.n_classes} classes"
     tell(f"{cell.name}, {came}: {labels}; {folds} x cross-entropy, {network}, up to {epochs} epochs")
 
@@ -198,6 +205,7 @@ def examine(
         name=cell.name,
         came=came,
         images=len(cell.y),
+        one=one,
         classes=datasets.load(dataset, data_root, setting).classes,
         network=network,
         epochs=epochs,

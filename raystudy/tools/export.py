@@ -320,6 +320,7 @@ def benchmark(study: Study, histories: Histories, folder: Path) -> int:
             "trainings": len(mine),
             "whole": sum(t.state == "complete" for t in mine),
         }
+    part = {"evaluated": f"{study.evaluated} NaN in a curve: not measured in that epoch"} if study.evaluate else {}
     told = {
         "format": 1,
         "study": study.name,
@@ -331,6 +332,7 @@ def benchmark(study: Study, histories: Histories, folder: Path) -> int:
         "curves": curves,
         "censored": "true where the training was stopped early: its curve ends there and tells nothing of later epochs",
         "never_select_on": ["curve.test/acc"],
+        **part,
         "cells": cells,
     }
     (folder / "benchmark.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

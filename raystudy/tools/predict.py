@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raystudy.data import columns, datasets, folder, npz, spec
+from raystudy.data import brought, columns, datasets, folder, npz, spec
 from raystudy.data.files import Files, one_line, sound
 from raystudy.data.folder import PICTURES
 from raystudy.errors import InputError
@@ -59,8 +59,15 @@ def inputs(data: str, card: Card, root: Path, array: str | None = None, skip_cor
     """The inputs that a text names. Raises InputError, one line, for what is not there, cannot be read or does not fit."""
     kind, colon, rest = data.partition(":")
     named = spec.base(data)
-    if named in datasets.DATASETS or data.startswith("smoke:"):
+    if (
+        named in datasets.DATASETS
+        or data.startswith("smoke:")
+        or brought.is_dataset(named)
+        or (kind == "hf" and card.columns is None)
+    ):
         return _test_images(data, root)
+    if kind == "hf":
+        raise InputError(f"{data}: this model was trained on a table; it takes a .csv or .parquet with those columns")
     place = Path(rest if colon and kind in spec.PATHS else data).expanduser()
     if not place.exists():
         choices = f"a data set ({', '.join(datasets.DATASETS)}), an .npz, .npy, .csv, .parquet, a folder or archive of pictures, a picture"

@@ -8,6 +8,9 @@ of the pool all searches are alike.
 A trial that was stopped early is censored: its curve ends there, and so does the replayed trial, whatever the scheduler; it can never be
 the winner and it costs less than it would have. Studies made with ``--scheduler none`` have no such trials.
 
+Several workers of a cell are simulated as equally fast ones, with the virtual clock (``slack``, see ``running.clock``) or in batches. What
+a search cost is what they had begun and trained when the winner is found, what was trained on while a rung could not be judged included.
+
 The winner is the best complete trial by the study's own objective, which is a ``val/`` metric. The test set is not looked at.
 
 A search is called sooner than another only where chance does not explain it: the comparison is made again on resampled cells and
@@ -15,17 +18,21 @@ repeats, and must come out the same way nearly always. Where it does not, the se
 """
 
 import csv
+import heapq
+import itertools
 import json
 import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -35,28 +42,32 @@ from analysis.select import value
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.design.names import SAMPLERS, SCHEDULERS
-from raystudy.design.space import Dimension, Space
-from raystudy.design.study import Cell, Study
+from raystudy.design.space import Space, coordinates, distances
+from raystudy.design.study import MOST_SLACK, Cell, Study
 from raystudy.errors import InputError, unknown
 from raystudy.learn.point import Point
 from raystudy.learn.spec import TrialSpec
 from raystudy.record.ledger import CellHistory, Event, TrialHistory
+from raystudy.running.clock import virtual_workers
 from raystudy.running.search import CellSearch
 
 SMALLEST = 3  # recorded points below which there is nothing to find
 FEW = 5  # repeats below which nothing can be told from chance
 RESAMPLES = 4000
+BATCHES = "batches"
 TAIL = 0.025  # of the resamples on either side of a 95 % interval
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is simulated: every sampler with every scheduler, ``repeats`` times each, until ``epsilon`` from the winner."""
+    """What is simulated: every sampler with every scheduler in every order, ``repeats`` times each, until ``epsilon`` from the winner."""
 
     samplers: tuple[str, ...]
     schedulers: tuple[str, ...]
     repeats: int
     epsilon: float  # in units of the objective
+    workers: int = 1  # of a cell
+    orders: tuple[float, ...] = (1.0,)  # slack of the virtual clock; 0 for batches
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ class Replay:
     epochs: int
     best: float  # the objective of the best complete trial; NaN without one
     winner: float  # of the best recorded one
+    order: str = ""  # slack or batches; empty for one trial after the other
 
 
 @dataclass(frozen=True)
@@ -110,34 +122,31 @@ class Pool(Space):
     history: CellHistory | None = None
 
     def suggest(self, trial: optuna.Trial, flat: bool = False) -> Point:
-        asked = super().suggest(trial, flat)
-        tried = [t.point for t in self.history.trials.values()] if self.history else []
-        free = [p for p in self.points if p not in tried] or list(self.points)
-        return min(free, key=lambda p: distance(self.dimensions, asked, p))
+        return self.nearest(super().suggest(trial, flat))
+
+    def nearest(self, asked: Point) -> Point:
+        """The recorded point that is nearest to this one, of those that were not tried while there are any."""
+        far = distances(self.dimensions, coordinates(self.dimensions, [asked]), self._coordinates)[0]
+        tried = [self._at[repr(t.point)] for t in self.history.trials.values()] if self.history else []
+        if len(tried) < len(far):
+            far[tried] = np.inf
+        return self.points[int(np.argmin(far))]
+
+    @cached_property
+    def _at(self) -> dict[str, int]:
+        return {repr(p): i for i, p in enumerate(self.points)}
+
+    @cached_property
+    def _coordinates(self) -> NDArray[np.float64]:
+        return coordinates(self.dimensions, self.points)
 
     def paper(self, dataset: str, noise: Noise) -> tuple[Point, tuple[str, ...], str]:
         return self.points[0], (), "recorded"
 
 
-def scaled(d: Dimension, v: float) -> float:
-    """A value within its dimension's interval, 0 to 1."""
-    low, high, v = (math.log(x) for x in (d.low, d.high, v)) if d.log else (d.low, d.high, v)
-    return (v - low) / (high - low)
-
-
-def distance(dimensions: Iterable[Dimension], a: Point, b: Point) -> float:
-    """How far two points are apart, squared, each dimension counting 1 from end to end."""
-    total = 0.0
-    for d in dimensions:
-        x, y = a[d.name], b[d.name]
-        if x == y:
-            continue
-        apart = d.choices or (d.or_zero and 0 in (x, y))
-        total += 1.0 if apart else (scaled(d, x) - scaled(d, y)) ** 2
-    return total
-
-
-def options(samplers: str, schedulers: str, repeats: int, epsilon: float) -> Options:
+def options(
+    samplers: str, schedulers: str, repeats: int, epsilon: float, workers: int = 1, slack: str = "1"
+) -> Options:
     """The command line's words, checked. Raises InputError."""
     told = []
     for what, text, choices in (("sampler", samplers, SAMPLERS), ("scheduler", schedulers, SCHEDULERS)):
@@ -150,7 +159,20 @@ def options(samplers: str, schedulers: str, repeats: int, epsilon: float) -> Opt
         raise InputError(f"--repeats is {repeats}; it must be at least 1")
     if not (math.isfinite(epsilon) and epsilon >= 0):
         raise InputError(f"--epsilon is {epsilon:g}; it must be 0 or more")
-    return Options(told[0], told[1], repeats, epsilon)
+    if not 1 <= workers <= 10**4:
+        raise InputError(f"--workers is {workers}; it must be from 1 to 10000")
+    return Options(told[0], told[1], repeats, epsilon, workers, tuple(dict.fromkeys(map(_order, slack.split(",")))))
+
+
+def _order(word: str) -> float:
+    """The slack of one word, 0 for batches."""
+    try:
+        slack = 0.0 if word.strip() == BATCHES else float(word)
+    except ValueError:
+        slack = math.nan
+    if not (slack or word.strip() == BATCHES) or not 0 <= slack <= MOST_SLACK:
+        raise InputError(f"--slack is {word.strip()!r}; it must be above 0 and at most {MOST_SLACK}, or {BATCHES}")
+    return slack
 
 
 def simulate(folder: Path, told: Options, say: Callable[[str], None] = lambda line: None) -> list[Replay]:
@@ -166,8 +188,8 @@ def simulate(folder: Path, told: Options, say: Callable[[str], None] = lambda li
                 say(f"{cell.key}: {len(pool)} recorded points are too few, left out")
                 continue
             began = time.monotonic()
-            searches = [(a, b, r) for a in told.samplers for b in told.schedulers for r in range(told.repeats)]
-            rows += [replay(study, cell, pool, *search, told.epsilon) for search in searches]
+            searches = list(itertools.product(told.samplers, told.schedulers, range(told.repeats), told.orders))
+            rows += [replay(study, cell, pool, a, b, r, told.epsilon, told.workers, o) for a, b, r, o in searches]
             cut = sum(t.state == "pruned" for t in pool)
             note = f", {cut} of them censored (stopped early)" if cut else ""
             say(f"{cell.key}: {len(searches)} searches over {len(pool)} points{note}, {time.monotonic() - began:.0f} s")
@@ -189,14 +211,37 @@ def recorded(study: Study, history: CellHistory) -> list[TrialHistory]:
 
 
 def replay(
-    study: Study, cell: Cell, pool: Sequence[TrialHistory], sampler: str, scheduler: str, repeat: int, epsilon: float
+    study: Study,
+    cell: Cell,
+    pool: Sequence[TrialHistory],
+    sampler: str,
+    scheduler: str,
+    repeat: int,
+    epsilon: float,
+    workers: int = 1,
+    slack: float = 1.0,
+    *,
+    within: Space | None = None,
+    starts: Sequence[Point] = (),
+    goal: float | None = None,
+    most: int | None = None,
 ) -> Replay:
-    """One search over recorded trials, until it has a complete trial within epsilon of the best recorded one."""
-    metric, found = study.objective, space.load(cell.method)
+    """One search over recorded trials, until it has a complete trial within epsilon of the best recorded one, or of ``goal``.
+
+    ``slack`` 0: in batches; ``within``: the space, where it is not the method's own; ``starts``: points it tries first; ``most`` trials.
+    """
+    metric, found = study.objective, within or space.load(cell.method)
     points = [found.complete(t.point) for t in pool]
     history = CellHistory(cell.key)
     told = replace(
-        study, sampler=sampler, scheduler=scheduler, trials=len(pool), replicates=0, batch=1, seed=study.seed + repeat
+        study,
+        sampler=sampler,
+        scheduler=scheduler,
+        trials=min(most or len(pool), len(pool)),
+        replicates=0,
+        batch=0 if slack else workers,
+        virtual_workers=virtual_workers(slack, workers, 1),
+        seed=study.seed + repeat,
     )
 
     def spec(point: Point, seed: int) -> TrialSpec:
@@ -205,22 +250,34 @@ def replay(
         )
 
     where = Pool(found.method, found.dimensions, found.papers, found.recipe, points=tuple(points), history=history)
-    search = CellSearch(told, cell, where, Memory(history), history, spec)  # type: ignore[arg-type]
-    winner = max(value(t, metric) for t in pool if t.state == "complete")
-    best = -math.inf
-    while best < winner - epsilon and (trial := next(search.waiting(), None)):
-        source = pool[points.index(trial.point)]
-        search.started.add(trial.key)
-        for epoch, v in enumerate(source.curves[metric]):
-            diverged = source.state == "diverged" and epoch == source.epochs - 1
-            metrics = {metric: None if math.isnan(v) else v}
-            if search.report(trial.key, epoch, [metrics], diverged, ""):
-                break
-        if trial.state == "running":
-            search.end(trial.key, "pruned", "its recorded curve ends here")
-        if trial.state == "complete" and not math.isnan(value(trial, metric)):
-            best = max(best, value(trial, metric))
-    ended = [t for t in history.trials.values() if t.state != "running"]
+    first = dict.fromkeys(where._at[repr(where.nearest(p))] for p in starts)
+    search = CellSearch(told, cell, where, Memory(history), history, spec, [points[i] for i in first])  # type: ignore[arg-type]
+    winner = max(value(t, metric) for t in pool if t.state == "complete") if goal is None else goal
+    at, now, spent = math.inf, 0, 0  # when the winner is found; an epoch takes 1
+    queue: list[tuple[int, int, str, int]] = []  # when a trial tells its next epoch, its number, key and that epoch
+    while True:
+        for trial in search.waiting() if at == math.inf else ():
+            if len(queue) < workers:
+                search.started.add(trial.key)
+                heapq.heappush(queue, (now + 1, trial.number, trial.key, 0))
+        if not queue or queue[0][0] > at:
+            break
+        now, number, key, epoch = heapq.heappop(queue)
+        trial = history.trials[key]
+        source = pool[where._at[repr(trial.point)]]
+        v, last = source.curves[metric][epoch], epoch == source.epochs - 1
+        spent += 1
+        over = search.report(
+            key, epoch, [{metric: None if math.isnan(v) else v}], last and source.state == "diverged", ""
+        )
+        if last and not over:
+            search.end(key, "pruned", "its recorded curve ends here")
+        elif not over:
+            heapq.heappush(queue, (now + 1, number, key, epoch + 1))
+        if any(t.state == "complete" and value(t, metric) >= winner - epsilon for t in history.trials.values()):
+            at = min(at, now)
+    done = [t for t in history.trials.values() if t.state == "complete"]
+    best = max((v for t in done if not math.isnan(v := value(t, metric))), default=-math.inf)
     return Replay(
         cell.key,
         tables.level(cell, study),
@@ -230,11 +287,12 @@ def replay(
         repeat,
         len(pool),
         sum(t.state == "pruned" for t in pool),
-        best >= winner - epsilon,
-        len(ended),
-        sum(t.epochs for t in ended),
+        math.isfinite(at),
+        len(search.started),
+        spent,
         abs(best) if math.isfinite(best) else math.nan,
         abs(winner),
+        "batches" if not slack else f"slack {slack:g}" if (workers, slack) != (1, 1) else "",
     )
 
 
@@ -372,7 +430,7 @@ def _took(s: Standing) -> str:
 
 
 def _search(r: Replay) -> str:
-    return f"{r.sampler} + {r.scheduler}"
+    return f"{r.sampler} + {r.scheduler}" + (f", {r.order}" if r.order else "")
 
 
 def _ratio(s: Standing) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis import truth
 from raystudy.record.ledger import CellHistory, TrialHistory
 from raystudy.tracking import views
 
@@ -106,6 +107,10 @@ def cell_tags(study_dir: Path, history: CellHistory) -> dict[str, str]:
         tags["variant"] = cell["noise"]["variant"]
     if header.get("effective_rate") is not None:
         tags["effective_rate"] = f"{header['effective_rate']:.4g}"
+    if not truth.tested_clean(header):
+        tags["test_labels"] = "given"
+    if header.get("assumed"):
+        tags["noise.relative_to"] = "labels as they came"
     if header.get("filter"):
         tags["filter"] = header["filter"]
     if header.get("commit"):
@@ -130,13 +135,13 @@ def cell_params(history: CellHistory) -> dict[str, str]:
     header, cell = history.header, history.header["cell"]
     told = {"method": cell["method"], "dataset": cell["dataset"], "noise": cell["noise"]["kind"]}
     told |= {"rate": f"{cell['noise']['rate']:g}", "network": header.get("network"), "epochs": header.get("epochs")}
-    told |= {"recipe": cell.get("recipe")}
+    told |= {"recipe": cell.get("recipe"), "evaluate": header.get("evaluate")}
     return {name: str(value)[:6000] for name, value in told.items() if value is not None}
 
 
 def params(history: CellHistory, trial: TrialHistory) -> dict[str, str]:
     header = history.header
     told = {f"recipe.{name}": value for name, value in header.get("recipe", {}).items()}
-    told |= {name: header[name] for name in ("network", "epochs") if name in header}
-    told |= trial.point | {"seed": trial.seed}
+    told |= {name: header[name] for name in ("network", "epochs", "evaluate") if name in header}
+    told |= trial.point | {"seed": trial.seed} | ({"epochs": trial.planned} if trial.planned else {})
     return {name: str(value)[:6000] for name, value in told.items()}

@@ -71,6 +71,12 @@ def cell(*trials: TrialHistory) -> CellHistory:
         ("clean_val", {"val": [0.9, 0.1], "test": [0.5, 0.7]}, NAN),  # there was no clean validation set
         ("oracle_test", {"val": [0.9, 0.1, 0.1], "test": [0.5, 0.8, 0.7]}, 0.8),
         ("oracle_test", {"val": [0.9, 0.1, 0.1], "test": [0.8, 0.8, 0.7]}, 0.8),
+        # Epochs that were not evaluated, or not in full (no test accuracy of the whole test set): no rule picks one.
+        ("noisy_val", {"val": [0.9, NAN, 0.5, 0.4], "test": [NAN, NAN, 0.6, 0.7]}, 0.6),
+        ("clean_val", {"val": [0.1] * 3, "clean": [0.9, 0.5, NAN], "test": [NAN, 0.6, 0.7]}, 0.6),
+        ("oracle_test", {"val": [NAN, 0.1, NAN], "test": [NAN, 0.4, 0.3]}, 0.4),
+        ("last10", {"val": [0.0] * 12, "test": [0.9, *[NAN] * 9, 0.4, 0.6]}, 0.5),  # of the last ten, not the last ten
+        ("last", {"val": [0.0] * 3, "test": [0.5, 0.6, NAN]}, 0.6),  # still running
     ],
 )
 def test_rule(rule: str, curves: dict[str, list[float]], want: float) -> None:
@@ -96,6 +102,7 @@ def test_all_rules_are_tested_and_only_the_oracle_sees_the_test_set() -> None:
         ([0.1] * 9 + [0.5, 0.7], 0.6),  # eleven: a tenth is 1.1, so the last two
         ([0.0] * 57 + [0.3, 0.6, 0.9], 0.3),  # sixty: the last six
         ([1.0] * 9 + [NAN], NAN),
+        ([0.1] * 17 + [NAN, 0.5], 0.5),  # the last two: the one that was evaluated
         ([], NAN),
     ],
 )

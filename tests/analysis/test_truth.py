@@ -43,6 +43,8 @@ OWN = "folder:/far/down/images?labels=/far/down/labels.csv"
         (header("npz:x.npz", None), False, False),
         (header("clothing1m", None), False, True),  # its test labels were checked by people
         (header("webvision_mini?size=64", None), False, True),
+        (header(OWN, 0.2) | {"assumed": True}, True, False),  # noise was drawn on labels that may be wrong themselves
+        (header("blobs", None), False, False),  # of a package
         ({}, True, True),  # not begun
     ],
 )
@@ -145,6 +147,24 @@ def test_the_leaderboard_says_what_is_measured(tmp_path: Path) -> None:
     checked = leaderboard(*load(given(tmp_path / "checked", "clothing1m")))
     assert "clean test accuracy in %" in str(checked.title)
     assert "read off" not in str(checked.caption)
+
+
+def test_noise_on_labels_as_they_came_is_relative_to_them(tmp_path: Path) -> None:
+    recorded.write(tmp_path / "s", rates=(0.2,), trials=2, dataset=OWN)
+    before = leaderboard(*load(tmp_path / "s"))
+    assert "clean test accuracy" in str(before.title)
+    for file in (tmp_path / "s" / "cells").iterdir():
+        first, rest = file.read_text().split("\n", 1)
+        file.write_text(json.dumps(json.loads(first) | {"assumed": True}) + "\n" + rest)
+    told = leaderboard(*load(tmp_path / "s"))
+    assert "accuracy against given labels in %" in str(told.title)
+    assert "Noise was drawn on labels as they came" in str(told.caption)
+    material = gathered(tmp_path / "s")
+    (sheet, *_) = (
+        i for i in results.items(material) if isinstance(i, Sheet) and i.name.startswith("leaderboard-last10")
+    )
+    assert sheet.title.startswith("Accuracy against given labels")
+    assert sheet.note.endswith(truth.RELATIVE)
 
 
 def test_the_leaderboard_as_records_knows_no_more(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from raystudy.data import datasets, spec
 from raystudy.data.corruption import corrupted
 from raystudy.data.dataset import channel_stats
 from raystudy.data.datasets import DATASETS, load, present
@@ -405,3 +406,7 @@ def test_channel_stats():
     x[:, 0] = [[[0, 255]], [[0, 255]]]
     x[:, 1] = 51
     assert channel_stats(x) == ((0.5, 0.2), (0.5, 1.0))  # a constant channel is not divided by zero
+
+
+def test_the_published_names_are_those_of_the_table():
+    assert tuple(datasets.DATASETS) == spec.PUBLISHED

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from torchvision.io import write_png
 
 from analysis import load, names, tables
+from analysis.select import cell_summary
 from raystudy import interface as rs
 from raystudy.data import datasets
 from raystudy.data.corruption import corrupted
@@ -184,6 +185,14 @@ def test_command_line_and_python_write_it_into_the_data_set():
         requested("--study", "quick", "--imbalance", "exp:10")
 
 
+def test_one_training_from_python_has_it():
+    first = next(rs.train("ce", imbalance="exp:20", epochs=1))
+    assert 0 < first["test/balanced_acc"] < 1
+    assert "test/balanced_acc" not in next(rs.train("ce", epochs=1))
+    with pytest.raises(InputError, match="unknown kind of imbalance 'tail'"):
+        rs.train("ce", imbalance="tail:3")
+
+
 def test_short_names_tell_the_imbalance():
     far = "npz:/far/x.npz?pad=2&imbalance=exp:10"
     assert names.shortened(["digits?imbalance=exp:10", far, "cifar10?pad=2"]) == {
@@ -208,7 +217,7 @@ def test_a_study_without_imbalance_has_no_column_of_it(tmp_path):
     assert "test.balanced" not in export.trials(study, histories)
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_sweep_over_an_imbalanced_set(tmp_path):
     study = rs.Study("elr", imbalance="exp:20", noise="symmetric:0.2", trials=1, replicates=2, epochs=3, name="tail")
@@ -221,6 +230,9 @@ def test_a_sweep_over_an_imbalanced_set(tmp_path):
     for method, found in zip(board["method"], board["balanced"], strict=True):
         assert found == pytest.approx(last[method].mean(), abs=1e-6)
     assert done.trials()["test.balanced"].notna().all()
+    _, histories = load.study(tmp_path / "tail")
+    told = [cell_summary(h) for h in histories.values()]  # what MLflow shows of a cell
+    assert sorted(t["tuned/balanced"] for t in told) == pytest.approx(sorted(board["balanced"]), abs=1e-6)
     text = shown(tmp_path / "tail")
     assert "balanced" in text
     assert "digits?imbalance=exp:20" in text

@@ -65,6 +65,7 @@ def test_every_field_that_matters_changes_the_key() -> None:
         "val_fraction": 0.2,
         "clean_val": 10,
         "code": "c" * 16,
+        "evaluate": {"every": 5, "test": 0, "also": []},
         "filter": "simifeat",
     }
     where_it_lies = {"dataset": "npz:/elsewhere/digits.npz", "noise": {"kind": "given", "rate": 0.0}}
@@ -275,6 +276,7 @@ def test_a_study_never_shrinks() -> None:
         ("seed", 1),
         ("val_fraction", 0.2),
         ("clean_val", 10),
+        ("evaluate", "every:5"),
     ],
 )
 def test_what_a_trial_is_cannot_change(what: str, value: Any) -> None:
@@ -283,3 +285,14 @@ def test_what_a_trial_is_cannot_change(what: str, value: Any) -> None:
     assert "\n" not in str(e.value)
     for word in ["'s'", f"{what}={getattr(study(), what)!r}", repr(value), "--name"]:
         assert word in str(e.value)
+
+
+def test_how_often_a_study_evaluates_is_in_its_file_only_where_it_is_said(tmp_path: Path) -> None:
+    assert "evaluate" not in study().to_toml()
+    assert study(evaluate="every:1") == study()
+    told = study(evaluate="every:5,100")
+    assert told.to_toml() == study().to_toml() + 'evaluate = "every:5,100"\n'
+    (tmp_path / "study.toml").write_text(told.to_toml())
+    assert Study.from_toml(tmp_path / "study.toml") == told
+    with pytest.raises(InputError, match="--evaluate is 'every:0'; it must be every:K or every:K,N"):
+        study(evaluate="every:0")

@@ -11,6 +11,7 @@ import torch
 
 import raystudy as rs
 from raystudy import own
+from raystudy.data import datasets, spec
 from raystudy.data.noise import Noise
 from raystudy.design import space, studyfile
 from raystudy.design.single import single
@@ -194,25 +195,115 @@ def test_a_study_file_names_code_only_where_it_is_trusted(folder: Path, monkeypa
     assert (folder / "ran").exists()
 
 
+OWN_DATA = """
+import numpy as np
+
+
+def blobs(root):
+    x = np.random.default_rng(0).normal(size=(300, 6)).astype("f4")
+    y = np.arange(300) % 3
+    return {"x_train": x + 2 * y[:, None], "y_train": y, "class_names": ["ash", "elm", "oak"], "truth": True}
+
+
+def next_one(n_classes):
+    return np.roll(np.eye(n_classes), 1, 1)
+
+
+def swapped(labels, n_classes, rate, seed):
+    chosen = np.random.default_rng(seed).random(len(labels)) < rate
+    return np.where(chosen, n_classes - 1 - labels, labels)
+"""
+
+
+def broken(**changed: str) -> str:
+    text = OWN_DATA
+    for old, new in changed.items():
+        text = text.replace({"array": "x_train", "end": '"truth": True'}[old], new)
+    return text
+
+
+def test_a_function_brings_a_data_set(folder: Path) -> None:
+    (folder / "mine.py").write_text(OWN_DATA)
+    name = spec.located(str(folder / "mine.py:blobs"), imbalance="step:2")
+    assert name == "mine.py:blobs?imbalance=step:2"
+    data = datasets.load("mine.py:blobs")
+    assert (data.kind, data.classes, data.truth, data.title) == ("vectors", ("ash", "elm", "oak"), True, "blobs")
+    assert data.notes[0].startswith("no x_test: the test set is ")
+    assert len(datasets.load(name).y_train) < len(data.y_train)
+    study = rs.Study("ce", dataset="mine.py:blobs", noise="symmetric:0.2", epochs=2)
+    assert study.design.brought == ("mine.py:blobs",)
+    (folder / "mine.py").write_text(OWN_DATA + "\n# a comment\n")
+    own.located("mine.py:blobs")
+    assert datasets.load("mine.py:blobs").digest == data.digest  # what it holds names it, not how it is written
+    (folder / "mine.py").write_text(OWN_DATA.replace("default_rng(0)", "default_rng(1)"))
+    own.located("mine.py:blobs")
+    assert datasets.load("mine.py:blobs").digest != data.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("blobs = 3", r"mine.py:blobs is no data set: it must be a function of the data root"),
+        ("def blobs(root): return 1 / 0", r"mine.py:blobs fails: ZeroDivisionError: division by zero"),
+        ("def blobs(root): return [1]", r"mine.py:blobs returns list, not a dictionary of arrays"),
+        (broken(array="x_trian"), r"unknown array of mine.py:blobs 'x_trian'; did you mean 'x_train'"),
+        (broken(end='"y_test": y'), r"mine.py:blobs returns no x_test"),
+        (broken(end='"y_noisy": y + 1'), r"mine.py:blobs: y_noisy\[2\] is 3, out of range"),
+    ],
+)
+def test_what_is_no_data_set(folder: Path, text: str, why: str) -> None:
+    (folder / "mine.py").write_text(text)
+    own.located("mine.py:blobs")
+    with pytest.raises(InputError, match=why):
+        datasets.load("mine.py:blobs")
+
+
+def test_a_study_file_names_data_only_where_it_is_trusted(folder: Path) -> None:
+    (folder / "theirs").mkdir()
+    (folder / "theirs" / "data.py").write_text(OWN_DATA)
+    file = folder / "theirs" / "s.toml"
+    file.write_text('methods = ["ce"]\ndatasets = ["data.py:blobs"]\nnoise = ["symmetric:0.5"]\n')
+    with pytest.raises(InputError, match=r"s.toml names data.py:blobs, which would run as you: .* --trust"):
+        studyfile.load(str(file), Path("data"))
+    assert studyfile.load(str(file), Path("data"), trust=True).datasets == ("data.py:blobs",)
+
+
 @pytest.mark.slow
-def test_an_installed_package_brings_a_method(tmp_path: Path) -> None:
-    (tmp_path / "brought.py").write_text(EXAMPLE.read_text())
+def test_an_installed_package_brings_methods_data_and_noise(tmp_path: Path) -> None:
+    (tmp_path / "brought.py").write_text(EXAMPLE.read_text() + OWN_DATA)
     (tmp_path / "brought-1.dist-info").mkdir()
     (tmp_path / "brought-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: brought\nVersion: 1\n")
     (tmp_path / "brought-1.dist-info" / "entry_points.txt").write_text(
         "[raystudy.methods]\nsmall_loss = brought:SmallLoss\nnone_such = brought:Other\n"
+        "[raystudy.datasets]\nblobs = brought:blobs\n[raystudy.noise]\nnext = brought:next_one\nswap = brought:swapped\n"
+        "bad = brought:blobs\n"
     )
 
     def said(*words: str) -> str:
         told = subprocess.run(
-            [sys.executable, "-m", "raystudy", *words],
+            [sys.executable, *([] if words[0].endswith(".py") else ["-m", "raystudy"]), *words],
             cwd=tmp_path, env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "COLUMNS": "200"},
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert told.returncode == 0, told.stderr
         return told.stdout
 
-    assert said("train", "small_loss", "--epochs", "1").startswith("small_loss on digits")
+    told = said("train", "small_loss", "--dataset", "blobs", "--noise", "next:0.3", "--epochs", "1")
+    assert "small_loss on blobs next:0.3 (" in told
+    (tmp_path / "ask.py").write_text(
+        "import raystudy as rs\n"
+        "print(rs.datasets().loc['blobs', 'source'], rs.noise().loc['swap', 'about'])\n"
+        "print(rs.corrupt([0, 1, 2] * 100, 'swap:0.5').mean())\n"
+        "for text in ('bad:0.2', 'swop:0.2'):\n"
+        "    try: rs.corrupt([0, 1, 2], text)\n"
+        "    except rs.InputError as e: print(e)\n"
+    )
+    lines = said("ask.py").splitlines()
+    assert lines[0] == "of the package brought of the package brought"
+    assert 0.9 < float(lines[1]) < 1.1
+    assert lines[2].startswith("noise 'bad' must be a function of (n_classes) or of (labels, n_classes, rate, seed)")
+    assert "did you mean 'swap'?" in lines[3]
+    assert "of the package brought" in said("datasets")
     listed = said("methods")  # one that cannot be had does not hide the others
     assert "Small-loss training" in listed
     assert "unknown name in brought 'Other'; choose from: SmallLoss" in listed
@@ -238,13 +329,17 @@ def test_every_check_holds(name: str, folder: Path) -> None:
     assert [c for c in check(own.located(name)) if not c.holds] == []
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_study_of_ones_own_is_run_goes_on_and_knows_a_changed_file(folder: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
+    (folder / "mine.py").write_text(OWN_DATA)
+
     def sweep(*words: str) -> tuple[int, str]:
         told = [
+            "--dataset",
+            "mine.py:blobs",
             "--noise",
             "symmetric:0.5",
             "--epochs",
@@ -266,16 +361,17 @@ def test_a_study_of_ones_own_is_run_goes_on_and_knows_a_changed_file(folder: Pat
     code, printed = sweep(NAME)
     assert code == 0, printed
     assert NAME in printed
-    study = folder / "studies" / "SmallLoss-digits"
+    study = folder / "studies" / "SmallLoss-blobs"
+    assert (study / "own" / "mine.py").read_text() == OWN_DATA
     assert (study / "own" / "my_method.py").read_text() == EXAMPLE.read_text()
     ledger = {p.name: p.read_bytes() for p in (study / "cells").iterdir()}
     assert sweep(NAME)[0] == 0
     assert {p.name: p.read_bytes() for p in (study / "cells").iterdir()} == ledger
-    code, printed = sweep("elr", "--name", "SmallLoss-digits")
+    code, printed = sweep("elr", "--name", "SmallLoss-blobs")
     assert code == 2
     assert "name it in the command" in printed
     (folder / "my_method.py").write_text(EXAMPLE.read_text() + "\n# changed\n")
     code, printed = sweep(NAME)
     assert code == 2
-    assert "my_method.py:SmallLoss has changed since study 'SmallLoss-digits' was begun" in printed
+    assert "my_method.py:SmallLoss has changed since study 'SmallLoss-blobs' was begun" in printed
     assert {p.name: p.read_bytes() for p in (study / "cells").iterdir()} == ledger

@@ -48,7 +48,7 @@ def test_a_module_of_this_name_that_is_imported_already_is_named(tmp_path: Path)
     assert "a module 'analysis' of yours is imported" in ran(tmp_path, "mine.py").stdout
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_whole_sweep_beside_files_of_these_names(hidden: Path) -> None:
     """Ray's workers and MLflow's follower start in this folder, too."""

@@ -159,7 +159,7 @@ def test_what_there_is() -> None:
     assert rs.noise("pair:0.45", seed=2).seed == 2
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 @pytest.mark.slow
 def test_the_examples_of_the_documentation(tmp_path: Path) -> None:
     """docs/python.md, block after block, in one process as a reader would type them; no guard for ``__main__`` is needed."""
@@ -171,7 +171,7 @@ def test_the_examples_of_the_documentation(tmp_path: Path) -> None:
     assert (tmp_path / "studies" / "elr-digits" / "report" / "index.html").exists()
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 @pytest.mark.slow
 def test_the_example_of_models(tmp_path: Path) -> None:
     """docs/models.md: a study's model is asked, and read again."""
@@ -196,7 +196,7 @@ def test_the_page_on_models_names_commands_and_options_that_there_are() -> None:
     assert said - known == {"--keep-models"}
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "words"), [("compare", ("4", "2")), ("curves", ("3",)), ("own_data", ("3",)), ("classifier", ("4",))]
@@ -207,7 +207,7 @@ def test_examples(script: str, words: tuple[str, ...], tmp_path: Path) -> None:
     assert script in ("own_data", "classifier") or (tmp_path / f"{script}.png").stat().st_size > 5000
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_notebook_shows_progress_in_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real kernel: one output that is replaced, with every cell of the study in it, and frames."""

@@ -86,6 +86,7 @@ def test_the_runtime_heeds_it() -> None:
     assert {line.rpartition("=")[2].strip() for line in told if "GOMP_SPINCOUNT" in line} == {"'0'"}
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_in_a_worker_of_a_ray_that_was_started_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from raystudy.data import corruption, datasets
+from raystudy.data.evaluation import Evaluation
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.errors import InputError
@@ -436,3 +437,140 @@ def test_single_images_are_named_by_their_place_in_the_data_set(method: str, wei
         assert selection(weight, run.data.truth.wrong)["select/auroc"] == pytest.approx(
             record["select/auroc"], abs=0.01
         )
+
+
+# -- how often is evaluated
+
+
+def evaluated(method: str, told: Evaluation, epochs: int = 14, n: int = 0) -> Run:
+    """A run of ``n`` epochs, or of all."""
+    run = Run(replace(spec_for(method), epochs=epochs, evaluate=told.to_dict()), data_for())
+    for _ in range(n or epochs):
+        run.epoch()
+    return run
+
+
+@pytest.mark.parametrize("method", ["ce", "dividemix"])
+def test_a_training_is_the_same_however_often_it_evaluates(method: str) -> None:
+    """Every third epoch on 50 test samples, in full after the second and from the fifth on."""
+    always, seldom = evaluated(method, Evaluation()), evaluated(method, Evaluation(3, 50).at([2]))
+    for a, b in zip(always.method.state_dict().values(), seldom.method.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    full, part = [1, *range(4, 14)], [2]
+    for t, (a, b) in enumerate(zip(always.records, seldom.records, strict=True)):
+        looked = {k for k in a if k.startswith(("val/", "test/", "label/"))}
+        both = {k for k in a if k in b} - {"cost/seconds"}
+        assert {k: a[k] for k in both} == {k: b[k] for k in both}
+        assert a.keys() - b.keys() == (set() if t in full else {"test/acc"} if t in part else looked)
+        assert b.keys() - a.keys() == ({"test/subset_acc"} if t in part else set())
+
+
+def test_a_part_of_the_test_set_is_the_same_for_every_training_of_a_condition(tmp_path: Path) -> None:
+    """50 of the 450 test images, in their order; what is recorded of them is what the model makes of them."""
+    run, other = evaluated("ce", Evaluation(1, 50), n=1), evaluated("elr", Evaluation(1, 50), n=1)
+    assert run._part is not None
+    assert other._part is not None
+    assert torch.equal(run._part.images, other._part.images)
+    assert len(run._part.images) == len(run.data.y_val) + 50 + len(run._wrong)
+    test = run.data.x_held[len(run.data.y_val) :]
+    shown = run._part.images[len(run.data.y_val) :][:50]
+    at = [int((test == image).flatten(1).all(1).nonzero()[0]) for image in shown]
+    assert at == sorted(at)
+    right = run.method.probs(run.train_set.normalised(test[at])).argmax(1) == run.data.y_test[at]
+    assert run.records[0]["test/subset_acc"] == pytest.approx(float(right.float().mean()))
+
+
+def test_seldom_evaluated_trainings_go_on_where_they_stopped(tmp_path: Path) -> None:
+    """Also from an epoch in which nothing was evaluated."""
+    told = Evaluation(5, 50)
+    whole, begun = evaluated("elr", told), evaluated("elr", told, n=3)
+    assert "val/loss" not in begun.records[-1]
+    begun.save(tmp_path / "c.pt")
+    again = Run(begun.spec, data_for())
+    again.load(tmp_path / "c.pt")
+    assert not again.diverged
+    while len(again.records) < 14:
+        again.epoch()
+
+    def timeless(run: Run) -> list[dict[str, Any]]:
+        return [{k: v for k, v in r.items() if k != "cost/seconds"} for r in run.records]
+
+    assert timeless(again) == timeless(whole)
+
+
+def test_a_training_that_predicts_one_class_collapses_in_the_epochs_that_are_looked_at() -> None:
+    run = Run(replace(spec_for(lr=1e-9), epochs=30, evaluate=Evaluation(2).to_dict()), data_for())
+    head = list(run.method.nets[0].modules())[-1]
+    assert isinstance(head, torch.nn.Linear)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    head.bias.data[3] = 50.0
+    told = [run.epoch().get("method/collapsed") for _ in range(7)]
+    assert told == [None] * 5 + [1.0, None]  # looked at in the second, fourth and sixth
+
+
+# -- more epochs for what was trained
+
+
+CONSTANT = Recipe(lr=0.05, schedule="constant").to_dict()
+
+
+def of_epochs(method: str, epochs: int, n: int = 0, recipe: dict[str, Any] = CONSTANT) -> Run:
+    run = Run(replace(spec_for(method), epochs=epochs, recipe=recipe), data_for())
+    for _ in range(n):
+        run.epoch()
+    return run
+
+
+@pytest.mark.parametrize(("method", "at"), [("ce", 4), ("elr", 3)])  # finished, and left before
+def test_more_epochs_begin_with_what_was_trained_bit_for_bit(method: str, at: int, tmp_path: Path) -> None:
+    short, whole, longer = of_epochs(method, 4, at), of_epochs(method, 7, 7), of_epochs(method, 7)
+    assert short.bound == ""
+    short.save(tmp_path / "c.pt")
+    longer.load(tmp_path / "c.pt")
+    assert len(longer.records) == at
+    longer.save(tmp_path / "d.pt")  # left once more, in between
+    longer = of_epochs(method, 7)
+    longer.load(tmp_path / "d.pt")
+    while len(longer.records) < 7:
+        longer.epoch()
+    assert longer.bound == ""
+    for a, b in zip(longer.method.state_dict().values(), whole.method.state_dict().values(), strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+    for c, d in zip(longer.method.optimizers, whole.method.optimizers, strict=True):
+        assert all(
+            torch.equal(c.state[p]["momentum_buffer"], d.state[q]["momentum_buffer"])
+            for p, q in zip(c.state, d.state, strict=True)
+        )
+
+    def timeless(run: Run) -> list[dict[str, Any]]:
+        return [{k: v for k, v in r.items() if k != "cost/seconds"} for r in run.records]
+
+    assert timeless(longer) == timeless(whole)
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe", "why"),
+    [
+        ("ce", Recipe().to_dict(), "its learning rate is drawn over all epochs (schedule cosine)"),
+        ("ce", Recipe(schedule="step").to_dict(), "its learning rate is drawn over all epochs (schedule step)"),
+        ("coteaching", CONSTANT, "durations of coteaching are fractions of all epochs"),
+        ("bootstrap", CONSTANT, "durations of bootstrap are fractions of all epochs"),
+    ],
+)
+def test_more_epochs_that_are_another_training_are_refused_in_a_line(
+    method: str, recipe: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    of_epochs(method, 2, 2, recipe).save(tmp_path / "c.pt")
+    longer = of_epochs(method, 3, recipe=recipe)
+    before = [v.clone() for v in longer.method.state_dict().values()]
+    with pytest.raises(InputError) as told:
+        longer.load(tmp_path / "c.pt")
+    assert str(told.value) == f"checkpoint {tmp_path / 'c.pt'} is of 2 epochs, and 3 are another training: {why}"
+    assert longer.records == []
+    assert all(
+        torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(before, longer.method.state_dict().values(), strict=True)
+    )
+    with pytest.raises(InputError, match="belongs to another trial"):  # fewer epochs than it has
+        of_epochs(method, 1, recipe=recipe).load(tmp_path / "c.pt")

@@ -15,7 +15,7 @@ import pytest
 
 from raystudy.record.ledger import cells, replay
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 ROOT = Path(__file__).parents[2]
 
 

@@ -13,10 +13,17 @@ QUICK = ("--noise", "symmetric:0.3", "--trials", "1", "--replicates", "0", "--ep
 
 
 def fresh(folder: Path, code: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Python that has imported nothing yet."""
+    """Python that has imported nothing yet, with a standard input that does not end."""
     env = os.environ | {"PYTHONPATH": str(ROOT)} | more
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=400, check=False)
+    ours, theirs = os.pipe()
+    try:
+        return subprocess.run(
+            command, cwd=folder, env=env, stdin=ours, capture_output=True, text=True, timeout=400, check=False
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def sweep(*argv: str, say: str) -> str:
@@ -60,6 +67,7 @@ def test_a_mistake_that_is_seen_at_once_starts_no_ray(tmp_path: Path, argv: tupl
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_mistake_that_is_seen_while_ray_comes_up_leaves_nothing_of_it(tmp_path: Path) -> None:
     mark = f"RAYSTUDY_TEST={tmp_path.name}{os.getpid()}"
@@ -140,6 +148,7 @@ WORKER = """
 """
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_trial_takes_a_worker_that_has_started_before_and_has_only_what_it_needs(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(textwrap.dedent(WORKER.format(pause=1)))

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
 NAMESPACES = ["unshare", "--pid", "--net", "--mount", "--mount-proc", "--fork", "--kill-child"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 def missing() -> str:

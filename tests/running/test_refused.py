@@ -4,6 +4,7 @@ Nothing here needs Ray: all of it is refused before.
 """
 
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -172,8 +173,8 @@ def test_an_option_that_cannot_be(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--epochs", "5"), ("begun with epochs=3, now 5",)),
-        (("--epochs", "5", "--noise", "pair:0.2"), ("begun with epochs=3, now 5",)),
+        (("--epochs", "2"), ("begun with epochs=3, now 2",)),
+        (("--epochs", "2", "--noise", "pair:0.2"), ("begun with epochs=3, now 2",)),
         (("--network", "convnet"), ("begun with network=", "now 'convnet'")),
         (("--seed", "1"), ("begun with seed=0, now 1",)),
     ],
@@ -214,3 +215,58 @@ def test_other_labels_of_the_same_folder(capsys: pytest.CaptureFixture[str]) -> 
         Path(table).write_text("\n".join(["path,label,clean_label,split", *rows]))
     begin(*FOLDER, "--labels", "a.csv")
     refused(capsys, (*FOLDER, "--labels", "b.csv"), "was begun with other data", "a.csv", "b.csv", "--name")
+
+
+def write_own(kind: str, shift: int, place: str = ".") -> str:
+    """The same samples of a user's own with labels that are moved by ``shift``; the text that names them."""
+    base = Path(place)
+    base.mkdir(exist_ok=True)
+    n = 60
+    x, y = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32), (np.arange(n) + shift) % 3
+    split = np.where(np.arange(n) < 20, "test", "train")
+    if kind == "npz":
+        np.savez(base / "mine.npz", x_train=x, y_train=y)
+        return f"npz:{base / 'mine.npz'}"
+    if kind == "csv":
+        rows = [f"{a:.4f},{b:.4f},{label},{s}" for (a, b, *_), label, s in zip(x, y, split, strict=True)]
+        (base / "mine.csv").write_text("\n".join(["a,b,label,split", *rows]))
+        return f"csv:{base / 'mine.csv'}"
+    if kind == "folder":
+        (base / "mine").mkdir(exist_ok=True)
+        for i in range(n):
+            if not (file := base / "mine" / f"{i}.png").exists():
+                Image.fromarray(np.full((8, 8, 3), 4 * i, np.uint8)).save(file)
+        rows = [f"{i}.png,{label},{s}" for i, (label, s) in enumerate(zip(y, split, strict=True))]
+        (base / "mine.csv").write_text("\n".join(["path,label,split", *rows]))
+        return f"folder:{base / 'mine'}?labels={base / 'mine.csv'}"
+    hf = pytest.importorskip("datasets", reason="the extra hf")
+    hf.disable_progress_bars()
+    shutil.rmtree(base / "mine", ignore_errors=True)
+    hf.Dataset.from_dict({"x": x.tolist(), "label": y}).save_to_disk(base / "mine")
+    return f"hf:{base / 'mine'}"
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv", "folder", "hf"])
+def test_labels_that_changed_are_never_the_same_study(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the same place, in another, and, where a person gives the other one the same study on purpose, as cells of their own."""
+
+    def sweep(dataset: str) -> tuple[str, ...]:
+        return ("sweep", "ce", "--dataset", dataset, "--noise", "given", "--epochs", "3", "--trials", "1")
+
+    told = write_own(kind, 0)
+    folder = begin(*sweep(told))
+    (first,) = cells(folder)
+    other = write_own(kind, 1, "other")
+    refused(capsys, sweep(other), "study 'ce-mine' was begun with other data", "--name")
+    study, resources = request(*sweep(other)[1:], "--name", "ce-mine")
+    (cell,) = study.cells()
+    assert f"{cell.key}.jsonl" != first.name
+    moved = write_own(kind, 0, "moved")
+    specs = [
+        Builder(request(*sweep(d)[1:])[0], resources.data_root).spec(request(*sweep(d)[1:])[0].cells()[0], {}, 0)
+        for d in (told, other, moved)
+    ]
+    assert specs[0].key == specs[2].key  # the same work, wherever it lies
+    assert specs[0].key != specs[1].key
+    write_own(kind, 1)
+    refused(capsys, sweep(told), "is not what study 'ce-mine' was begun with", "choose another --name")

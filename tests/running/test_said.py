@@ -20,7 +20,7 @@ def sweep(folder: Path, replicates: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=300)
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 @pytest.mark.slow
 def test_mlflow_pictures_and_arrays_that_are_missing_are_said(tmp_path: Path) -> None:
     study = tmp_path / "studies" / "s"

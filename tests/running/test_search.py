@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 from optuna.trial import TrialState
 from searched import CELL, opened, spec, study, train
 
+from analysis.select import chosen, replicates
 from raystudy.data.noise import Noise
 from raystudy.design.names import SAMPLERS
-from raystudy.design.space import load
-from raystudy.design.study import Cell
+from raystudy.design.space import Space, load
+from raystudy.design.study import Cell, Study
+from raystudy.learn.recipe import Recipe
 from raystudy.record.ledger import Ledger, replay
 from raystudy.running.search import CellSearch
 
@@ -92,7 +95,10 @@ def test_diverged_and_failed_trials_fail_in_optuna(tmp_path: Path) -> None:
 
     train(search, score)
     assert [t.state for t in search.searched()] == ["complete", "diverged", "diverged", "diverged"]
-    assert [t.state for t in search.optuna.trials].count(TrialState.FAIL) == 3
+    ours = [
+        t.state for t in search.optuna.trials if "raystudy.key" in t.user_attrs
+    ]  # others gave a point and were let go
+    assert ours == [TrialState.COMPLETE, *3 * [TrialState.FAIL]]
     assert not [t for t in search.optuna.trials if t.state == TrialState.RUNNING]
     assert search.finished()
 
@@ -181,3 +187,75 @@ def test_exhausted_space_ends_the_search(tmp_path: Path) -> None:
     train(search, lambda p, s, e: 0.5)
     assert sorted(t.point["loss_history"] for t in search.searched()) == [1, 5, 10]
     assert search.finished()
+
+
+# -- more epochs for what was chosen
+
+
+def test_more_epochs_are_for_replicates_and_are_other_trials(tmp_path: Path) -> None:
+    """The search stays as it was; of every replicate there is a longer one, and only that is reported."""
+    train(begun := opened(tmp_path, study()))
+    short = {t.key: t for t in begun.history.trials.values()}
+    begun.ledger.close()
+    search = opened(tmp_path, study(epochs=40).grown_from(study(), longer=True))
+    assert search.study.epochs == 27
+    assert search.study.final_epochs == 40
+    fresh = [t for t in search.history.trials.values() if t.key not in short]
+    assert [(t.origin, t.planned, t.seed) for t in fresh] == [("replicate", 40, s) for s in (1, 2, 1, 2)]
+    assert {t.key for t in fresh} == {replace(spec(t.point, t.seed), epochs=40).key for t in fresh}
+    assert search.remaining() == 4 * 40
+    chosen_ = chosen(search.history)
+    assert replicates(search.history, chosen_) == []  # nothing of 27 epochs among those of 40
+    train(search)
+    assert search.finished()
+    assert {t.epochs for t in replicates(search.history, chosen_)} == {40}
+    search.ledger.close()
+    again = opened(tmp_path, study(epochs=40).grown_from(search.study, longer=True))
+    assert again.finished()
+    assert len(again.history.trials) == len(short) + 4
+
+
+def test_more_epochs_go_on_from_the_checkpoint_of_fewer_and_then_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of replicates stay where the schedule does not hang on the epochs, and nowhere else; a driver that dies in between keeps
+    them, too."""
+    constant = Recipe(schedule="constant").to_dict()
+    monkeypatch.setattr(Space, "settled", lambda self, point: 0.0)  # as a method without a warm-up
+
+    def begun(told: Study) -> CellSearch:
+        ledger = Ledger(tmp_path)
+        history = ledger.open(CELL.key, {"cell": CELL.to_dict()})
+        return CellSearch(
+            told, CELL, load("dividemix"), ledger, history, lambda p, s: replace(spec(p, s), recipe=constant)
+        )
+
+    def checkpoints() -> set[str]:
+        return {f.name for f in (tmp_path / "checkpoints").iterdir()}
+
+    def left(search: CellSearch) -> None:
+        """What workers leave beside the ledger."""
+        for key in search.running:
+            (tmp_path / "checkpoints" / f"{key}.pt").write_bytes(b"")
+
+    (tmp_path / "checkpoints").mkdir()
+    search = begun(study(trials=2))
+    while not search.finished():
+        left(search)
+        search.started.clear()
+        train(search, stop=iter([False] * 30 + [True]).__next__)
+    short = {t.key: t for t in search.history.trials.values() if t.origin == "replicate"}
+    assert checkpoints() == {f"{key}.pt" for key in short}
+    search.ledger.close()
+    search = begun(study(trials=2, epochs=40).grown_from(search.study, longer=True))
+    for trial in search.running.values():
+        found = search.shorter(trial)
+        assert found is not None
+        assert (found.point, found.seed, found.key in short) == (trial.point, trial.seed, True)
+    left(search)
+    train(search, stop=iter([False] * 50 + [True]).__next__)  # one has ended, a second has begun
+    search.ledger.close()
+    search = begun(search.study)
+    train(search)
+    longer = {t.key for t in search.history.trials.values() if t.planned}
+    assert checkpoints() == {f"{key}.pt" for key in longer}

@@ -13,7 +13,7 @@ from analysis import load, report
 from raystudy.design.study import Study
 from raystudy.tools.chaos.holds import outcome
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 STUDY = Path("studies", "s")
 

@@ -21,7 +21,7 @@ from raystudy.tools.chaos.holds import outcome, violations
 from raystudy.tools.chaos.processes import descendants, send
 from raystudy.tracking.store import connect
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 SMALL = (
     *("dividemix", "--noise", "symmetric:0.3", "--epochs", "12", "--trials", "4", "--replicates", "1", "--name", "s"),
@@ -97,13 +97,15 @@ def test_a_finished_study_run_again_only_prints(undisturbed: Bout) -> None:
 
 
 def test_kill_9_of_the_driver_and_of_everything(bout: Bout) -> None:
-    """At the first records, and later and later, as a whole machine that loses power, too."""
+    """At the first records, and later and later, as a whole machine that loses power, too. What two workers have begun, one brings to the
+    end that two come to."""
     for after, everything in ((3, False), (10, True), (10, False), (10, True)):
         bout.start()
         bout.until_records(after)
         bout.kill(everything)
         ended = [e["key"] for e in bout.events() if e["event"] == "end"]
         assert len(ended) == len(set(ended))
+    bout.options += ["--max-concurrent", "1"]
 
 
 def test_kill_9_of_workers(bout: Bout) -> None:

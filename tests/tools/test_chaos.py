@@ -12,7 +12,7 @@ from raystudy.tools.chaos.faults import FAULTS
 KINDS = ("torn", "disk", "hang")
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_study_survives_faults(tmp_path: Path) -> None:
     """Each fault must have struck, or say why it cannot be made on this machine (a full disk takes root)."""

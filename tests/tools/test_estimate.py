@@ -196,7 +196,7 @@ def test_noise_estimate(tmp_path, monkeypatch, capsys):
     assert np.loadtxt("found/noise.csv", delimiter=",") == pytest.approx(matrix, abs=1e-8)
     assert told["estimates"][told["chosen"]]["matrix"] == pytest.approx(matrix)
     assert matrix.sum(1) == pytest.approx(np.ones(10), abs=1e-12)
-    for assumption in estimate.ASSUMPTIONS:
+    for assumption in estimate.assumptions("image"):
         assert assumption in out
     assert told["truth"]["rate"] == pytest.approx(0.3, abs=0.001)
     assert (

@@ -17,7 +17,7 @@ from raystudy.data import datasets
 from raystudy.record import models as record
 from raystudy.tracking import store
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 GRID = ["elr", "--noise", "symmetric:0.5", "--epochs", "6", "--trials", "2", "--gpus-per-trial", "0"]
 NAME = "elr-digits"

@@ -13,11 +13,11 @@ from searched import CELL, accuracy, opened, train
 from searched import study as told
 
 from raystudy import cli
-from raystudy.design.space import Dimension
+from raystudy.design.space import Dimension, coordinates, distances
 from raystudy.errors import InputError
 from raystudy.record.ledger import TrialHistory
 from raystudy.tools import simulate
-from raystudy.tools.simulate import Options, distance, expected_epochs, recorded, replay
+from raystudy.tools.simulate import Options, expected_epochs, recorded, replay
 
 RANDOM = Options(("random",), ("none", "asha"), 4, 0.0)
 
@@ -109,11 +109,38 @@ def test_diverged_points_are_replayed_as_such(tmp_path: Path) -> None:
     assert row.epochs == 27 * (12 - len(gone)) + 3 * len(gone)
 
 
+def test_several_workers_are_counted_in_virtual_time(study: Path) -> None:
+    """Without early stopping all trials are 27 epochs long: three begin at once, and when the winner ends two others run."""
+    told = simulate.options("random", "none", 4, 0.0, 3, "1,batches")
+    rows = simulate.simulate(study, told)
+    alone = {r.repeat: r for r in simulate.simulate(study, Options(("random",), ("none",), 4, 0.0))}
+    assert {r.order for r in rows} == {"slack 1", "batches"}
+    for r in rows:
+        first = alone[r.repeat].trials  # the random sampler sees nothing: the winner has the same number
+        assert r.found
+        assert r.best == r.winner
+        assert r.trials == min(16, math.ceil(first / 3) * 3)
+        assert r.epochs == 27 * r.trials
+
+
+def test_what_is_no_slack_and_no_number_of_workers() -> None:
+    assert simulate.options("tpe", "asha", 1, 0.0, 2, "1.5, batches").orders == (1.5, 0.0)
+    for wrong in ("0", "-1", "nan", "inf", "much", "", "101"):
+        with pytest.raises(InputError, match=f"--slack is '{wrong}'; it must be above 0 and at most 100, or batches"):
+            simulate.options("tpe", "asha", 1, 0.0, 2, wrong)
+    with pytest.raises(InputError, match="--workers is 0"):
+        simulate.options("tpe", "asha", 1, 0.0, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_model_based_samplers_replay_too(study: Path, sampler: str) -> None:
     rows = simulate.simulate(study, Options((sampler,), ("none",), 2, 0.0))
     assert all(r.found for r in rows)
+
+
+def distance(dimensions: tuple[Dimension, ...], a: dict[str, Any], b: dict[str, Any]) -> float:
+    return float(distances(dimensions, *(coordinates(dimensions, [p]) for p in (a, b)))[0, 0])
 
 
 def test_distance_by_hand() -> None:
@@ -231,3 +258,42 @@ def test_one_point_twice_is_one(tmp_path: Path) -> None:
     first = next(iter(trials.values()))
     trials["again"] = TrialHistory("again", 9, "search", first.point, 0, state="complete", curves=first.curves)
     assert [t.number for t in recorded(study, histories[CELL])] == [0, 1, 2]
+
+
+def test_the_nearest_untried_point_is_that_of_the_distance() -> None:
+    """Of all at once as of one by one, with zeros that stand for themselves and choices."""
+    space = simulate.space.load("dividemix")
+    draw = np.random.default_rng(0)
+
+    def point() -> dict[str, Any]:
+        out = {}
+        for d in space.dimensions:
+            if d.choices:
+                out[d.name] = d.choices[draw.integers(len(d.choices))]
+            else:
+                low, high = (math.log(v) if d.log else v for v in (d.low, d.high))
+                v = draw.uniform(low, high)
+                out[d.name] = 0.0 if d.or_zero and draw.random() < 0.4 else math.exp(v) if d.log else v
+        return out
+
+    points = tuple(point() for _ in range(20))
+    history = simulate.CellHistory("c")
+    pool = simulate.Pool(space.method, space.dimensions, (), {}, points=points, history=history)
+    for i in range(20):
+        asked = point()
+        tried = [t.point for t in history.trials.values()]
+        want = min((p for p in points if p not in tried), key=lambda p: distance(space.dimensions, asked, p))
+        assert pool.nearest(asked) == want
+        history.trials[str(i)] = TrialHistory(str(i), i, "search", want, 0)
+    assert pool.nearest(points[3]) == points[3]  # all tried: again
+
+
+def test_a_replay_begins_with_what_it_starts_from_and_ends_at_its_goal(study: Path) -> None:
+    told, histories = simulate.load.study(study)
+    pool = recorded(told, histories[CELL])
+    best = max(pool, key=lambda t: simulate.value(t, "val/acc"))
+    r = replay(told, CELL, pool, "random", "none", 0, 0.0, starts=[best.point])
+    assert r.found
+    assert r.trials == (1 if best is pool[0] else 2)
+    r = replay(told, CELL, pool, "random", "none", 0, 0.0, goal=2.0, most=5)
+    assert (r.found, r.trials) == (False, 5)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raystudy.data import columns
-from raystudy.data.spec import parse
+from raystudy.data import columns, datasets
 from raystudy.errors import InputError
 from raystudy.learn.celldata import in_memory
 from raystudy.tools.clean.examine import Examined
@@ -66,7 +65,7 @@ def write(found: Examined, out: Path, unsure: str = "drop") -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     stays, labels = cleaned(found.judged, unsure)
     contents = {LABELS: _csv(rows(found)).encode(), SUSPECTS: page(found).encode()}
-    if found.dataset.startswith("npz:"):
+    if found.dataset.startswith("npz:") or (found.dataset.startswith("hf:") and found.data.columns is None):
         contents[f"{CLEANED}.npz"] = _npz(found, stays, labels)
     else:
         contents[f"{CLEANED}.csv"] = _csv(_table(found, stays, labels)).encode()
@@ -94,7 +93,8 @@ def _npz(found: Examined, stays: np.ndarray, labels: np.ndarray) -> bytes:
         np.moveaxis(a, 1, 3) if a.ndim == 4 else a
         for a in (in_memory(found.images)[stays].numpy(), in_memory(data.x_test)[tested].numpy())
     )
-    index, y_test = np.array(found.names)[stays], data.y_test.numpy()[tested]
+    places = np.array([int(str(name).rpartition("/")[2]) for name in found.names])  # of images of hf: train/7
+    index, y_test = places[stays], data.y_test.numpy()[tested]
     arrays = {"class_names": np.array(data.classes), "kind": np.array(data.kind)}
     if data.rows:
         index = np.concatenate([index, np.array(data.rows["test"], dtype=np.int64)[tested]])
@@ -112,8 +112,7 @@ def _table(found: Examined, stays: np.ndarray, labels: np.ndarray) -> list[list[
     data = found.data
     named = [(found.names[i], data.classes[y], "train") for i, y in zip(stays, labels, strict=True)]
     if data.rows and not data.paths:
-        text, options = parse(found.dataset)
-        told = columns.labelled(Path(text.partition(":")[2]), options)
+        told = datasets.labelled(found.dataset)
         at, new = told.header.index(told.told[columns.TARGET]), {int(i): label for i, label, _ in named}
         new = {i: row[at] for i, row in enumerate(told.rows)} | dict.fromkeys(data.rows["training"], "") | new
         return [told.header, *([*r[:at], new[i], *r[at + 1 :]] for i, r in enumerate(told.rows) if new[i])]

@@ -24,9 +24,7 @@ from raystudy.learn.training import Run
 
 EPOCHS = 10
 RESUMED = (1, 7)  # epoch 1 lies within every warm-up, epoch 7 after it
-every_method = pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=pytest.mark.xdist_group(f"contract of {m}")) for m in sorted(METHODS)]
-)  # the tests of a method share a training, so one process runs them
+every_method = pytest.mark.parametrize("method", sorted(METHODS))
 
 
 def data_for(dataset: str, rate: float = 0.3) -> Any:

@@ -1,0 +1,85 @@
+"""What samplers propose: the same from the same trials, and, where they learn, ever nearer to what is good."""
+
+import math
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from raystudy.running import samplers
+from raystudy.running.samplers import sampler
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+SPACE = {"a": FloatDistribution(1e-3, 1.0, log=True), "b": FloatDistribution(-1.0, 1.0)}
+
+
+def told(n: int, name: str) -> optuna.Study:
+    """A study whose trials are best at a = 0.1, b = 0.5, each proposed from those before it."""
+    study = optuna.create_study(direction="maximize")
+    for number in range(n):
+        study.sampler = sampler(name, 7, number, 0)
+        trial = study.ask(SPACE)
+        a, b = trial.params["a"], trial.params["b"]
+        study.tell(trial, -((math.log10(a) + 1) ** 2) - (b - 0.5) ** 2)
+    return study
+
+
+def test_cmaes_comes_near_what_is_best_and_stays_inside() -> None:
+    study = told(60, "cmaes")
+    late = study.trials[-12:]
+    assert all(1e-3 <= t.params["a"] <= 1 and -1 <= t.params["b"] <= 1 for t in study.trials)
+    early = sorted(t.value for t in study.trials[:12])[6]  # type: ignore[type-var]
+    assert sorted(t.value for t in late)[6] > early  # type: ignore[type-var, operator]
+    assert study.best_value > -0.05
+
+
+@pytest.mark.parametrize("name", ["cmaes", "tpe"])
+def test_a_proposal_follows_from_the_trials_that_have_ended(name: str) -> None:
+    """A study rebuilt from how its trials ended proposes the same next point."""
+    first = told(15, name)
+    again = optuna.create_study(direction="maximize")
+    for t in first.trials:
+        again.add_trial(create_trial(params=t.params, distributions=t.distributions, value=t.value))
+
+    def following(study: optuna.Study) -> dict[str, Any]:
+        study.sampler = sampler(name, 7, 15, 0)
+        return study.ask(SPACE).params
+
+    assert following(first) == following(again)
+
+
+def test_cmaes_ranks_what_was_stopped_behind_what_was_not() -> None:
+    """Ten trials, nine of them stopped with better values: the complete one leads."""
+
+    def proposals(kept: float) -> list[float]:
+        study = optuna.create_study(direction="maximize")
+        for i in range(6):
+            b = (-0.9, -0.5, -0.1, 0.1, 0.5, 0.9)[i]
+            params = {"a": 0.03, "b": b}
+            whole = b == kept
+            study.add_trial(
+                create_trial(
+                    state=TrialState.COMPLETE if whole else TrialState.PRUNED,
+                    params=params,
+                    distributions=SPACE,
+                    value=0.1 if whole else None,
+                    intermediate_values={9: 0.1} if whole else {2: 0.9},
+                )
+            )
+        # a space that complete trials share is needed
+        out = []
+        for number in range(40):
+            study.sampler = sampler("cmaes", 7, number, 0)
+            trial = study.ask(SPACE)
+            out.append(trial.params["b"])
+            study.tell(trial, state=TrialState.FAIL)
+        return out
+
+    low, high = proposals(-0.9), proposals(0.9)
+    assert sum(low) / 40 < sum(high) / 40
+
+
+def test_tpe_is_asked_as_documented() -> None:
+    assert samplers.TPE["n_startup_trials"] == samplers.STARTUP == 4
