@@ -301,6 +301,8 @@ class Study:
             return replace(self, epochs=old.epochs, final_epochs=self.epochs).grown_from(old)
         if not self.start_from:
             self = replace(self, start_from=old.start_from)
+        if not old.batch and self.slack == SLACK:  # nobody said it, and the default may have been another then
+            self = replace(self, slack=old.slack)
         if old.batch and self.slack != SLACK:
             raise InputError(
                 f"study {self.name!r} was begun in batches, before there was a --slack: leave it away, or choose another --name"

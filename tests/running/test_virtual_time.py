@@ -86,6 +86,8 @@ def test_slack_is_checked_and_kept_in_the_study() -> None:
     assert study(slack=2.0, trials=20).grown_from(old).virtual_workers == 5
     with pytest.raises(InputError, match=r"begun with slack=2\.0, now 1\.0"):
         study(slack=1.0).grown_from(old)
+    told = study(slack=1.5, virtual_workers=3)  # and what is left out stays as it was begun
+    assert study(trials=20).grown_from(told).slack == 1.5
     batched = study(batch=4)
     assert study(trials=20).grown_from(batched).batch == 4
     with pytest.raises(InputError, match="begun in batches"):
