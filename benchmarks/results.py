@@ -266,7 +266,8 @@ def main(args: argparse.Namespace) -> int:
             images = with_human_labels("--cifar10", args.cifar10, "cifar10.npz", into)
         wanted, lines = jobs(args, vectors, images), read(args.out)
         if not args.table:
-            run([j for j in wanted if j.spec.key not in lines], args.out, args.jobs, args.time_budget)
+            asked = [j for j in wanted if not args.conditions or j.condition in args.conditions]
+            run([j for j in asked if j.spec.key not in lines], args.out, args.jobs, args.time_budget)
             lines = read(args.out)
         print(table(wanted, lines))
     return 0
@@ -283,6 +284,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 on digits and vectors (default: 3)"
     )
+    p.add_argument("--conditions", nargs="+", metavar="NAME", help="train these only, as the table calls them")
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     p.add_argument(
         "--time-budget", type=float, default=float("inf"), metavar="MINUTES", help="begin no training after these"
