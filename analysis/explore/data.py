@@ -44,6 +44,11 @@ def explored(materials: Sequence[Material]) -> Data:
                     cells.append(_cell(len(cells), s, list(groups).index(g.title), level, material, g, row, o, trials))
     rules = list(dict.fromkeys(r for m in materials for r in m.rules))
     methods = sorted({c["method"] for c in cells})
+    for group in groups.values():  # a study that has grown, and a second one, bring levels in any order
+        rates = group["levels"]
+        if all(map(math.isfinite, rates.values())):
+            group["levels"] = dict(sorted(rates.items(), key=lambda told: told[1]))
+            group["said"].sort(key=lambda told: rates[told[1]])
     return {
         "studies": [m.study.name for m in materials],
         "rules": [[r, materials[0].label(r)] for r in rules],

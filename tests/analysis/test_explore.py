@@ -133,6 +133,19 @@ def test_the_data_are_what_the_leaderboard_says(folders: list[Path]) -> None:
     json.dumps(data, allow_nan=False)
 
 
+def test_levels_are_in_the_order_of_their_rates(folders: list[Path]) -> None:
+    material = gathered(folders[0])
+    for group in material.groups:  # as of a study that began with the highest
+        turned = dict(reversed(group.levels.items()))
+        group.levels.clear()
+        group.levels.update(turned)
+    for group in explored([material])["groups"]:
+        rates = dict(group["levels"])
+        assert len(rates) > 1
+        assert list(rates.values()) == sorted(rates.values())
+        assert [level for _, level, _ in group["said"]] == list(rates)
+
+
 def test_what_a_study_says_cannot_end_the_script_that_holds_it(folders: list[Path]) -> None:
     data = explored([gathered(folders[0])])
     data["trials"][0][9] = "</script><script>alert(1)</script><!--"
