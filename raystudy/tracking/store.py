@@ -7,6 +7,7 @@ import base64
 import contextlib
 import fcntl
 import gc
+import glob
 import http.client
 import importlib.util
 import os
@@ -218,6 +219,8 @@ def _sqlite_client(file: Path, uri: str, client_class: Any) -> Any:
     """The client of a SQLite store, created if need be: by one process at a time, because MLflow's migrations race, and
     with a write-ahead log, so that the UI reads while we write."""
     with locked(file.with_name(file.name + ".lock")):
+        if not file.exists() or not file.stat().st_size:
+            _make(file, client_class)
         with contextlib.closing(_opened(file)):
             pass  # where that fails, MLflow would try again and again for minutes
         client = client_class(uri)
@@ -225,6 +228,20 @@ def _sqlite_client(file: Path, uri: str, client_class: Any) -> Any:
             db.execute("PRAGMA journal_mode=WAL")  # persists; if the file is busy right now, the next start sets it
     _inodes[uri] = file.stat().st_ino
     return client
+
+
+def _make(file: Path, client_class: Any) -> None:
+    """Makes a store, whole or not at all: MLflow does it in dozens of migrations, and cannot go on from between two of them."""
+    new = file.with_name(file.name + ".new")
+    for left in file.parent.glob(f"{glob.escape(new.name)}*"):  # of one that was killed, with its journal
+        left.unlink()
+    with contextlib.closing(_opened(new)):
+        pass
+    client_class(sqlite_uri(new))
+    if file.exists() and file.stat().st_size:  # somebody else's, made meanwhile
+        new.unlink()
+    else:
+        os.replace(new, file)
 
 
 def _opened(file: Path) -> sqlite3.Connection:

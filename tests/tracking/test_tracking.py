@@ -358,6 +358,22 @@ def test_the_store_keeps_a_write_ahead_log(study: Path, unmade: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_store_is_made_whole_or_not_at_all(study: Path, unmade: str) -> None:
+    """MLflow cannot go on from a migration that was killed half-way."""
+    file = store.sqlite_file(unmade)
+    assert file is not None
+    new = file.with_name(file.name + ".new")
+    process = subprocess.Popen([*OURS, "once", str(study)], env=environment(unmade))
+    wait_for(lambda: new.exists() and new.stat().st_size > 50_000)  # some tables are there, and not all
+    process.kill()
+    process.wait()
+    assert not file.exists()
+    sync(study, unmade)
+    assert len(runs(unmade)) == 9
+    assert not new.exists()
+
+
+@pytest.mark.slow
 def test_a_second_sync_changes_nothing_with_or_without_cursor(study: Path, uri: str) -> None:
     sync(study, uri)
     before = dump(uri)
