@@ -114,7 +114,7 @@ def results(searches: list[CellSearch], workers: int) -> Iterator[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("cells", 100), ("trials", 100), ("workers", 1000), ("epochs", 9), ("batch", 10)):
+    for name, default in (("cells", 100), ("trials", 100), ("workers", 1000), ("epochs", 9), ("virtual-workers", 20)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"(default: {default})")
     parser.add_argument("--sampler", default="tpe")
     args = parser.parse_args()
@@ -124,7 +124,7 @@ def main() -> None:
     methods = METHODS[: -(-args.cells // rates)]
     told = Study(
         name="driver", methods=methods, datasets=("digits",), noises=noises, trials=args.trials, replicates=3,
-        epochs=args.epochs, network="mlp", sampler=args.sampler, batch=args.batch,
+        epochs=args.epochs, network="mlp", sampler=args.sampler, virtual_workers=args.virtual_workers,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         ledger, searches = opened(told, Path(folder))

@@ -93,7 +93,7 @@ def main() -> None:
                 seconds[name].append(runs[how].records[-1]["cost/seconds"] or 0.0)
             began = time.perf_counter()
             with decoders() as pool:
-                for part in (held, runs["always"]._held):
+                for part in (held, runs["always"]._whole.images):
                     assert isinstance(part, Files)
                     for _ in part.chunks(range(len(part)), 32, pool):
                         pass
@@ -102,7 +102,7 @@ def main() -> None:
         same = [
             [{k: v for k, v in record.items() if k != "cost/seconds"} for record in r.records] for r in runs.values()
         ]
-        decoded = len(held) + len(runs["always"]._held)
+        decoded = len(held) + len(runs["always"]._whole.images)
     assert same[0] == same[1], "the records differ"
     t, d, f = (median(seconds[name][1:]) for name in ("training", "decoding", "files"))
     print(f"{args.images} images {args.side}x{args.side + 44} -> {args.size}, {args.network}, {args.threads} thread(s)")
