@@ -72,4 +72,5 @@ def requested(
         study = miniature(study)
     if file and epochs is not None:
         study = longer(study, epochs)
+    said |= {key: tuple(value) for key, value in said.items() if isinstance(value, list)}  # as a study has them
     return replace(study, **said, name=study.name if name is None else name)

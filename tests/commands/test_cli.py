@@ -487,6 +487,8 @@ def test_dry_run_of_a_study_that_was_begun_is_of_what_it_will_be(run: Callable[.
     assert (refused.code, refused.out) == (2, "")
     assert "begun with start_from=" in refused.err
     assert (folder / "study.toml").read_text() == told
+    (folder / "study.toml").write_text(told.replace("slack = ", 'start_from = ["reference"]\nslack = '))
+    assert run(*argv, "12", "--start-from", "reference").code == 0  # the same command again
 
 
 def test_dry_run_names_its_oracle(run: Callable[..., Told]) -> None:
