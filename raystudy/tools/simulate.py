@@ -254,6 +254,7 @@ def replay(
     search = CellSearch(told, cell, where, Memory(history), history, spec, [points[i] for i in first])  # type: ignore[arg-type]
     winner = max(value(t, metric) for t in pool if t.state == "complete") if goal is None else goal
     at, now, spent = math.inf, 0, 0  # when the winner is found; an epoch takes 1
+    trained: set[str] = set()  # not those that would only have begun then
     queue: list[tuple[int, int, str, int]] = []  # when a trial tells its next epoch, its number, key and that epoch
     while True:
         for trial in search.waiting() if at == math.inf else ():
@@ -267,6 +268,7 @@ def replay(
         source = pool[where._at[repr(trial.point)]]
         v, last = source.curves[metric][epoch], epoch == source.epochs - 1
         spent += 1
+        trained.add(key)
         over = search.report(
             key, epoch, [{metric: None if math.isnan(v) else v}], last and source.state == "diverged", ""
         )
@@ -288,7 +290,7 @@ def replay(
         len(pool),
         sum(t.state == "pruned" for t in pool),
         math.isfinite(at),
-        len(search.started),
+        len(trained),
         spent,
         abs(best) if math.isfinite(best) else math.nan,
         abs(winner),

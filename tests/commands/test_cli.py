@@ -292,7 +292,7 @@ def test_sync_to_a_server_that_is_not_there(run: Callable[..., Told]) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (("--epochs", "5"), ["epochs=4", "now 5"]),
+        (("--epochs", "3"), ["epochs=4", "now 3"]),
         (("--network", "convnet"), ["network='mlp'", "now 'convnet'"]),
         (("--objective", "val/loss"), ["objective='val/acc'", "now 'val/loss'"]),
         (("--seed", "3"), ["seed=0", "now 3"]),
