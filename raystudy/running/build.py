@@ -193,6 +193,12 @@ class Builder:
             )
         return found
 
+    def unstarted(self) -> list[str]:
+        """Methods with something to search of which the studies that this one starts from know no point."""
+        known = {cell.method for cell in self.study.cells() if self.starts(cell)}
+        named = [m for m in self.spaces if self.spaces[m].dimensions and m not in known]
+        return named if self.study.start_from else []
+
     def starts(self, cell: Cell) -> list[tuple[Point, Found]]:
         """What a cell tries after the published point, and where it was found."""
         shape, classes = self.shapes[cell.dataset]

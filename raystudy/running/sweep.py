@@ -69,6 +69,8 @@ def run(
         store.check(uri)
     for remark in builder.remarks:
         audience.line(f"note: {remark}", style="yellow")
+    if none := builder.unstarted():
+        audience.line(f"note: --start-from knows no point for {', '.join(none)}", style="yellow")
 
     ledger, mirror, following, behind = Ledger(folder, held=True), None, None, None
     searches: list[CellSearch] = []

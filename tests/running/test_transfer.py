@@ -21,6 +21,7 @@ from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
 from raystudy.record.ledger import Ledger, replay
 from raystudy.running import transfer
+from raystudy.running.build import Builder
 from raystudy.running.search import CellSearch
 from raystudy.running.transfer import Found, Place, distance, misled, starts
 
@@ -264,3 +265,9 @@ def test_ce_has_nothing_to_search_and_starts_from_nothing() -> None:
     cell = Cell("ce", "digits", Noise("symmetric", 0.5))
     here = Place(cell.method, cell.dataset, cell.noise, 10, False)
     assert starts(here, transfer.reference(), load("ce"), {}) == []
+
+
+def test_a_method_of_which_the_source_knows_nothing_is_told(tmp_path: Path) -> None:
+    told = Study("s", ("ce", "elr", "sce"), ("digits",), (Noise("symmetric", 0.4),), 4, 1, 4, "mlp")
+    assert Builder(replace(told, start_from=("reference",)), tmp_path, transfer.reference()).unstarted() == ["sce"]
+    assert Builder(told, tmp_path, []).unstarted() == []
