@@ -157,6 +157,7 @@ function trials() {
 }
 
 // -- controls
+for (const f of document.querySelectorAll("#explore form")) f.addEventListener("submit", e => e.preventDefault());
 const options = (select, list, chosen) => { select.replaceChildren(...list.map(([v, t]) => { const o = el("option", { value: v }, t); o.selected = String(v) === String(chosen); return o; })); select.closest("label").hidden = list.length < 2; };
 function show() {
   for (const d of document.querySelectorAll("#overview .said")) d.hidden = +d.dataset.group !== state.group;

@@ -10,7 +10,7 @@ import vl_convert
 
 CONTROLS = """\
 <div id="explore" hidden>
-<form class="controls" onsubmit="return false">
+<form class="controls">
 <label>Data and noise <select id="ex-group"></select></label>
 <label>Study <select id="ex-study"></select></label>
 <label>Shown <select id="ex-metric"></select></label>
@@ -21,14 +21,13 @@ CONTROLS = """\
 <figure id="ex-map"><figcaption id="ex-map-title"></figcaption>
 <div class="scroll" tabindex="0" role="region" aria-labelledby="ex-map-title"></div>
 <p class="note">Choose a number to open its cell below.
-Bold: more than chance against every other method of its study (paired t test by seed, Holm, 0.05).
-* ORACLE: the point was read off the truth; not compared.</p></figure>
+Bold: more than chance against every other method of its study (paired t test by seed, Holm, 0.05).STARRED</p></figure>
 <figure id="ex-rates"><figcaption id="ex-rates-title"></figcaption><div class="chart"></div>
 <p class="note">Bands: one standard deviation over replicates. Hover for n, point and seeds; click to open the cell.</p></figure>
 </div>
 <h2 id="ex-cell-title" tabindex="-1"></h2><div id="ex-cell"></div>
 <h2 id="ex-trials-title">All trials</h2>
-<form class="controls" onsubmit="return false">
+<form class="controls">
 <label>Filter
 <input id="ex-filter" type="search" placeholder="any text: method, state, reason, a value" autocomplete="off" size="34"></label>
 <label>State <select id="ex-state"></select></label>
@@ -39,6 +38,8 @@ Bold: more than chance against every other method of its study (paired t test by
 <table id="ex-trials"><thead></thead><tbody></tbody></table></div>
 <p><button id="ex-more" type="button">Show more</button></p>
 </div>"""
+
+STAR = "\n* ORACLE: the point was read off the truth; not compared."
 
 
 def section(data: dict[str, Any]) -> str:
@@ -55,7 +56,10 @@ def section(data: dict[str, Any]) -> str:
         said.append(f'<div class="said" data-group="{i}"><h2>{html.escape(g["title"])}</h2><ul>{lines}</ul></div>')
     # In a script element only its end could be mistaken: "<" is written so that none can stand there.
     told = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
-    return "\n".join([*said, CONTROLS, f'<script type="application/json" id="explored">{told}</script>'])
+    starred = STAR if any(c["star"] for c in data["cells"]) else ""
+    return "\n".join(
+        [*said, CONTROLS.replace("STARRED", starred), f'<script type="application/json" id="explored">{told}</script>']
+    )
 
 
 @cache

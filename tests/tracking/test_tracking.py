@@ -542,7 +542,7 @@ def test_an_epoch_recorded_again_has_one_point(study: Path, uri: str, lose_curso
     assert dump(uri) == before
 
 
-QUOTED = ("b%20c", "what?", "größe 100%", "%2e%2e")  # in a URI
+QUOTED = ("%2e%2e", "b%20c", "größe 100%", "what?")  # in a URI; MLflow takes dots after a question mark for an attack
 NAMES = ("a#b &+=@", "new\nline", "sqlite:x", "back\\slash")
 
 
