@@ -182,7 +182,7 @@ class Sleeper(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.next, self.told = new_config["recorded"], new_config["spec"]["recipe"]
+        self.next, self.told = new_config["recorded"], new_config["spec"]["noise"]
         self.rungs = [*new_config["rungs"], EPOCHS]
         return True
 
@@ -223,8 +223,8 @@ def on_ray(seconds: float, slack: float) -> float:
             def spec(point: dict[str, Any], seed: int, i: int = i, history: CellHistory = history) -> TrialSpec:
                 known = [t.point for t in history.trials.values()]
                 number = known.index(point) if point in known else len(known)
-                recipe = {"seconds": seconds * duration(0, i, number), "last": epochs(0, i, number), "number": number}
-                return TrialSpec("mixup", 1, point, "", "", {}, "", "", recipe, EPOCHS, seed, 0.1, 0)
+                told = {"seconds": seconds * duration(0, i, number), "last": epochs(0, i, number), "number": number}
+                return TrialSpec("mixup", 1, point, "", "", told, "", "", {}, EPOCHS, seed, 0.1, 0)
 
             found.append(CellSearch(told, cell, space.load("mixup"), ledger, history, spec))
         with session(resources, Audience()) as places:
