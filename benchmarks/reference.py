@@ -2,10 +2,12 @@
 
     python benchmarks/reference.py [NAME ...] --data FOLDER --storage DIR [--jobs N] [--time-budget 2h] [--trials N]
     python benchmarks/reference.py --tables [--figures DIR]
+    python benchmarks/reference.py [NAME ...] --restore DIR       # then: raystudy report NAME --storage DIR
 
 NAME is a file of ``search_spaces/studies/reference``: noise-dial, memorisation, mnist-dial (default: all). FOLDER holds
 ``cifar10_features.npz`` and ``cifar10n.npz``, and ``mnist.npz`` (x_train, y_train, x_test, y_test). A study is an ordinary one in DIR: the
-same command goes on where it was stopped, and what has ended so far is kept each time. Of the data nothing is kept.
+same command goes on where it was stopped, on another machine from what is kept, and keeps what has ended so far. Of the data nothing is
+kept.
 """
 
 import argparse
@@ -71,11 +73,13 @@ def run(name: str, args: argparse.Namespace) -> int:
     options |= {"time-budget": args.time_budget, "trials": args.trials}
     words = [word for k, v in options.items() if v is not None for word in (f"--{k}", str(v))]
     prepared(args.data, storage / "data")
+    kept = KEPT / f"{name}.parquet"
+    if kept.exists() and not (storage / name).exists():
+        ledgers.restore(kept, storage, storage / "data")
     os.chdir(storage / "data")  # a study file names its data by their file alone
     code = sweep.main(["--study", str(STUDIES / f"{name}.toml"), *words])
     if code in (0, 130):
-        path = KEPT / f"{name}.parquet"
-        print(f"{ledgers.write(storage / name, path)} trials in {path}, {path.stat().st_size / 1e6:.2f} MB")
+        print(f"{ledgers.write(storage / name, kept)} trials in {kept}, {kept.stat().st_size / 1e6:.2f} MB")
     return code
 
 
@@ -117,7 +121,7 @@ def peeked(outcomes: Mapping[str, Sequence[Outcome]]) -> str:
     rows = []
     for method, of in outcomes.items():
         told = [p for o in of if not math.isnan((p := peeking(o.history)).honest)]
-        gains = list(zip(*(p.gains for p in told), strict=True)) or [[], [], []]
+        gains = [[p.gains[i] for p in told] for i in range(3)]
         rows.append((fmean(gains[2]) if told else 0, [f"`{method}`", *map(over, gains), str(len(told))]))
     order = [row for _, row in sorted(rows, key=lambda r: -r[0])]
     return markdown(["method", "the epoch", "the point", "both", "conditions"], order)
@@ -218,8 +222,12 @@ def main(args: argparse.Namespace) -> int:
     for name in args.names:
         if name not in known:
             raise InputError(f"unknown reference study {name!r}; choose from: {', '.join(known)}")
+    if args.restore is not None:
+        for name in args.names or known:
+            print(ledgers.restore(KEPT / f"{name}.parquet", args.restore))
+        return 0
     if args.data is None or args.storage is None:
-        raise InputError("--data and --storage are needed to run a study; --tables needs neither")
+        raise InputError("--data and --storage are needed to run a study; --tables and --restore need neither")
     return max([run(name, args) for name in args.names or known], default=0)
 
 
@@ -233,6 +241,12 @@ def parser() -> argparse.ArgumentParser:
         "--trials", type=int, metavar="N", help="points a cell (default: the study file's, or what it has grown to)"
     )
     p.add_argument("--time-budget", metavar="TIME", help="stop each study cleanly after this long, as a sweep does")
+    p.add_argument(
+        "--restore",
+        type=Path,
+        metavar="DIR",
+        help="run nothing, make folders of what is kept, which every command reads",
+    )
     p.add_argument("--tables", action="store_true", help="run nothing, print the tables of docs/results.md")
     p.add_argument("--figures", type=Path, metavar="DIR", help="with --tables: draw the pictures into this folder")
     return p

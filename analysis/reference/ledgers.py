@@ -1,13 +1,15 @@
 """A study's ledger as one compact Parquet file, and back: what is published of the reference studies.
 
-A row is a trial; its curves are lists of float32, so an accuracy is exact to seven digits. The study, and the header of each cell, are in
-the file. What is left out is what tells nothing of the methods: workers, retries, and curves that are not in ``CURVES``.
+A row is a trial, its curves are lists, and the study and the header of each cell are in the file, so a folder can be made of it again that
+every command reads. What is left out is what tells nothing of the methods: workers, retries, and curves that are not in ``CURVES``.
 """
 
 import json
+import math
 import tempfile
 import zlib
 from array import array
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -55,7 +57,7 @@ def write(folder: Path, path: Path) -> int:
     schema = pa.schema(
         [("cell", pa.int32()), ("point", pa.string()), ("oracle", pa.list_(pa.string()))]
         + [(k, pa.string() if k in ("key", "origin", "state", "reason") else pa.int64()) for k in PLAIN]
-        + [("times", pa.list_(pa.int64())), *((m, pa.list_(pa.float32())) for m in CURVES)],
+        + [("times", pa.list_(pa.int64())), *((m, pa.list_(pa.float64())) for m in CURVES)],
         metadata={b"format": FORMAT, b"study": text.encode(), b"cells": zlib.compress(json.dumps(headers).encode(), 9)},
     )
     beside = path.with_name(path.name + ".part")
@@ -82,6 +84,52 @@ def read(path: Path) -> tuple[Study, dict[Cell, CellHistory]]:
     for row in table.to_pylist():
         histories[row["cell"]].trials[row["key"]] = _trial(row)
     return study, {Cell.from_dict(h.header["cell"]): h for h in histories.values()}
+
+
+def restore(path: Path, storage: Path, data: Path | None = None) -> Path:
+    """Makes the study's folder again in ``storage``, its ledger with the events it had; ``data``: the folder its files lie in now.
+
+    Returns the study's folder. Raises InputError where there is one of this name.
+    """
+    study, histories = read(path)
+    where = {d: located(d, data) if data else d for d in study.datasets}
+    text = study.to_toml()
+    for name, place in where.items():
+        text = text.replace(json.dumps(name), json.dumps(place))
+    folder = storage / study.name
+    if (folder / "study.toml").exists():
+        raise InputError(f"{folder}: there is a study already")
+    (folder / "cells").mkdir(parents=True, exist_ok=True)
+    for cell, history in histories.items():
+        moved = replace(cell, dataset=where[cell.dataset])
+        told = [{**history.header, "cell": moved.to_dict()}]
+        for t in history.trials.values():
+            told += _events(t)
+        lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in told)
+        (folder / "cells" / f"{moved.key}.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "study.toml").write_text(text, encoding="utf-8")  # last: without it there is no study
+    return folder
+
+
+def located(dataset: str, data: Path) -> str:
+    """``npz:b.npz`` with the folder its file lies in now."""
+    kind, colon, name = dataset.partition(":")
+    return f"{kind}:{data.absolute() / name}" if colon else dataset
+
+
+def _events(t: TrialHistory) -> list[dict[str, Any]]:
+    """What the ledger told of a trial that has ended."""
+    first: dict[str, Any] = {
+        "event": "trial",
+        **{k: getattr(t, k) for k in ("key", "number", "origin", "point", "seed")},
+    }
+    first |= {"oracle": list(t.oracle)} if t.oracle else {}
+    first |= {"epochs": t.planned} if t.planned else {}
+    told = [{**first, "time": t.started}]
+    for epoch, time in enumerate(t.times):
+        metrics = {m: c[epoch] for m, c in t.curves.items() if not math.isnan(c[epoch])}
+        told.append({"event": "record", "key": t.key, "epoch": epoch, "metrics": metrics, "time": time})
+    return [*told, {"event": "end", "key": t.key, "state": t.state, "reason": t.reason, "time": t.ended}]
 
 
 def _trial(row: dict[str, Any]) -> TrialHistory:
