@@ -12,8 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from raystudy.tracking.places import BUSY, GONE, THERE
+
 TAG = "mlflow.sharedViewState."
 STUDY, CELLS, CURVES = "study", "cells", "curves"
+PLACES = "places"
 MOST = 100  # runs in one comparison: beyond that MLflow's plots become slow or break
 SUMMARY = ("tuned/noisy_val", "tuned/last", "tuned/last10", "paper/noisy_val", "paper/last10", "tuned/ORACLE")
 SEARCH = ("search/best_val", "search/test_of_best")  # over the trials of a cell, by number
@@ -72,6 +75,11 @@ def saved(begun: int, hyperparameters: Mapping[str, Sequence[str]]) -> dict[str,
             charts.insert(0, _parallel(f"points of {method}", list(names), ["test/acc", "val/acc"]))
         which = f"tags.`raystudy.role` = 'trial' and tags.`method` = '{method}'"
         views[trials_of(method)] = (f"Trials of {method}", _state(which, ["tags.`rate`", *known], charts, "val/acc"))
+    charts = [_line(THERE, THERE, BUSY), _line(GONE)]
+    views[PLACES] = (
+        "Places: how many there were, and how many were busy",
+        _state(f"metrics.`{THERE}` > 0", [], charts),
+    )
     return {
         TAG + view: json.dumps({"name": name, "createdAt": begun, "updatedAt": begun, "state": json.dumps(state)})
         for view, (name, state) in views.items()
@@ -112,7 +120,7 @@ def _bar(metric: str) -> dict[str, Any]:
     return _chart("BAR", metric, metricKey=metric)
 
 
-def _line(metric: str) -> dict[str, Any]:
+def _line(metric: str, *all_: str) -> dict[str, Any]:
     scales = {"xAxisScaleType": "linear", "scaleType": "linear", "xAxisKey": "step", "yAxisKey": "metric"}
     ranges: dict[str, Any] = {"range": {}, "yAxisExpressions": [], "ignoreOutliers": False}
     common = {"useGlobalXaxisKey": True, "useGlobalLineSmoothing": True, "lineSmoothness": 0}
@@ -120,7 +128,7 @@ def _line(metric: str) -> dict[str, Any]:
         "LINE",
         metric,
         metricKey=metric,
-        selectedMetricKeys=[metric],
+        selectedMetricKeys=list(all_) or [metric],
         selectedXAxisMetricKey="",
         **scales,
         **ranges,
