@@ -30,6 +30,7 @@ from analysis.figures import look
 from analysis.figures import results as figures
 from analysis.findings import agreement, fitted, peeking
 from analysis.grid import Group, Outcome, grouped
+from analysis.palette import BASELINE
 from analysis.reference import ledgers
 from analysis.rendering import RC, render
 from analysis.select import MAIN, score
@@ -229,7 +230,7 @@ def tables(into: Path | None) -> None:
 
 def dial(groups: Sequence[Group], best: Sequence[str], most: int = 9) -> Figure:
     """Accuracy over the noise rate, a panel a kind of noise: the best methods by mean rank, and cross-entropy."""
-    shown = [*[m for m in best if m != look.BASELINE][:most], look.BASELINE]
+    shown = [*[m for m in best if m != BASELINE][:most], BASELINE]
     figure, axes = look.grid(len(groups), columns=len(groups), height=2.4, sharey=True)
     for ax, g in zip(axes, groups, strict=True):
         x = list(g.rates().values())
