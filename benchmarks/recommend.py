@@ -1,12 +1,13 @@
 """How good the recommendation is where nothing of what is asked about was seen: the tables of docs/recommend.md.
 
-    python benchmarks/recommend.py [--results FILE] [--rules]
+    python benchmarks/recommend.py [--results FILE] [--write docs/recommend.md]
 
 Every condition of ``analysis/reference/results.parquet`` is left out in turn, with all that is alike: the same level (data set, kind of
 noise and rate, of whatever source), the same kind of noise on all data sets, or the whole data set. The rest is asked for a method, by the
 noise as it was estimated from the labels, and the regret is what the best method under that condition reached above the one that was named,
 in points of test accuracy. Beside: always DivideMix, always ELR, always what was best on average of the rest, and the best of all
-fixed choices in hindsight. ``--rules``: other rules than that of ``analysis.recommend``. Nothing is trained; seconds.
+fixed choices in hindsight; and other rules than that of ``analysis.recommend``. Nothing is trained; seconds. ``--write``: puts the tables
+between the two marks of that file.
 
 The best of many noisy means is too good by chance, for every choice alike: *of other seeds* is the regret against the method that was best
 on the other seeds, measured on the seed that is left (conditions with two seeds or more), which is too small where that is another method.
@@ -14,6 +15,7 @@ on the other seeds, measured on the seed that is left (conditions with two seeds
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from analysis.reference import RESULTS
 Values = NDArray[np.float64]
 Choice = Callable[[Sequence[Known], Known], list[str]]  # of the rest and what is asked about: methods, the best first
 
+BEGIN, END = "<!-- tables of benchmarks/recommend.py -->", "<!-- end -->"
 DRAWS = 2000  # of the bootstrap over conditions
 
 
@@ -127,7 +130,7 @@ def row(name: str, lost: Values, others: Values) -> str:
     return f"| {name} | {lost.mean():.2f} ({low:.2f} to {high:.2f}) | {np.quantile(lost, 0.9):.1f} | {lost.max():.1f} | {told} |"
 
 
-def judged(conditions: Sequence[Known], choices: dict[str, Choice], intervals: bool = False) -> str:
+def judged(conditions: Sequence[Known]) -> str:
     """The tables, one for each way of leaving out."""
     blocks = []
     for name, alike in LEFT_OUT.items():
@@ -137,20 +140,42 @@ def judged(conditions: Sequence[Known], choices: dict[str, Choice], intervals: b
             "| choice | mean regret (95 %) | nine in ten below | worst | of other seeds |",
             "| --- | ---: | ---: | ---: | ---: |",
         ]
-        for told, choice in choices.items():
+        lost: dict[str, Values] = {}
+        for told, choice in CHOICES.items():
             named = [taken(choice(rest, asked), asked) for rest, asked in cases]
-            lost = np.array([regret(asked, m) for m, (_, asked) in zip(named, cases, strict=True)])
+            lost[told] = np.array([regret(asked, m) for m, (_, asked) in zip(named, cases, strict=True)])
             fair = np.array([regret_of_other_seeds(asked, m) for m, (_, asked) in zip(named, cases, strict=True)])
-            lines.append(row(told, lost, fair))
+            lines.append(row(told, lost[told], fair))
         everywhere = set.intersection(*(set(asked.results) for _, asked in cases))
         fixed = {m: np.array([regret(asked, m) for _, asked in cases]) for m in sorted(everywhere)}
         best = min(fixed, key=lambda m: fixed[m].mean())
         fair = np.array([regret_of_other_seeds(asked, best) for _, asked in cases])
         lines.append(row(f"best fixed choice in hindsight: `{best}`", fixed[best], fair))
-        if intervals:
-            lines.append(f"\n{covered(conditions, alike)}")
+        mine = lost[OURS]
+        share = f"{mine.mean() / fixed[best].mean():.0%}" if fixed[best].mean() > 0 else "no number"
+        parts = (
+            (d, np.array([asked.dataset == d for _, asked in cases]))
+            for d in dict.fromkeys(a.dataset for _, a in cases)
+        )
+        each = ", ".join(
+            f"{d} {mine[of].mean():.2f} ({of.sum()}; `{best}` {fixed[best][of].mean():.2f})" for d, of in parts
+        )
+        lines.append(f"\nOurs is {share} of the best fixed choice's. By data set: {each}. {covered(conditions, alike)}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def compared(conditions: Sequence[Known]) -> str:
+    """Mean regret of other rules, and the worst."""
+    head = " | ".join(f"{name} left out" for name in LEFT_OUT)
+    lines = [f"| rule | {head} |", f"| --- |{' ---: |' * len(LEFT_OUT)}"]
+    for told, choice in RULES.items():
+        cells = []
+        for alike in LEFT_OUT.values():
+            lost = [regret(asked, taken(choice(rest, asked), asked)) for rest, asked in left_out(conditions, alike)]
+            cells.append(f"{np.mean(lost):.2f} (worst {max(lost):.1f})")
+        lines.append(f"| {told} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------------------------- other rules
@@ -188,8 +213,9 @@ def blind(where: Condition) -> Condition:
     return where._replace(concentration=0.0)
 
 
+OURS = "`raystudy recommend`"
 CHOICES: dict[str, Choice] = {
-    "`raystudy recommend`": ours,
+    OURS: ours,
     "always `dividemix`": always("dividemix"),
     "always `elr`": always("elr"),
     "always the best on average": on_average,
@@ -208,14 +234,23 @@ RULES: dict[str, Choice] = {
 
 def main(args: argparse.Namespace) -> int:
     conditions = known(pd.read_parquet(args.results).to_dict("records"))
-    print(judged(conditions, RULES) if args.rules else judged(conditions, CHOICES, intervals=True))
+    sets = ", ".join(f"{n} of {d}" for d, n in Counter(k.dataset for k in conditions).items())
+    told = f"{len(conditions)} conditions: {sets}.\n\n{judged(conditions)}\n\nOther rules, mean regret:\n\n{compared(conditions)}"
+    if args.write is None:
+        print(told)
+        return 0
+    before, _, rest = args.write.read_text(encoding="utf-8").partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        sys.exit(f"{args.write} has no {BEGIN} and {END} in it")
+    args.write.write_text(f"{before}{BEGIN}\n\n{told}\n\n{END}{after}", encoding="utf-8")
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="another table of results")
-    p.add_argument("--rules", action="store_true", help="compare rules rather than fixed choices")
+    p.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this page")
     return p
 
 
