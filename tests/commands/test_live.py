@@ -59,7 +59,7 @@ def test_the_table_of_a_stopped_study_stays(
     monkeypatch.setattr(CellSearch, "finished", lambda self: done)
     out = io.StringIO()
     console = Console(file=out, width=100, force_terminal=True, force_jupyter=False)
-    with Live(cells, lambda: 2, console):
+    with Live(cells, 2, console):
         pass
     last = out.getvalue().rpartition("left")[2]  # what is written after the table was drawn for the last time
     assert ("\x1b[2K" in last) == done, repr(last)
