@@ -163,7 +163,7 @@ def _experiment(
     searcher = StudySearch(searches, config, limit)
     used = contextlib.closing(Usage(study_dir, searches, places))
     workers = contextlib.nullcontext() if resources.address else local.inherited()
-    with warnings.catch_warnings(), workers, used as usage, audience.progress(searches, lambda: places.now):
+    with warnings.catch_warnings(), workers, used as usage, audience.progress(searches, places):
         warnings.simplefilter("ignore")
         tune.Tuner(
             tune.with_resources(TrialActor, _request),

@@ -34,6 +34,9 @@ class Places:
             self.now = capacity(resources)
         self.see(nodes)
 
+    def __float__(self) -> float:
+        return self.now
+
     @property
     def asked(self) -> float:
         """How many places the study is planned for, at least 1: where an autoscaler brings nodes, none may be there yet."""
