@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, SupportsFloat
 
 from rich import box
 from rich import live as rich_live
@@ -50,7 +50,7 @@ def audience(console: Console | None = None, abandoned: Callable[[], None] | Non
 class Live:
     """Shows the cells of a running study, reading them and changing nothing. A context manager; the last table stays."""
 
-    def __init__(self, cells: list[CellSearch], places: float, console: Console) -> None:
+    def __init__(self, cells: list[CellSearch], places: SupportsFloat, console: Console) -> None:
         self.cells, self.places, self.console = cells, places, console
         self.begun = time.monotonic()
         self._stop = threading.Event()
@@ -87,7 +87,7 @@ class Live:
 
     def _lines(self) -> None:
         while not self._stop.wait(PLAIN_SECONDS):
-            now = snapshot(self.cells, self.places)
+            now = snapshot(self.cells, float(self.places))
             running, pruned, failed = (sum(getattr(r, n) for r in now.rows) for n in ("running", "pruned", "failed"))
             told = f"{now.ended} of {now.of} trials (running {running}, pruned {pruned}, failed {failed})"
             best = ", ".join(
@@ -112,7 +112,7 @@ class Live:
         return HTML(console.export_html(inline_styles=True, code_format=NOTEBOOK))
 
     def table(self) -> Table:
-        now = snapshot(self.cells, self.places)
+        now = snapshot(self.cells, float(self.places))
         gone = duration(time.monotonic() - self.begun)
         caption = f"{now.ended} of {now.of} trials have ended; {gone} gone, about {duration(now.left)} left"
         shown = sorted(now.rows, key=lambda row: row.search.cell.method != BASELINE)

@@ -29,9 +29,9 @@ from typing import Any
 
 from analysis import palette
 from raystudy.errors import InputError
-from raystudy.record import ledger
+from raystudy.record import ledger, usage
 from raystudy.record.ledger import ENDED, CellHistory, TrialHistory
-from raystudy.tracking import cursor, files, runs, store, views
+from raystudy.tracking import cursor, files, places, runs, store, views
 from raystudy.tracking.cursor import Cursor
 from raystudy.tracking.runs import Point
 
@@ -105,6 +105,7 @@ class Projection:
         self.names, self.told_of = runs.Names(), -1  # what runs are called, and how many cells that was found of
         self.tags: dict[str, str] | None = None  # of the experiment
         self.begun = 0  # when it was made, ms
+        self.spanned = 0  # up to which time MLflow has what became of the study's places, ms
 
     def sync(self, running: bool, whole: bool = False) -> Synced:
         """One pass. Raises what MLflow raises, InputError for a broken ledger file (after the other cells).
@@ -129,6 +130,7 @@ class Projection:
                     except InputError as e:
                         self.cells.pop(path.stem, None)
                         broken = broken or e
+                self._places(paths, done)
                 if self.cells and (done.changes or self.tags is None):
                     self._save_views(paths, done)
                 logged = self.cursor.files if running else files.state(self.dir)
@@ -425,6 +427,20 @@ class Projection:
             parent.epochs = max([parent.epochs, *(m.step + 1 for m in told)])
             done.values += len(new) + len(told)
             done.changes += 1
+
+    def _places(self, paths: list[Path], done: Synced) -> None:
+        """Brings what became of the study's places to the run of its first cell."""
+        spans = usage.read(self.dir)
+        begun = {path.stem: event["time"] for path in paths for event in [_first(path)] if event}
+        if not (spans and begun) or spans[-1].time == self.spanned:
+            return
+        key = min(begun, key=lambda k: (begun[k], k))
+        which = f"tags.\"raystudy.cell\" = '{key}' and tags.\"raystudy.role\" = 'cell'"
+        for run in self._search(self.experiment, which, ACTIVE):
+            new = places.bring(self.client, run.info.run_id, spans, begun[key])
+            self.spanned = spans[-1].time
+            done.values += new
+            done.changes += new > 0
 
     def _mark_tuned(self, cell: CellState, done: Synced) -> None:
         """Tags the trainings behind the cell's tuned numbers with its name, by which the view of the curves groups them."""

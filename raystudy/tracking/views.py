@@ -13,8 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from raystudy.tracking.places import BUSY, GONE, THERE
+
 TAG = "mlflow.sharedViewState."
 STUDY, CELLS, NOISE, CURVES, TRIALS = "study", "cells", "noise", "curves", "trials-"
+PLACES = "places"
 MOST = 100  # runs in one comparison: beyond that MLflow's plots become slow or break
 MOST_VIEWS = 60  # cells of which each has a saved view of its trials: MLflow loads all of them with each page
 LISTED = 12  # cells of which each has a link of its own beside those of the study
@@ -98,6 +101,11 @@ def saved(
         if hyperparameters:
             charts.insert(0, _parallel(f"points of {name}", list(hyperparameters), ["test/acc", "val/acc"]))
         views[trials_of(cell)] = (f"Trials of {name}", _state(_trials(cell), known, charts, "val/acc"))
+    charts = [_line(THERE, "", THERE, BUSY), _line(GONE)]
+    views[PLACES] = (
+        "Places: how many there were, and how many were busy",
+        _state(f"metrics.`{THERE}` > 0", [], charts),
+    )
     return {
         TAG + view: json.dumps({"name": name, "createdAt": begun, "updatedAt": begun, "state": json.dumps(state)})
         for view, (name, state) in views.items()
@@ -143,7 +151,7 @@ def _scatter(name: str, param: str, metric: str) -> dict[str, Any]:
     return _chart("SCATTER", name, xaxis={"key": param, "type": "PARAM"}, yaxis={"key": metric, "type": "METRIC"})
 
 
-def _line(metric: str, name: str = "") -> dict[str, Any]:
+def _line(metric: str, name: str = "", *together: str) -> dict[str, Any]:
     scales = {"xAxisScaleType": "linear", "scaleType": "linear", "xAxisKey": "step", "yAxisKey": "metric"}
     ranges: dict[str, Any] = {"range": {}, "yAxisExpressions": [], "ignoreOutliers": False}
     common = {"useGlobalXaxisKey": True, "useGlobalLineSmoothing": True, "lineSmoothness": 0}
@@ -151,7 +159,7 @@ def _line(metric: str, name: str = "") -> dict[str, Any]:
         "LINE",
         name or metric,
         metricKey=metric,
-        selectedMetricKeys=[metric],
+        selectedMetricKeys=list(together) or [metric],
         selectedXAxisMetricKey="",
         **scales,
         **ranges,
