@@ -1,6 +1,14 @@
 """The live table of a sweep: what is always whole, what there is room for, and that it stays when a study is stopped."""
 
+import fcntl
 import io
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +25,11 @@ from raystudy.running.progress import snapshot
 from raystudy.running.search import CellSearch
 
 
-@pytest.fixture
-def cells(tmp_path: Path) -> list[CellSearch]:
+def made(folder: Path) -> list[CellSearch]:
     """Two cells with long names; in the first two trials are complete, and a third has a record."""
     noises = (Noise("symmetric", 0.2, "exclusive"), Noise("asymmetric", 0.35, "cifar10", seed=7))
     told = study(noises=noises, methods=("dividemix",), scheduler="none")
-    found = [opened(tmp_path / n.kind, told, Cell("dividemix", "digits", n)) for n in noises]
+    found = [opened(folder / n.kind, told, Cell("dividemix", "digits", n)) for n in noises]
     for values in ([0.99] + [0.5] * 25 + [0.6], [0.7] * 25 + [0.8, 0.84], [0.375]):
         trial = next(found[0].waiting())
         found[0].started.add(trial.key)
@@ -30,6 +37,11 @@ def cells(tmp_path: Path) -> list[CellSearch]:
         records = [{"val/acc": v, "test/acc": 0.5, "cost/seconds": 2.0} for v in values]
         found[0].report(trial.key, 0, records, False, "")
     return found
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> list[CellSearch]:
+    return made(tmp_path)
 
 
 def shown(renderable: Any, width: int) -> str:
@@ -103,3 +115,54 @@ def test_the_table_of_a_stopped_study_stays(
     last = out.getvalue().rpartition("left")[2]  # what is written after the table was drawn for the last time
     assert ("\x1b[2K" in last) == done, repr(last)
     assert "trials have ended" in out.getvalue()
+
+
+WATCHED = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from test_live import made
+from raystudy.commands.live import Live
+from raystudy.terminal import terminal
+try:
+    with Live(made(Path(sys.argv[1])), 2, terminal()):
+        time.sleep(120)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [80, 160])
+def test_in_a_real_terminal_the_table_stays_after_ctrl_c(tmp_path: Path, width: int) -> None:
+    here = Path(__file__).parent
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    known = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm-256color"}
+    command = [sys.executable, "-c", WATCHED, str(tmp_path), str(here), str(here.parent)]
+    process = subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, env=known, preexec_fn=lambda: os.login_tty(slave)
+    )
+    os.close(slave)
+    seen, asked, end = "", False, time.monotonic() + 300
+    while time.monotonic() < end:
+        try:
+            seen += os.read(master, 65536).decode(errors="replace")
+        except OSError:  # the terminal is closed: it has ended
+            break
+        if not asked and "have ended" in seen:
+            os.write(master, b"\x03")
+            asked = True
+    os.close(master)
+    assert process.wait(30) == 0, seen
+    last = seen.rpartition("\x1b[2K")[2]  # what is on the screen from where it was wiped for the last time
+    for text in (
+        "dividemix",
+        "symmetric exclusive 0.2",
+        "asymmetric cifar10 0.35 seed 7",
+        "78.0",
+        "have ended",
+        "stopped",
+    ):
+        assert text in last, repr(seen)
+    assert ("in training" in last) == (width == 160)

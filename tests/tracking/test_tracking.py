@@ -244,7 +244,7 @@ def test_what_cells_are_compared_by(study: Path, uri: str) -> None:
     }
     tags = client(uri).get_experiment(synced.experiment).tags
     saved = {k.removeprefix("mlflow.sharedViewState."): json.loads(v) for k, v in tags.items() if "sharedView" in k}
-    assert saved.keys() == {"study", "cells", "noise", "curves", f"trials-{CE}", f"trials-{ELR}"}
+    assert saved.keys() == {"study", "cells", "noise", "curves", "places", f"trials-{CE}", f"trials-{ELR}"}
     pages = {"study", "cells", "noise", "curves", "compare", "trials of ce 0.5", "trials of elr 0.5"}
     assert links.studies(uri)["demo"].keys() == pages
     state = json.loads(saved["cells"]["state"])

@@ -32,12 +32,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-m", "raystudy.sweep", *options]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "mlflow.db"
 
 
-def eventually(look: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def eventually(look: Callable[[], Any], what: str, seconds: float = 120) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := look():
