@@ -156,4 +156,5 @@ def begun(study: Study, histories: Mapping[Cell, CellHistory]) -> str:
     done = sum(t.state == "complete" for t in trials)
     far = f"{len(histories)} of {len(study.cells())} cells begun, {len(trials)} trials, {done} complete."
     told = f" {study.evaluated}" * bool(study.evaluated)
+    told += f" Before every method: {study.filter}." * bool(study.filter)
     return f"{far}{told}{names.full(study)}"

@@ -20,14 +20,19 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from analysis import literature, stats
+from analysis.figures import look
 from analysis.figures import results as figures
 from analysis.findings import agreement, fitted, peeking
 from analysis.grid import Group, Outcome, grouped
+from analysis.palette import BASELINE
 from analysis.reference import ledgers
+from analysis.rendering import RC, render
 from analysis.select import MAIN, score
 from raystudy.errors import InputError
 
@@ -35,6 +40,12 @@ ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "search_spaces" / "studies" / "reference"
 KEPT = ROOT / "analysis" / "reference"
 VECTORS, MNIST = 5000, {"mnist-2000.npz": (2000, 1000), "mnist-2500.npz": (2500, 2500)}
+KINDS = {  # how the pictures call them
+    "symmetric inclusive": "symmetric",
+    "given": "human labels, diluted",
+    "asymmetric cifar10": "asymmetric",
+    "instance features": "instance-dependent",
+}
 TABLES = {  # how their sources begin in analysis/published
     "MentorNet, Table 2": "Jiang et al. ICML 2018 (MentorNet) Table 2",
     "DivideMix, Table 1": "Li et al. ICLR 2020 (DivideMix) Table 1",
@@ -104,7 +115,10 @@ def over(values: Sequence[float], digits: int = 1) -> str:
 def accuracy(group: Group) -> str:
     """Test accuracy of the chosen points, methods best first; bold the first where it is first by more than chance."""
     levels = group.levels
-    first = {level: stats.winner({m: o.by_seed(MAIN) for m, o in row.items()}) for level, row in levels.items()}
+    first = {
+        level: stats.winner({m: o.by_seed(MAIN) for m, o in row.items() if not o.oracle})
+        for level, row in levels.items()
+    }
     rows = []
     for method in group.methods():
         row = [f"`{method}`"]
@@ -204,14 +218,48 @@ def tables(into: Path | None) -> None:
         print(convergence(grouped(*ledgers.read(small))))
     if into is not None:
         into.mkdir(parents=True, exist_ok=True)
-        for g in groups:
-            shown, _ = g.top(11)
-            scores = {m: [score(row[m].tuned, MAIN) for row in g.levels.values()] for m in shown}
-            figure = figures.rates(g.rates(), scores, "test accuracy in percent")
-            if figure:
-                figure.savefig(into / f"{g.name}.png", dpi=120)
-        if ranked:
-            figures.ranks(ranked).savefig(into / "ranks.png", dpi=120)
+        with rc_context(RC):
+            pictures = {"dial": dial(groups, ranked.methods if ranked else list(by_method))}
+            pictures |= {"selection": peeks(by_method)} | ({"ranks": figures.ranks(ranked)} if ranked else {})
+        for name, figure in pictures.items():
+            (into / f"{name}.png").write_bytes(render(figure)[0])
+
+
+# -------------------------------------------------------------------------------------------------------- pictures
+
+
+def dial(groups: Sequence[Group], best: Sequence[str], most: int = 9) -> Figure:
+    """Accuracy over the noise rate, a panel a kind of noise: the best methods by mean rank, and cross-entropy."""
+    shown = [*[m for m in best if m != BASELINE][:most], BASELINE]
+    figure, axes = look.grid(len(groups), columns=len(groups), height=2.4, sharey=True)
+    for ax, g in zip(axes, groups, strict=True):
+        x = list(g.rates().values())
+        for method in shown:
+            scores = [score(row[method].tuned, MAIN) if method in row else None for row in g.levels.values()]
+            mean, std = ([100 * getattr(s, part) if s else math.nan for s in scores] for part in ("mean", "std"))
+            ax.errorbar(x, mean, np.nan_to_num(std), **look.style(method), linewidth=1.1, markersize=3, elinewidth=0.7)
+        ax.set_title(KINDS.get(g.title.partition(", ")[2], g.title))
+        ax.set_xlabel("nominal noise rate")
+    axes[0].set_ylabel("test accuracy in %")
+    look.legend(figure, shown)
+    return figure
+
+
+def peeks(outcomes: Mapping[str, Sequence[Outcome]]) -> Figure:
+    """What picking the epoch, the point or both on the test set adds to each method: mean and 95 % interval over conditions."""
+    told = {m: [p.gains for o in of if not math.isnan((p := peeking(o.history)).honest)] for m, of in outcomes.items()}
+    order = sorted(told, key=lambda m: fmean(g[2] for g in told[m]))
+    figure, axes = look.grid(3, columns=3, height=0.5 + 0.15 * len(order), sharey=True, sharex=True)
+    for i, (ax, what) in enumerate(zip(axes, ("the epoch", "the point", "both"), strict=True)):
+        for y, method in enumerate(order):
+            values = [100 * g[i] for g in told[method]]
+            style = look.style(method)
+            ax.plot(stats.interval(values), [y, y], color=style["color"], linewidth=1.2)
+            ax.plot([fmean(values)], [y], color=style["color"], marker=style["marker"], markersize=4)
+        ax.set_title(what)
+        ax.set_xlabel("points gained")
+    axes[0].set_yticks(range(len(order)), order)
+    return figure
 
 
 def main(args: argparse.Namespace) -> int:

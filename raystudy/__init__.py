@@ -31,6 +31,7 @@ __all__ = [
     "load_model",
     "methods",
     "noise",
+    "recommend",
     "run",
     "train",
 ]
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         load_model,
         methods,
         noise,
+        recommend,
         run,
         train,
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raystudy.running.plan import Plan
     from raystudy.running.resources import Resources
     from raystudy.tools.clean.examine import Examined
+    from raystudy.tools.recommend import Advice
 
 Names = str | Sequence[str]
 
@@ -85,7 +86,8 @@ KINDS: dict[str, Kind] = {
         WHOLE,
     ),
     **dict.fromkeys(
-        ("val_fraction", "slack", "cpus_per_trial", "checkpoint_every", "trial_timeout", "probe_seconds"), NUMBER
+        ("val_fraction", "slack", "cpus_per_trial", "checkpoint_every", "trial_timeout", "probe_seconds", "noise_rate"),
+        NUMBER,
     ),
     **dict.fromkeys(("baseline", "skip_corrupt", "progress", "trust"), (bool,)),
 }
@@ -461,6 +463,46 @@ def clean(
         tell=print if progress else lambda text: None,
     )
     return Cleaned(found)
+
+
+def recommend(
+    dataset: str,
+    noise: str | None = None,
+    *,
+    studies: Names = (),
+    storage: str | PathLike[str] = "studies",
+    noise_rate: float | None = None,
+    noise_seed: int = 0,
+    seed: int = 0,
+    device: str | None = None,
+    threads: int = 1,
+    data_root: str | PathLike[str] = "data",
+    progress: bool = False,
+) -> "Advice":
+    """Which methods to try on a data set (``raystudy recommend``); nothing is written and nothing is run.
+
+    ``noise``: the labels to look at, None for those that came with the data. ``studies``: of your own, by name in ``storage`` or folder,
+    beside the reference results. ``noise_rate``: the share of wrong labels where you know it. ``.methods`` has the three best, ``.where``
+    the condition as it was found, ``.nearest`` what is known nearest, ``.far`` whether that is too far, ``.command()`` the study to run.
+    """
+    from raystudy.record import storage as storages
+    from raystudy.tools import recommend as tool
+
+    _checked(dataset=dataset, noise=noise, storage=storage, noise_seed=noise_seed, seed=seed, device=device)
+    _checked(noise_rate=noise_rate, threads=threads, data_root=data_root, progress=progress)
+    return tool.recommend(
+        located(dataset),
+        noise,
+        names=_several("studies", studies),
+        storages=storages.folder(str(storage)),
+        noise_rate=noise_rate,
+        noise_seed=noise_seed,
+        data_root=Path(data_root),
+        seed=seed,
+        device=device,
+        threads=threads,
+        tell=print if progress else lambda text: None,
+    )
 
 
 def methods(name: str | None = None) -> pd.DataFrame:

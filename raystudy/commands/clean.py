@@ -96,4 +96,5 @@ def clean(
     if text := outputs.lost(found, unsure):
         say(console, f"note: {text}", "yellow")
     say(console, f"written: {', '.join(map(str, written))}")
+    say(console, "which methods to train on such labels: raystudy recommend")
     return 0

@@ -234,8 +234,9 @@ class Search:
     start_from: Annotated[
         list[str] | None,
         Parameter(
-            help="studies whose best points a cell tries first, after the published one: names in --storage, folders, or `reference`, what "
-            "comes with raystudy; fixed when the study begins (docs/search.md); may be repeated (default: none)"
+            help="studies whose best points a cell tries first, after the published one: names in --storage, folders, a .json of "
+            "`raystudy recommend`, or `reference`, what comes with raystudy; fixed when the study begins (docs/search.md); may be repeated "
+            "(default: none)"
         ),
     ] = None
     slack: Annotated[

@@ -105,6 +105,19 @@ examples:
   raystudy noise estimate npz:mine.npz --network convnet --epochs 20 --folds 3 --out mine/noise
 """,
     ),
+    "recommend": (
+        "recommend:recommend",
+        "Which methods to try on a data set: what to expect of them, what they cost, and where to begin.",
+        """\
+examples:
+  raystudy recommend npz:mine.npz
+  raystudy recommend folder:photos --labels labels.csv --noise-rate 0.2      nothing is estimated
+  raystudy recommend npz:mine.npz --from dividemix-mine --from ~/old/elr-mine/ --run
+
+Looks up what was measured under the nearest conditions; docs/recommend.md says how near that is, and how good the advice was where
+it could be checked. --run runs the study that it proposes.
+""",
+    ),
     "clean": (
         "clean:clean",
         "Which labels are wrong: a list, the cleaned labels, and a page of suspects.",

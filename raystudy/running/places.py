@@ -35,7 +35,7 @@ class Places:
         self.see(nodes)
 
     def __float__(self) -> float:
-        return self.now
+        return float(self.now)
 
     @property
     def asked(self) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from raystudy.design.study import Study, study_dir
+from raystudy.design.study import SLACK, Study, study_dir
 from raystudy.errors import InputError
 from raystudy.learn.point import recipe_of
 from raystudy.record import mirror as mirrors
@@ -90,7 +90,9 @@ def run(
                         not study.batch and not study.virtual_workers
                     ):  # the study.toml of another machine brings its own
                         searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
-                        study = replace(study, virtual_workers=virtual_workers(study.slack, places.asked, searched))
+                        study = replace(
+                            study, virtual_workers=virtual_workers(study.slack or SLACK, places.asked, searched)
+                        )
                     searches = builder.searches(study, ledger)
                 mirror = _begin(builder, study, ledger, searches)
                 few = min(builder.updates(c) for c in study.cells())
@@ -130,7 +132,7 @@ def grown(study: Study, folder: Path, named: bool = False, longer: bool = False)
     Raises InputError where the two are different studies."""
     told = folder / "study.toml"
     if not told.exists():
-        return study, False
+        return replace(study, slack=study.slack or SLACK), False
     old = Study.from_toml(told)
     if not named and (other := [d for d in study.datasets if d not in old.datasets]):
         raise InputError(

@@ -30,6 +30,7 @@ from raystudy.record import mirror, storage
 FILE = Path("start") / "points.json"
 FORMAT = 1
 REFERENCE = "reference"  # the name of what comes with raystudy
+START_FROM = "--start-from"
 STARTS = 4  # points from elsewhere that a cell tries, after the published one
 PATIENCE = 2  # of them that are worse than the published point before the rest is left out
 KEPT = 256  # trials of a cell that is started from, the first
@@ -147,22 +148,43 @@ def _inside(point: Point, space: Space) -> Point | None:
 
 
 def gather(names: Sequence[str], storages: Path, root: Path) -> list[Found]:
-    """What the named studies have found: names in ``storages``, folders, or ``reference``. Raises InputError, one line, for one that is
-    none or has nothing that is complete."""
+    """What the named studies have found: names in ``storages``, folders, ``reference``, or what ``raystudy recommend`` wrote (FILE.json).
+    Raises InputError, one line, for one that is none or has nothing that is complete."""
     out: list[Found] = []
     for name in names:
-        cells = reference() if name == REFERENCE else _of_study(name, storages, root)
+        if name == REFERENCE:
+            cells = reference()
+        else:
+            cells = recommended(Path(name).expanduser()) if name.endswith(".json") else _of_study(name, storages, root)
         if not cells:
             raise InputError(f"--start-from {name}: no trial of it is complete, so there is nothing to start from")
         out += cells
     return out
 
 
-def _of_study(name: str, storages: Path, root: Path) -> list[Found]:
+def recommended(file: Path) -> list[Found]:
+    """The points that ``raystudy recommend`` wrote to ``file``. Raises InputError, one line, for anything else."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        return [Found.from_dict(d) for d in told["cells"]]
+    except FileNotFoundError:
+        raise InputError(f"--start-from {file}: there is no such file") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"--start-from {file} is no file that `raystudy recommend` has written") from None
+
+
+def folder_of(name: str, storages: Path, option: str) -> Path:
+    """Where a study lies that an option names: by its name in ``storages``, or by its folder. Raises InputError where there is none."""
     folder = Path(name).expanduser() if "/" in name else study_dir(storages, name)
     mirror.pull(folder)
     if not (folder / "study.toml").is_file():
-        raise unknown("study for --start-from", name, [REFERENCE, *storage.studies(storages), "FOLDER/"])
+        known = [REFERENCE] if option == START_FROM else []
+        raise unknown(f"study for {option}", name, [*known, *storage.studies(storages), "FOLDER/"])
+    return folder
+
+
+def _of_study(name: str, storages: Path, root: Path) -> list[Found]:
+    folder = folder_of(name, storages, START_FROM)
     study = Study.from_toml(folder / "study.toml")
     _, histories = load.study(folder, only=(study.objective,))
     out = []

@@ -73,6 +73,7 @@ def test_nodes_that_join_and_leave_change_the_places() -> None:
     few = Places(replace(ONE, max_concurrent=3))
     few.see(NODES)
     assert (few.now, few.asked) == (3, 3)
+    assert float(Places(replace(ONE, address="", max_concurrent=1))) == 1.0  # from whole numbers, too
 
 
 def test_idle_places_have_a_reason() -> None:
