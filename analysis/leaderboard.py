@@ -25,6 +25,7 @@ class Line(NamedTuple):
     oracle: bool  # whether the chosen point was read off the truth
     against_oracle: bool  # whether the published one was, that the gain is over
     checked: bool  # whether the test labels are known to be right; else accuracies are against given labels
+    partly: int = 0  # of a mean: over how many conditions in which a point was read off the truth
 
 
 def rules(study: Study) -> list[str]:
@@ -98,9 +99,10 @@ def _mean(lines: list[Line]) -> Line:
         n=sum(told.n for told in lines),
         gain=spread(told.gain for told in lines).mean,
         seconds=spread(told.seconds for told in lines).mean,
-        oracle=any(told.oracle for told in lines),
-        against_oracle=any(told.against_oracle for told in lines),
+        oracle=all(told.oracle for told in lines),  # a mean is not starred for one of its levels
+        against_oracle=all(told.against_oracle for told in lines),
         checked=all(told.checked for told in lines),
+        partly=sum(told.oracle or told.against_oracle for told in lines),
     )
 
 

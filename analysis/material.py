@@ -11,6 +11,7 @@ from analysis.grid import Group, Outcome, grouped
 from analysis.page import Code, Picture
 from analysis.sheets import Sheet
 from raystudy.design.study import Cell, Study
+from raystudy.record import usage
 from raystudy.record.ledger import CellHistory, TrialHistory
 
 FEW, MANY = 4, 12  # noise levels in a figure whose panels need room, and in others; evenly spread where there are more
@@ -61,6 +62,11 @@ class Material:
     def relative(self) -> str:
         """A sentence where noise was drawn on labels that may be wrong themselves."""
         return truth.relative(h.header for h in self.histories.values())
+
+    @property
+    def spans(self) -> list[usage.Span]:
+        """What the study's drivers saw of its places."""
+        return usage.read(self.folder)
 
     def arrays(self, trials: list[TrialHistory]) -> list[load.Arrays]:
         """What some finished trials left for figures, of those that have."""

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from analysis import collapse, names, truth
 from analysis.leaderboard import Line, foremost, label, lines, overall, rules
-from analysis.select import BALANCED, CLEAN_VAL, TEST, Score, chosen, evaluated
+from analysis.select import BALANCED, CLEAN_VAL, TEST, Score, chosen, reached
 from raystudy.design.names import OBJECTIVES
 from raystudy.design.study import Cell, Study
 from raystudy.record.ledger import ENDED, CellHistory
@@ -123,6 +123,8 @@ def leaderboard(
     told = "Point chosen by noisy validation." + "".join(f" {text}" for name, text in LEGEND.items() if name in shown)
     told += f" {study.evaluated}" * bool(study.evaluated)
     told += " *: a point read off the truth." * any(c.oracle or c.against_oracle for _, c in rows)
+    if partly := [f"{c.cell.method} ({c.partly})" for _, c in rows if c.partly and not c.oracle]:
+        told += f" Points read off the truth are in the means of {', '.join(partly)}, in so many conditions."
     told += truth.relative(h.header for h in histories.values())
     told += f" Before every method: {study.filter}." * bool(study.filter)
     told += f" Left out for want of room: {', '.join(left_out)}." * bool(left_out)
@@ -203,7 +205,7 @@ def _state(study: Study, cells: Sequence[Cell], histories: Mapping[Cell, CellHis
     trials = [t for history in found for t in history.trials.values()]
     states = Counter(t.state for t in trials)
     picked = [best for history in found if (best := chosen(history, study.objective))]
-    reached = max((v for t in picked for v in evaluated(t.curves.get("val/acc", ()))), default=math.nan)
+    highest = max((v for v in map(reached, picked) if not math.isnan(v)), default=math.nan)
     methods, noises = {c.method for c in cells}, {level(c, study) for c in cells}
     return {
         "method": methods.pop() if len(methods) == 1 else f"{len(methods)} methods",
@@ -211,7 +213,7 @@ def _state(study: Study, cells: Sequence[Cell], histories: Mapping[Cell, CellHis
         **{state: str(states[state]) for state in ENDED},
         "unfinished": str(states["running"]),
         "epochs": str(sum(t.epochs for t in trials)),
-        "best\nnoisy val": "–" if math.isnan(reached) else f"{100 * reached:.1f}",
+        "best\nnoisy val": "–" if math.isnan(highest) else f"{100 * highest:.1f}",
     } | ({"chosen point": point(picked[0].point) if picked else "–"} if len(cells) == 1 else {})
 
 

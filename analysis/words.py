@@ -131,6 +131,15 @@ BUDGET = (
 )
 BUDGETS = "spent on the search of a cell. One training on the search's seed, so nothing is bold. –: no trial had finished by then."
 SECONDS = "Seconds are those of the machine it ran on, with whatever else ran there."
+PLACES = "Means over equal parts of the time in which a sweep ran. Line: how many trials fit at once. Areas: what became of them."
+TRAININGS = (
+    "Trials in training, by the records of their epochs. How many places there were, no driver of this study told; from the next "
+    "run on it does."
+)
+PLACES_OF = (
+    "Hours of places: of four idle for an hour, four. busy: a trial had a worker there, which also loads, and writes checkpoints. "
+    "lost: of busy hours, what the records do not have, or had already."
+)
 PROVENANCE = (
     "A + after a commit: the working tree had changes. More than one value: cells were begun at different times."
 )
@@ -147,4 +156,5 @@ def begun(study: Study, histories: Mapping[Cell, CellHistory]) -> str:
     done = sum(t.state == "complete" for t in trials)
     far = f"{len(histories)} of {len(study.cells())} cells begun, {len(trials)} trials, {done} complete."
     told = f" {study.evaluated}" * bool(study.evaluated)
+    told += f" Before every method: {study.filter}." * bool(study.filter)
     return f"{far}{told}{names.full(study)}"

@@ -193,7 +193,14 @@ class Sleeper(tune.Trainable):
             records.append({"val/acc": value(self.next, self.told["last"], self.told["number"]), "cost/seconds": each})
             self.next += 1
         time.sleep(len(records) * each)
-        same: dict[str, Any] = {"diverged": False, "failure": "", "again": False, "notes": [], "worker": ""}
+        same: dict[str, Any] = {
+            "diverged": False,
+            "failure": "",
+            "again": False,
+            "repeated": 0.0,
+            "notes": [],
+            "worker": "",
+        }
         return same | {"start": start, "records": records}
 
 
@@ -228,7 +235,7 @@ def on_ray(seconds: float, slack: float) -> float:
 
             found.append(CellSearch(told, cell, space.load("mixup"), ledger, history, spec))
         with session(resources, Audience()) as places:
-            raystudy.running.execute.execute("busy", found, resources, places, Audience())
+            raystudy.running.execute.execute(ledger.dir, found, resources, places, Audience())
         ledger.close()
     all_ = [t for c in found for t in c.history.trials.values()]
     assert all(t.state in ("complete", "pruned") for t in all_)

@@ -96,6 +96,7 @@ def results(searches: list[CellSearch], workers: int) -> Iterator[int]:
             "records": [record],
             "diverged": False,
             "failure": "",
+            "repeated": 0.0,
             "notes": [],
             "worker": "w:1",
             "again": False,

@@ -11,7 +11,7 @@ Three parts, each a line of JSON in FILE; a line that is there is not measured a
   and images of the training set a second after the warm-up, beside a plain port of the author's structure in the same run.
 
 ``--tiny`` does all of it on any machine in minutes: two methods, stand-ins, an MLP; its numbers mean nothing. At its end the lines are
-printed as tables for docs/results.md. This was written without a GPU at hand: nothing in it has been measured on one yet.
+printed as tables for docs/published-points.md. This was written without a GPU at hand: nothing in it has been measured on one yet.
 """
 
 import argparse

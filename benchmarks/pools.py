@@ -7,7 +7,7 @@ A cell is a method (ce, mixup, elr, coteaching, dividemix) on a data set (digits
 CIFAR-10) at a rate of symmetric noise (0.2, 0.5, 0.8), with a small MLP. Its pool is the published point and then random points of the
 method's search space, the same for all cells of the method; plain cross-entropy, which has no space, gets learning rate and weight decay.
 Every training runs to its end and keeps its whole curves. Trainings are short and a quarter is held out for validation (a tenth would make
-one image more than half a point), so accuracies here are not those of ``docs/results.md``.
+one image more than half a point), so accuracies here are not those of ``docs/published-points.md``.
 
 Trial 0 of every cell is trained first, then trial 1, so that any part of the work is a usable benchmark. The first ``PARTS`` trials are
 trained on nested parts of the training set, too (``fraction``). A line of FILE a training; the same command goes on where it

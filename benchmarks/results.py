@@ -1,4 +1,4 @@
-"""Every method at its published point on real images, beside plain cross-entropy: what ``docs/results.md`` shows.
+"""Every method at its published point on real images, beside plain cross-entropy: what ``docs/published-points.md`` shows.
 
     python benchmarks/results.py --out results.jsonl [--vectors FOLDER] [--cifar10 FOLDER] [--only METHOD ...] [--jobs N]
     python benchmarks/results.py --out results.jsonl --table

@@ -53,6 +53,7 @@ class Noop(tune.Trainable):
             "records": [record],
             "diverged": False,
             "failure": "",
+            "repeated": 0.0,
             "notes": [],
             "worker": "",
             "again": False,
@@ -132,7 +133,7 @@ def study(kind: str, trials: int, cells: int) -> dict[str, float]:
     following = follower.start(folder, uri) if kind == "tpe" else None
     began, cpu = time.monotonic(), time.process_time()
     with session(resources, Audience()) as places:
-        raystudy.running.execute.execute("scale", searches, resources, places, Audience())
+        raystudy.running.execute.execute(folder, searches, resources, places, Audience())
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     ledger.close()
     if following:

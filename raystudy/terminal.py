@@ -21,6 +21,7 @@ STAND_INS = {  # of what we print; accents are left off, and of all else there i
         "≤": "<=",
         "≈": "~",
     },
+    **dict(zip("▁▂▃▄▅▆▇█", "__..--==", strict=True)),
     **{"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "†": "+", "‡": "++", "§": "S.", "•": "*"},
 }
 

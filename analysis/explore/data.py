@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis import stats, surfaces
+from analysis import palette, stats, surfaces
 from analysis.explore import headlines
-from analysis.figures import look
 from analysis.grid import Group, Outcome, mean
 from analysis.material import Material
 from analysis.select import MAIN, RULES, Score, balanced, objective, score, spent, spread
@@ -50,7 +49,7 @@ def explored(materials: Sequence[Material]) -> Data:
             group["levels"] = dict(sorted(rates.items(), key=lambda told: told[1]))
             group["said"].sort(key=lambda told: rates[told[1]])
     return {
-        "studies": [m.study.name for m in materials],
+        "studies": [m.study.name + f" (filter {m.study.filter})" * bool(m.study.filter) for m in materials],
         "rules": [[r, materials[0].label(r)] for r in rules],
         "main": MAIN,
         "metrics": [list(m) for m in METRICS if any(c["scores"].get(m[0]) for c in cells)],
@@ -208,7 +207,7 @@ def _losses(material: Material, o: Outcome, known: bool) -> Data | None:
 
 
 def _look(method: str) -> Data:
-    style = look.style(method)
+    style = palette.style(method)
     shapes = {
         "o": "circle",
         "s": "square",

@@ -28,7 +28,7 @@ Bold: more than chance against every other method of its study (paired t test by
 <h2 id="ex-cell-title" tabindex="-1"></h2><div id="ex-cell"></div>
 <h2 id="ex-trials-title">All trials</h2>
 <form class="controls">
-<label>Filter
+<label>Find
 <input id="ex-filter" type="search" placeholder="any text: method, state, reason, a value" autocomplete="off" size="34"></label>
 <label>State <select id="ex-state"></select></label>
 <label>Of <select id="ex-origin"></select></label>

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.look import broken, every, first_column, grid, legend, log_axis, lowest, style
+from analysis.figures.look import broken, every, first_column, grid, legend, log_axis, lowest
+from analysis.palette import style
 
 
 def cost(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str, measured: str) -> Figure | None:

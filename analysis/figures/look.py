@@ -1,14 +1,11 @@
-"""How figures look: sizes, a method's colour and marker, grids of panels, legends.
+"""How figures look: sizes, grids of panels, legends. A method's colour and marker are in ``palette``.
 
-A method has one colour and one marker everywhere: they follow from its place among all methods, not from who else is in the figure.
 Sizes are those of a printed page (7 inches wide), no letter below 6.5 points.
 """
 
 import math
 import textwrap
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib import resources
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -16,35 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from analysis.palette import style
 from analysis.rendering import short
 
 WIDTH = 7.0  # inches
-BASELINE = "ce"
-# Okabe and Ito's and Tol's colours that are told apart with any colour vision and in grey print, without the yellows.
-# In an order that keeps the methods most often seen together apart.
-COLOURS = ("#332288", "#009E73", "#882255", "#D55E00", "#999933", "#0072B2", "#777777", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":")
-
-
-@lru_cache(maxsize=1)
-def names() -> tuple[str, ...]:
-    """All methods, in the order of METHODS: each has one file of search space, and these can be listed without importing torch."""
-    files = (f.name for f in resources.files("search_spaces").iterdir())
-    return tuple(sorted(f.removesuffix(".toml") for f in files if f.endswith(".toml") and f != "recipes.toml"))
-
-
-def style(method: str) -> dict[str, Any]:
-    """Colour, marker and line of a method; plain cross-entropy is black."""
-    if method == BASELINE:
-        return {"color": "black", "marker": "o", "linestyle": "--"}
-    others = [n for n in names() if n != BASELINE]
-    i = others.index(method) if method in others else len(others) + sum(map(ord, method)) % 70
-    return {
-        "color": COLOURS[i % len(COLOURS)],
-        "marker": MARKERS[i % len(MARKERS)],
-        "linestyle": LINES[i // len(COLOURS) % len(LINES)],
-    }
 
 
 def grid(n: int, columns: int = 4, height: float = 1.6, **kw: Any) -> tuple[Figure, list[Axes]]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.figures.look import WIDTH, first_column, grid, legend, lowest, style
+from analysis.figures.look import WIDTH, first_column, grid, legend, lowest
+from analysis.palette import style
 from analysis.select import Score
 from analysis.stats import ALPHA, Ranking
 

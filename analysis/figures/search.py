@@ -8,7 +8,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.look import WIDTH, grid, lowest, style
+from analysis.figures.look import WIDTH, grid, lowest
+from analysis.palette import style
 from analysis.surfaces import Axis, Surface, recommend
 from raystudy.record.ledger import TrialHistory
 

@@ -11,8 +11,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from analysis.figures.look import WIDTH, broken, every, first_column, grid, legend, lowest, style
+from analysis.figures.look import WIDTH, broken, every, first_column, grid, legend, lowest
 from analysis.load import Arrays
+from analysis.palette import style
 from analysis.select import SUBSET, TEST
 from raystudy.data import fonts
 from raystudy.record.ledger import TrialHistory

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from analysis import words
+from analysis import usage, words
 from analysis.figures import cost as figures
+from analysis.figures import places as drawn
 from analysis.grid import Group, mean
 from analysis.material import MANY, TOP, Item, Material, Plot
 from analysis.select import COSTS, MAIN, after, progress, score, spent
 from analysis.sheets import Row, Sheet, num, percent
+from raystudy.record.usage import IDLE, LOST
 
 Steps = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]  # of ``select.progress``, by level and method
 
@@ -46,6 +48,24 @@ def items(material: Material) -> Iterator[Item]:
     columns = ["noise", "method", MAIN, "passes/run", "s/run", "hours in all"]
     columns += ["complete", "pruned", "diverged", "failed", "unfinished"]
     yield Sheet("cost", "Cost and state of every cell", columns, rows, words.SECONDS)
+    yield from _places(material)
+
+
+def _places(material: Material) -> Iterator[Item]:
+    """Places over time, and what became of them; of a study whose drivers did not tell, its trainings alone."""
+    spans, trainings = material.spans, usage.trained(material.histories.values())
+    told = usage.totals(spans)
+    text = words.PLACES if told["places"] else words.TRAININGS
+    yield Plot("places", "Places over time", text, drawn.places(usage.course(spans if told["places"] else trainings)))
+    if not told["places"]:
+        return
+    counted = math.fsum(s.busy for s in trainings)
+    parts = {"there were": told["places"], "busy": told["busy"], "busy, by the records of epochs": counted}
+    parts |= {f"idle: {why}": told[name] for name, why in IDLE.items()}
+    parts |= {f"lost: {why}": told[name] for name, why in LOST.items()}
+    rows: list[Row] = [[what, num(s / 3600, 3), num(s / told["places"], 1, 100)] for what, s in parts.items()]
+    note = f"{words.PLACES_OF} A sweep ran for {told['seconds'] / 3600:.2f} hours."
+    yield Sheet("places", "Places and what became of them", ["places", "hours", "%"], rows, note)
 
 
 def _budget(material: Material, g: Group, kind: str, label: str, steps: Steps) -> Sheet:

@@ -7,6 +7,7 @@ from analysis import words
 from analysis.material import Item, Material
 from analysis.page import Code
 from analysis.sheets import Row, Sheet, num
+from raystudy.design.study import SLACK
 from raystudy.record.ledger import is_running
 
 AGAIN = """\
@@ -28,7 +29,7 @@ def items(material: Material) -> Iterator[Item]:
     if study.batch:
         told["proposals of a cell out at once"] = str(study.batch)
     else:
-        told["virtual workers of a cell"] = f"{study.virtual_workers} (slack {study.slack:g})"
+        told["virtual workers of a cell"] = f"{study.virtual_workers} (slack {study.slack or SLACK:g})"
     told["commit"] = ", ".join(sorted({h.get("commit") or "not a git checkout" for h in headers})) or "–"
     versions = [(p, v) for h in headers for p, v in h.get("versions", {}).items()]
     told |= {p: ", ".join(sorted({v for q, v in versions if q == p})) for p, _ in versions}

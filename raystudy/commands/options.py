@@ -299,7 +299,7 @@ class Where:
         float | str | None,
         Parameter(
             converter=_share,
-            help="GPUs of a trial, may be a fraction; auto measures what each method needs (default: 1 where this machine has one, else 0)",
+            help="a trial's GPU: 1 or a fraction; auto measures what each method needs (default: 1 where this machine has one, else 0)",
         ),
     ] = None
     max_concurrent: Annotated[

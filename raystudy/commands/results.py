@@ -22,7 +22,8 @@ def status(
 ) -> int:
     """How far a study is, and its leaderboard so far."""
     console = terminal()
-    from analysis import load, models, tables
+    from analysis import load, models, tables, usage
+    from raystudy.record.usage import read
 
     folder = held(storage, study)
     told, histories = load.study(folder, only=tables.READ)
@@ -31,6 +32,8 @@ def status(
     console.print(tables.leaderboard(told, histories, console.width, most))
     if found := models.of(folder, told, histories):
         say(console, f"models: of {len({m.cell for m in found})} of {len(told.cells())} cells (raystudy model {study})")
+    for line in usage.lines(read(folder)):
+        say(console, line)
     say(console, "a sweep is running" if running(folder) else "no sweep is running")
     return 0
 

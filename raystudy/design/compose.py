@@ -12,7 +12,7 @@ from raystudy import own
 from raystudy.data import smoke
 from raystudy.data.noise import Noise, parse
 from raystudy.data.spec import base, family, located
-from raystudy.design.study import NAME, NO_FILTER, SLACK, Block, Study, slug
+from raystudy.design.study import NAME, NO_FILTER, Block, Study, slug
 from raystudy.errors import InputError
 
 BASELINE = "ce"
@@ -77,7 +77,8 @@ def of_blocks(name: str, blocks: list[Block], budget: Mapping[str, Any]) -> Stud
     first = blocks[0]
     if first.filter:  # of which an empty one would take the study's
         blocks = [replace(b, filter=b.filter or NO_FILTER) for b in blocks]
-    values: dict[str, Any] = {**budget, **{name: float(budget[name]) for name in ("val_fraction", "slack")}}
+    values: dict[str, Any] = {**budget, "val_fraction": float(budget["val_fraction"])}
+    values["slack"] = None if budget["slack"] is None else float(budget["slack"])
     values["start_from"] = tuple(budget["start_from"])
     return Study(
         name=name,
@@ -137,7 +138,7 @@ BUDGET: dict[str, Any] = {  # and what it is where nobody says otherwise
     "val_fraction": 0.1,
     "clean_val": 0,
     "keep_models": "",
-    "slack": SLACK,
+    "slack": None,
     "start_from": (),
     "evaluate": "",
 }

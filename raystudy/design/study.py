@@ -144,7 +144,7 @@ class Study:
     seed: int = 0
     val_fraction: float = 0.1
     clean_val: int = 0
-    slack: float = SLACK  # virtual workers for each real one
+    slack: float | None = None  # virtual workers for each real one; None: not said, SLACK for a study that begins
     virtual_workers: int = 0  # of a cell; 0: told by slack and the machine when the study begins
     batch: int = 0  # of studies from before there were virtual workers: proposals of a cell that are out at once
     keep_models: str = ""  # whose weights are kept, of MODELS; empty: nobody has said, so the best of each cell
@@ -189,7 +189,7 @@ class Study:
         ):
             if not low <= value <= high:
                 raise InputError(f"--{what} is {value}; it must be from {low} to {high}")
-        if not 0 < self.slack <= MOST_SLACK:
+        if self.slack is not None and not 0 < self.slack <= MOST_SLACK:
             raise InputError(f"--slack is {self.slack:g}; it must be above 0 and at most {MOST_SLACK}")
         object.__setattr__(self, "evaluate", evaluation.parse(self.evaluate).text)
         if not 0 < self.val_fraction < 1:
@@ -262,6 +262,7 @@ class Study:
         may = ("grid", "filter", "start_from", "start", "evaluate", "final_epochs")
         unsaid = {name for name in may if not told[name]}
         unsaid |= {"slack", "virtual_workers"} if self.batch else {"batch"}
+        unsaid |= {"slack"} if self.slack is None else set()
         return tomli_w.dumps({k: v for k, v in told.items() if k not in unsaid})
 
     @classmethod
@@ -269,7 +270,7 @@ class Study:
         """Reads a resolved study. Raises InputError with one line for a broken file or an unknown name."""
         try:
             told = tomllib.loads(path.read_text(encoding="utf-8"))
-            kinds = {f.name: f.type for f in fields(cls)}
+            kinds = {f.name: float if f.type == float | None else f.type for f in fields(cls)}
             for name, value in told.items():
                 if name not in kinds:
                     raise unknown("setting", name, kinds)
@@ -301,9 +302,9 @@ class Study:
             return replace(self, epochs=old.epochs, final_epochs=self.epochs).grown_from(old)
         if not self.start_from:
             self = replace(self, start_from=old.start_from)
-        if not old.batch and self.slack == SLACK:  # nobody said it, and the default may have been another then
+        if self.slack is None:  # nobody said it, and the default may have been another then
             self = replace(self, slack=old.slack)
-        if old.batch and self.slack != SLACK:
+        elif old.batch:
             raise InputError(
                 f"study {self.name!r} was begun in batches, before there was a --slack: leave it away, or choose another --name"
             )

@@ -28,7 +28,9 @@ GRID: dict[str, type] = {
     "filter": str,
 }
 KINDS = (
-    GRID | {k: list if v == () else type(v) for k, v in BUDGET.items()} | {"name": str, "noise_seed": int, "grid": list}
+    GRID
+    | {k: list if v == () else type(v) for k, v in BUDGET.items()}
+    | {"name": str, "noise_seed": int, "grid": list, "slack": float}
 )
 TOLD = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
 

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from raystudy.design.study import Study, study_dir
 from raystudy.errors import InputError, unknown
-from raystudy.record import ledger
+from raystudy.record import ledger, usage
 from raystudy.record.ledger import ORIGINS, CellHistory, Event, Ledger, is_running
 
 FIXED = ("cell", "digests", "network", "recipe", "epochs", "objective")  # of a cell's header: what all its trials share
 CONFLICTS = ("refuse", "keep")
-BESIDES = ("arrays", "artifacts", "data", "masks", "models")  # folders whose files come along
+BESIDES = ("arrays", "artifacts", "data", "masks", "models", usage.FOLDER)  # folders whose files come along
 
 
 @dataclass

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.errors import InputError
-from raystudy.record import models, pieces
+from raystudy.record import models, pieces, usage
 from raystudy.record.checkpoints import checkpoint_names
 from raystudy.record.storage import Place, line_of, place, reached, url
 
@@ -36,7 +36,7 @@ SENDS = 8  # pieces on their way at once
 
 LOOKS = 4  # at what a storage holds, while its driver is joining pieces
 
-KEPT = ("masks", "report", "own", "start")  # folders of a study whose files are copied as they are
+KEPT = ("masks", "report", "own", "start", usage.FOLDER)  # folders of a study whose files are copied as they are
 
 ARRAYS = ("arrays",)  # another, of one file a trial
 
@@ -62,9 +62,10 @@ def pull(study_dir: Path, arrays: bool = False, weights: bool = False) -> int:
         grown = _ledgers(study_dir / "cells", there / "cells")
         for kind in KEPT + ARRAYS * arrays:
             taken += [
-                (there / kind / name, study_dir / kind / name)
-                for name in (there / kind).files()
-                if not (study_dir / kind / name).exists()
+                (there / kind / name, mine)
+                for name, size in (there / kind).files().items()
+                for mine in [study_dir / kind / name]
+                if not mine.exists() or (kind == usage.FOLDER and mine.stat().st_size < size)  # which only grow
             ]
         taken += _models(study_dir, there, weights)
         settings = there / "study.toml"

@@ -24,12 +24,12 @@ from raystudy.record.storage import url
 from raystudy.running import local, memory
 from raystudy.running.audience import Audience
 from raystudy.running.budget import Budget
-from raystudy.running.nodes import largest
-from raystudy.running.resources import Resources, capacity
+from raystudy.running.places import Places, counted
+from raystudy.running.resources import Resources
 from raystudy.running.search import CellSearch
-from raystudy.running.session import joined
 from raystudy.running.trial import TrialActor
 from raystudy.running.tune import RETRIES, CellScheduler, StudySearch
+from raystudy.running.usage import Usage
 from raystudy.terminal import printable
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -64,23 +64,23 @@ class _Silent(tune.ProgressReporter):
 
 
 def execute(
-    name: str,
+    study_dir: Path,
     searches: list[CellSearch],
     resources: Resources,
-    places: float,
+    places: Places,
     audience: Audience,
     budget: Budget | None = None,
     texts: Mapping[str, str] = NOTHING,
 ) -> None:
-    """One Ray Tune experiment for all cells, in the Ray session that is open. ``places``: how many trials fit at once.
+    """One Ray Tune experiment for all cells, in the Ray session that is open.
 
     ``texts``: the files of the user's own (``raystudy.own``), which go to the workers.
     """
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(
-        resources.max_concurrent or (10_000 if resources.address else int(places) + 1)
+        resources.max_concurrent or (10_000 if resources.address else int(places.now) + 1)
     )
     with scratch() as folder:
-        problem = _experiment(name, searches, resources, places, folder, audience, budget, texts)
+        problem = _experiment(study_dir, searches, resources, places, folder, audience, budget, texts)
     if problem:
         raise problem
 
@@ -116,10 +116,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _experiment(
-    name: str,
+    study_dir: Path,
     searches: list[CellSearch],
     resources: Resources,
-    places: float,
+    places: Places,
     folder: str,
     audience: Audience,
     budget: Budget | None,
@@ -128,15 +128,15 @@ def _experiment(
     """Measures what trials take if it was asked for, then runs them all. Returns why nothing could be recorded any more, if so."""
     shares = _measured(searches, resources, audience, texts) if resources.measure and resources.gpus else {}
     if shares:
-        smallest = replace(resources, gpus=min(shares.values()))
-        places = joined(smallest, audience) if resources.address else capacity(smallest)
-
-    machine = max(resources.cpus, largest("CPU"))
+        places.for_trials_of(replace(resources, gpus=min(shares.values())), ray.nodes())
+        audience.line(counted(int(places.now)))
+    name = study_dir.name
 
     def config(search: CellSearch, trial: TrialHistory) -> dict[str, Any]:
+        machine = places.machine or math.inf  # no node yet: each may be larger than a trial
         cpus, gpus = resources.cpus, shares.get(_kind(search), resources.gpus)
         if trial.retried:
-            cpus, gpus = (cpus, max(1.0, gpus)) if gpus else (machine, 0.0)
+            cpus, gpus = (cpus, 1.0) if gpus else (max(cpus, places.machine), 0.0)
         return {
             "spec": asdict(search.spec_of(trial)),
             "recorded": trial.epochs,
@@ -159,16 +159,17 @@ def _experiment(
             "own": dict(texts),
         }
 
-    limit = resources.max_concurrent or (math.inf if resources.address else places)
+    limit = resources.max_concurrent or (math.inf if resources.address else places.now)
     searcher = StudySearch(searches, config, limit)
+    used = contextlib.closing(Usage(study_dir, searches, places))
     workers = contextlib.nullcontext() if resources.address else local.inherited()
-    with warnings.catch_warnings(), workers, audience.progress(searches, places):
+    with warnings.catch_warnings(), workers, used as usage, audience.progress(searches, places):
         warnings.simplefilter("ignore")
         tune.Tuner(
             tune.with_resources(TrialActor, _request),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=CellScheduler(searcher, resources.trial_timeout),
+                scheduler=CellScheduler(searcher, resources.trial_timeout, usage),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.trial_id,

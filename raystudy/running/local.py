@@ -28,6 +28,7 @@ ENVIRONMENT = {
 }
 PRELOADED = "RAY_preload_python_modules"  # Ray's own setting: what a worker imports before it has work
 IDLE = "RAY_idle_worker_killing_time_threshold_ms"  # else a worker that waits for a core's second trial is ended after one second
+NICENESS = "RAY_worker_niceness"  # Ray's own setting, 15: beside others' processes a trial gets a quarter of their share, or less
 MODULES = "torch,ray.tune"  # what our workers import for long; not raystudy, which a driver may have from another place
 SMALL = (
     8  # cores up to which all of Ray's first workers, one a core, import beforehand: more would take memory for nothing
@@ -54,7 +55,9 @@ class LocalRay:
     def __init__(self, threads: int, preload: bool) -> None:
         quiet()
         # A worker would hear of its threads with its first trial, too late for what it has imported.
-        told = {"OMP_NUM_THREADS": str(threads), IDLE: "60000"} | ({PRELOADED: MODULES} if preload else {})
+        told = {"OMP_NUM_THREADS": str(threads), IDLE: "60000", NICENESS: "0"} | (
+            {PRELOADED: MODULES} if preload else {}
+        )
         self._told = {name: value for name, value in told.items() if name not in os.environ}
         self._begin()
 

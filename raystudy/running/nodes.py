@@ -8,10 +8,10 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -19,9 +19,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raystudy.errors import InputError
 from raystudy.record import provenance
 from raystudy.record.storage import Place, place, url
+from raystudy.running.audience import Audience
+from raystudy.running.places import Node, Places, alive, counted
 
 ANSWER_SECONDS = 120.0  # a fresh worker imports torch; on a busy node that takes a while
-WATCH_SECONDS = 10.0
+WATCH_SECONDS = 2.0
 
 
 def built() -> dict[str, str]:
@@ -64,9 +66,9 @@ def _look(study_dir: str, address: str | None, name: str) -> tuple[dict[str, str
     return built(), ""
 
 
-def alive() -> dict[str, str]:
+def addresses(nodes: Sequence[Node]) -> dict[str, str]:
     """Ids and addresses of the nodes that are alive."""
-    return {n["NodeID"]: n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]}
+    return {n["NodeID"]: n["NodeManagerAddress"] for n in alive(nodes)}
 
 
 def check(study_dir: Path, nodes: Mapping[str, str]) -> None:
@@ -82,7 +84,7 @@ def check(study_dir: Path, nodes: Mapping[str, str]) -> None:
         done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
         for question in [*done, *late]:
             node = asked[question]
-            if node not in alive():
+            if node not in addresses(ray.nodes()):
                 continue
             name = f"node {nodes[node]}"
             if question in late:
@@ -114,22 +116,24 @@ def check(study_dir: Path, nodes: Mapping[str, str]) -> None:
 class Watch:
     """Sees to it that this machine's own node lives: without it Tune would wait for ever for workers. A context manager.
 
-    With ``others`` it asks the nodes of a cluster, and those that join later; one that is not as it must be stops the study, too.
+    On a cluster it asks the nodes, and those that join later; one that is not as it must be stops the study, too. What joins or leaves
+    changes the places, and is said.
     """
 
-    def __init__(self, study_dir: Path, others: bool) -> None:
-        self.dir, self.others = study_dir, others
+    def __init__(self, study_dir: Path, places: Places, audience: Audience) -> None:
+        self.dir, self.places, self.audience = study_dir, places, audience
+        self.others = bool(places.resources.address)
         self.here = ""
         self.problem: InputError | None = None
-        self._seen: dict[str, str] = {}
+        self._there: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="raystudy-nodes", daemon=True)
 
     def __enter__(self) -> "Watch":
         self.here = ray.get_runtime_context().get_node_id()
-        self._seen = alive()
+        self._there = addresses(ray.nodes())
         if self.others:
-            check(self.dir, self._seen)
+            check(self.dir, self._there)
         self._thread.start()
         return self
 
@@ -144,11 +148,16 @@ class Watch:
     def _follow(self) -> None:
         while not self._stop.wait(WATCH_SECONDS):
             try:
-                found = alive()
+                nodes = ray.nodes()
+                found = addresses(nodes)
                 if self.here not in found:
                     raise InputError("Ray's own process on this machine has died; the same command goes on from here")
-                new = {node: address for node, address in found.items() if node not in self._seen}
-                self._seen |= new
+                new = {node: address for node, address in found.items() if node not in self._there}
+                gone = {node: address for node, address in self._there.items() if node not in found}
+                self._there = found
+                self.places.see(nodes)
+                if (new or gone) and self.others:
+                    self._say(new, gone)
                 if new and self.others:
                     check(self.dir, new)
             except InputError as e:
@@ -158,8 +167,7 @@ class Watch:
             except Exception:  # the cluster is going away; the driver finds that out by itself
                 continue
 
-
-def largest(resource: str) -> float:
-    """The most of a resource that one node has."""
-    found: list[dict[str, Any]] = [n for n in ray.nodes() if n["Alive"]]
-    return max((n["Resources"].get(resource, 0.0) for n in found), default=0.0)
+    def _say(self, new: Mapping[str, str], gone: Mapping[str, str]) -> None:
+        told = [f"node {', '.join(who.values())} {what}" for who, what in ((new, "joined"), (gone, "left")) if who]
+        now = f"{time.strftime('%H:%M:%S')} {', '.join(told)}; {counted(int(self.places.now))}"
+        self.audience.line(now, style="yellow" if gone else "")

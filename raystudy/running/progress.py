@@ -3,9 +3,11 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
+from itertools import accumulate
 
-from analysis.select import evaluated
+from analysis.select import VAL, best, evaluated, reached, value
 from analysis.tables import point as described
+from raystudy.record.ledger import TrialHistory
 from raystudy.running.search import CellSearch
 
 
@@ -19,9 +21,12 @@ class Row:
     pruned: int
     failed: int  # and diverged
     of: int  # trials, replicates included, as far as can be told
-    best: float  # noisy validation accuracy so far, 0 before there is any
+    best: float  # noisy validation accuracy of the point chosen so far, as `status` tells it; NaN before a trial is complete
+    now: float  # the newest of the training that is furthest along; NaN where none runs
     left: float  # seconds on one worker
-    point: str  # of the trial that is best so far, for people
+    point: str  # the point chosen so far, for people
+    current: str  # that of the training that is furthest along
+    path: tuple[float, ...]  # the objective of the best point so far, after each complete trial of the search
 
     @property
     def ended(self) -> int:
@@ -60,17 +65,28 @@ def _row(search: CellSearch, pace: float) -> Row:
     known = max(search.target, len(search.searched())) if not search.finished() else 0
     planned = sum(t.origin == "replicate" for t in trials) + search.unplanned()
     total = known + planned if known else len(trials)
-    reached = [(max(evaluated(list(t.curves.get("val/acc", ()))), default=0.0), t.point) for t in trials]
-    best, point = max(reached, key=lambda r: r[0], default=(0.0, {}))
-    left = search.remaining() * pace if search.remaining() else 0.0
+    metric = search.study.objective
+    searched = [t for t in trials if t.origin != "replicate"]
+    picked = best(searched, lambda t: value(t, metric))
+    under_way = [t for t in trials if t.state == "running" and t.key in search.busy]
+    current = max(under_way, key=lambda t: (t.epochs, -t.number), default=None)
     return Row(
         search,
-        states["complete"],
-        running,
-        states["pruned"],
-        failed,
-        total,
-        best,
-        left,
-        described(point) if best else "",
+        done=states["complete"],
+        running=running,
+        pruned=states["pruned"],
+        failed=failed,
+        of=total,
+        best=reached(picked) if picked else math.nan,
+        now=next(reversed(evaluated(list(current.curves.get(VAL, ())))), math.nan) if current else math.nan,
+        left=search.remaining() * pace if search.remaining() else 0.0,
+        point=described(picked.point) if picked else "",
+        current=described(current.point) if current else "",
+        path=_path(searched, metric),
     )
+
+
+def _path(trials: list[TrialHistory], metric: str) -> tuple[float, ...]:
+    """The best objective so far after each complete trial, in the order of their numbers."""
+    known = [value(t, metric) for t in sorted(trials, key=lambda t: t.number) if t.state == "complete"]
+    return tuple(accumulate((v for v in known if not math.isnan(v)), max))

@@ -3,7 +3,7 @@
 import math
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raystudy.errors import InputError
@@ -32,10 +32,15 @@ def capacity(resources: Resources) -> float:
     """How many trials can run at once on this machine; on a cluster what --max-concurrent says, or one for each CPU here."""
     import torch
 
-    slots = (os.cpu_count() or 1) / resources.cpus
-    if resources.gpus and torch.cuda.is_available():
-        slots = min(slots, torch.cuda.device_count() / resources.gpus)
-    return min(max(1.0, math.floor(slots)), resources.max_concurrent or math.inf)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    asked = resources if gpus else replace(resources, gpus=0)
+    return min(max(1.0, fitting(os.cpu_count() or 1, gpus, asked)), resources.max_concurrent or math.inf)
+
+
+def fitting(cpus: float, gpus: float, resources: Resources) -> int:
+    """How many trials a machine with so many cores and devices holds at once. A trial is on one device: 0.4 of it leave 0.2 idle."""
+    slots = math.floor(round(cpus / resources.cpus, 9))
+    return min(slots, math.floor(gpus) * math.floor(round(1 / resources.gpus, 9))) if resources.gpus else slots
 
 
 def reach(resources: Resources) -> None:
@@ -82,12 +87,18 @@ def resources(
 
     held = torch.cuda.device_count()
     share = float(held > 0 or (measure and bool(address))) if asked is None else asked
-    if share > 1 and not share.is_integer():
-        raise InputError(f"--gpus-per-trial is {share:g}; above 1 it must be a whole number")
+    if share > 1:
+        raise InputError(
+            f"--gpus-per-trial is {share:g}; a trial trains on one GPU, and the rest would be idle: choose 1, a fraction or auto, and each "
+            "further GPU takes a trial of its own"
+        )
     if here and not address:  # Ray would wait for ever for a machine that is large enough
         for what, wanted, most in (("cpus", cpus, os.cpu_count() or 1), ("gpus", share, held)):
             if wanted > most:
-                raise InputError(f"--{what}-per-trial is {wanted:g}; this machine has {most}")
+                less = "choose less" if most else "leave it out"
+                raise InputError(
+                    f"--{what}-per-trial is {wanted:g}; this machine has {most}: {less}, or name a cluster with --address"
+                )
     return Resources(
         address=address,
         cpus=cpus,

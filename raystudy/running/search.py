@@ -85,6 +85,7 @@ class CellSearch:
         self.started: set[str] = set()  # handed to Tune
         self.busy: frozenset[str] = frozenset()  # those of them that have a worker
         self.workers: dict[str, str] = {}  # trial key -> where it runs
+        self.beyond = 0.0  # seconds that trials trained on where they were to stop
         self.running = {t.key: t for t in history.trials.values() if t.state == "running"}  # not ended
         self._searched = sorted((t for t in history.trials.values() if t.origin != "replicate"), key=lambda t: t.number)
         self._held: dict[str, Held] = {}
@@ -269,6 +270,10 @@ class CellSearch:
         trials = [t for t in self.running.values() if t.key not in self.started]
         return iter(sorted(trials, key=lambda t: (t.epochs == 0, t.origin == "replicate", t.number)))
 
+    def opens(self) -> bool:
+        """Whether further trials are to be opened, once results have come."""
+        return self._unproposed() > 0 or self.unplanned() > 0
+
     def finished(self) -> bool:
         """Whether nothing is left to run."""
         return not self.running
@@ -321,6 +326,7 @@ class CellSearch:
         """
         trial = self.history.trials[key]
         if trial.state != "running":
+            self.beyond += _seconds(records)
             self._clear(trial)  # what its worker has written since
             self._tidy_checkpoints()
             return True
@@ -393,7 +399,7 @@ class CellSearch:
         ]
         self.ledger.append(self.cell.key, *events)
         self._epochs += len(now)
-        self._seconds += math.fsum(r.get("cost/seconds") or 0.0 for r in now)
+        self._seconds += _seconds(now)
 
     def _close(self, trial: TrialHistory, state: str, reason: str = "") -> None:
         """Writes how a trial ended."""
@@ -402,7 +408,7 @@ class CellSearch:
             self.cell.key, {"event": "end", "key": trial.key, "state": state, "reason": reason, "worker": worker}
         )
         self.running.pop(trial.key, None)
-        self._held.pop(trial.key, None)
+        self.beyond += _seconds(self._held.pop(trial.key, Held()).records)
         if trial.origin != "replicate" and trial.number < len(self.clock.starts):
             self.clock.end(trial.number, self._cost(trial))
         self._clear(trial)
@@ -523,6 +529,10 @@ class CellSearch:
             return ""
         told = f"{self.study.objective} {sign * mine:.4g} against {sign * cutoff:.4g}"
         return f"epoch {rung}: {told}, the best third of {len(others)} earlier trials"
+
+
+def _seconds(records: Iterable[dict[str, Any]]) -> float:
+    return math.fsum(r.get("cost/seconds") or 0.0 for r in records)
 
 
 def _not_finite(epochs: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from raystudy.design.study import Study, study_dir
+from raystudy.design.study import SLACK, Study, study_dir
 from raystudy.errors import InputError
 from raystudy.learn.point import recipe_of
 from raystudy.record import mirror as mirrors
@@ -84,14 +84,15 @@ def run(
             if uri and cursor.behind(folder, uri):
                 following = follower.start(folder, uri)
         else:
-            watch = Watch(folder, others=bool(resources.address))
-            with session(resources, audience, rising) as places, watch:
+            with session(resources, audience, rising) as places, Watch(folder, places, audience):
                 if not begun:
                     if (
                         not study.batch and not study.virtual_workers
                     ):  # the study.toml of another machine brings its own
                         searched = sum(bool(builder.spaces[c.method].dimensions) for c in study.cells())
-                        study = replace(study, virtual_workers=virtual_workers(study.slack, places, searched))
+                        study = replace(
+                            study, virtual_workers=virtual_workers(study.slack or SLACK, places.asked, searched)
+                        )
                     searches = builder.searches(study, ledger)
                 mirror = _begin(builder, study, ledger, searches)
                 few = min(builder.updates(c) for c in study.cells())
@@ -107,7 +108,7 @@ def run(
                     return sum(t.epochs for s in searches for t in list(s.history.trials.values())) > known
 
                 with beside(folder, builder.data, resources.data_root, study.val_fraction, under_way) as undrawn:
-                    execute(study.name, searches, resources, places, audience, budget, builder.own)
+                    execute(folder, searches, resources, places, audience, budget, builder.own)
                 _cards(folder, searches, audience)
                 for line in undrawn:
                     audience.line(f"note: {printable(line)}", style="yellow")
@@ -131,7 +132,7 @@ def grown(study: Study, folder: Path, named: bool = False, longer: bool = False)
     Raises InputError where the two are different studies."""
     told = folder / "study.toml"
     if not told.exists():
-        return study, False
+        return replace(study, slack=study.slack or SLACK), False
     old = Study.from_toml(told)
     if not named and (other := [d for d in study.datasets if d not in old.datasets]):
         raise InputError(

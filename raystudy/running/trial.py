@@ -82,12 +82,14 @@ class TrialActor(tune.Trainable):
         self.saved = time.monotonic()
 
     def step(self) -> dict[str, Any]:
-        start, first, records, diverged = time.monotonic(), self.next, [], False
+        start, first, records, diverged, repeated = time.monotonic(), self.next, [], False, 0.0
         if self.run is not None and not self.failure:
             try:
                 while not diverged and self.next < self.run.spec.epochs:
                     while len(self.run.records) <= self.next and not self.run.diverged:
                         self._epoch()
+                        if len(self.run.records) <= first:  # the driver has its record already
+                            repeated += self.run.records[-1].get("cost/seconds") or 0.0
                     diverged = self.run.diverged and self.next >= len(self.run.records) - 1
                     records += self.run.records[self.next : self.next + 1]
                     self.next += 1
@@ -101,6 +103,7 @@ class TrialActor(tune.Trainable):
             "diverged": diverged,
             "failure": self.failure,
             "again": self.again,
+            "repeated": repeated,
             "notes": self.notes,
             "worker": f"{socket.gethostname()}:{os.getpid()}",
         }

@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 from raystudy.errors import InputError
 from raystudy.record.ledger import TrialHistory
 from raystudy.running.search import CellSearch
+from raystudy.running.usage import Usage
 
 
 class StudySearch(Searcher):
@@ -99,9 +100,9 @@ class CellScheduler(FIFOScheduler):
     It also looks which trials run, and watches the clock: one that says nothing for ``timeout`` seconds is failed, its worker killed.
     """
 
-    def __init__(self, searcher: StudySearch, timeout: float = math.inf) -> None:
+    def __init__(self, searcher: StudySearch, timeout: float = math.inf, usage: Usage | None = None) -> None:
         super().__init__()
-        self.searcher, self.timeout = searcher, timeout
+        self.searcher, self.timeout, self.usage = searcher, timeout, usage
         self.heard: dict[
             str, float
         ] = {}  # Ray's trial id -> when it began or last had a record, on the monotonic clock
@@ -118,6 +119,8 @@ class CellScheduler(FIFOScheduler):
             self.searcher.notes.setdefault(note, set()).add(key)
         if result["records"]:
             self.heard[trial.trial_id] = time.monotonic()
+        if self.usage:
+            self.usage.lost["repeated"] += result["repeated"]
         ended = True
         with self.searcher.recording():
             ended = cell.report(key, *told)
@@ -147,6 +150,8 @@ class CellScheduler(FIFOScheduler):
                 self._give_up(trial)
         for cell in self.searcher.cells:
             cell.busy = frozenset(busy.get(id(cell), ()))
+        if self.usage:
+            self.usage.look(sum(map(len, busy.values())), len(self.searcher.live))
 
     def _give_up(self, trial: Any) -> None:
         """Fails a trial that hangs. Its worker cannot be asked to stop, nor be used again: it is killed, and Tune starts another."""
@@ -168,14 +173,24 @@ class CellScheduler(FIFOScheduler):
 
         It does not while the trial begins, whose first worker that dies would be its last: such a trial waits once more. Nor does it
         do so again after a worker that Ray killed for its memory, which cannot say so: Ray's own error does. That trial is started
-        once more as it is, for others may have taken the memory; then once more on a whole machine.
+        once more as it is, for others may have taken the memory; then once more on a whole machine. A node that was lost, as spot machines
+        are, is no failure of the trials that were on it, however often that happens.
         """
         cell, key = self.searcher.live[trial.trial_id]
         if key not in cell.running:
             return
-        self.deaths[key] += 1
         recovers = trial.status == trial.ERROR
         told = Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial.error_file else ""
+        told = told.rpartition("Failure # ")[2]  # the last of its worker's
+        if self.usage and trial.trial_id in self.heard:
+            self.usage.lost["died"] += time.monotonic() - self.heard.pop(trial.trial_id)
+        if NODE_LOST in told:
+            if recovers:
+                trial.max_failures += 1
+            else:
+                cell.started.discard(key)
+            return
+        self.deaths[key] += 1
         if "low on memory" not in told and "OutOfMemory" not in told:
             if not recovers and self.deaths[key] <= RETRIES:
                 cell.started.discard(key)
@@ -188,4 +203,5 @@ class CellScheduler(FIFOScheduler):
 
 
 RETRIES = 5  # how often a trial whose worker died is started again; it goes on from its checkpoint
+NODE_LOST = "its node has died"  # as Ray says it
 LOOK_SECONDS = 0.5  # between looks at which trials run

@@ -13,7 +13,7 @@ from pathlib import Path
 from raystudy.record import ledger
 from raystudy.tracking import files
 
-VERSION = 3  # of what we write to MLflow: another version's cursor is not believed, so that what is new is brought in
+VERSION = 4  # of what we write to MLflow: another version's cursor is not believed, so that what is new is brought in
 
 TAIL = 4096  # bytes
 
@@ -28,6 +28,7 @@ class Cursor:
     files: str = ""  # the state of the artifacts' files
     uri: str = ""  # the store, for `raystudy ui STUDY`; without user and password
     version: int = 0
+    names: str = ""  # what tells the names of runs apart; of other names none is believed
 
 
 def mark(path: Path, size: int) -> str:

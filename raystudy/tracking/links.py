@@ -39,8 +39,8 @@ def studies(uri: str, study: str | None = None) -> dict[str, dict[str, str]]:
                 continue
             told = client.search_runs([experiment.experiment_id], "tags.`raystudy.role` = 'cell'", max_results=1000)
             runs = sorted(told, key=lambda r: (r.info.start_time, r.info.run_name))
-            methods = dict.fromkeys(r.data.tags["method"] for r in runs)
-            found[experiment.name] = views.links(experiment.experiment_id, methods, [r.info.run_id for r in runs])
+            cells = {r.data.tags["raystudy.cell"]: (r.info.run_name, r.info.run_id) for r in runs}
+            found[experiment.name] = views.links(experiment.experiment_id, cells)
     except Exception as e:
         raise InputError(f"MLflow at {store.public(uri)}: {store.one_line(e)}") from e
     return found

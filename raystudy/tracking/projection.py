@@ -27,15 +27,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis import palette
 from raystudy.errors import InputError
-from raystudy.record import ledger
+from raystudy.record import ledger, usage
 from raystudy.record.ledger import ENDED, CellHistory, TrialHistory
-from raystudy.tracking import cursor, files, runs, store, views
+from raystudy.tracking import cursor, files, places, runs, store, views
 from raystudy.tracking.cursor import Cursor
 from raystudy.tracking.runs import Point
 
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 ENDS = frozenset(STATUS.values())  # a trial's run has one of these when all of it is in
+GIVEN = "raystudy.name"  # tag of the name that we gave a cell's run: one with another name was renamed by somebody
 TUNED = "raystudy.tuned"  # tag of the trainings behind a cell's tuned numbers
 ACTIVE, ANY = 1, 3  # of mlflow.entities.ViewType: ACTIVE_ONLY, and ALL, which has those in the trash, too
 
@@ -68,8 +70,11 @@ class Run:
     last: dict[str, Point] = field(default_factory=dict)  # the newest point of each metric, of a run that was found
     metrics: dict[str, float] = field(default_factory=dict)  # the latest values, of a cell's run
     fresh: bool = True  # has no params yet
-    tuned: bool = False  # is tagged as one of the trainings behind its cell's tuned numbers
+    tuned: str = ""  # the cell it is tagged with, as one of the trainings behind its tuned numbers
+    noted: bool = False  # has its accuracy as a point over noise levels
     place: tuple[str, str] | None = None  # number and parent's id, of a trial's run that was found
+    named: str = ""  # the name that we gave a cell's run
+    coloured: bool = True  # has a colour, of a cell's run
 
 
 @dataclass
@@ -97,8 +102,10 @@ class Projection:
         self.experiment, self.new_experiment = "", False
         self.cursor = Cursor()
         self.cells: dict[str, CellState] = {}
+        self.names, self.told_of = runs.Names(), -1  # what runs are called, and how many cells that was found of
         self.tags: dict[str, str] | None = None  # of the experiment
         self.begun = 0  # when it was made, ms
+        self.spanned = 0  # up to which time MLflow has what became of the study's places, ms
 
     def sync(self, running: bool, whole: bool = False) -> Synced:
         """One pass. Raises what MLflow raises, InputError for a broken ledger file (after the other cells).
@@ -114,6 +121,7 @@ class Projection:
                     if not self._find_experiment(paths, done):
                         return done
                 done.experiment = self.experiment
+                self._find_names(paths)
                 if whole and self.cursor.done:
                     self._doubt()
                 for path in paths:
@@ -122,8 +130,9 @@ class Projection:
                     except InputError as e:
                         self.cells.pop(path.stem, None)
                         broken = broken or e
+                self._places(paths, done)
                 if self.cells and (done.changes or self.tags is None):
-                    self._save_views(done)
+                    self._save_views(paths, done)
                 logged = self.cursor.files if running else files.state(self.dir)
                 if logged != self.cursor.files:
                     self._log_files(done)
@@ -146,6 +155,7 @@ class Projection:
             files=logged,
             uri=store.public(self.uri),
             version=cursor.VERSION,
+            names=repr(self.names),
         )
         for key, cell in self.cells.items():
             unfinished = [t.key for t in cell.history.trials.values() if t.state == "running"]
@@ -199,6 +209,18 @@ class Projection:
         self.experiment = experiment.experiment_id
         return True
 
+    def _find_names(self, paths: list[Path]) -> None:
+        """What the study's runs are called: a study that has grown may need more words to tell them apart."""
+        if len(paths) == self.told_of:
+            return
+        headers = [event for path in paths for event in [_first(path)] if event]
+        names, self.told_of = runs.Names.of(h["cell"] for h in headers), len(headers)
+        if self.cells and names != self.names:  # all are looked at again, as if by a new process
+            self.cells, self.new_experiment = {}, False
+        if self.cursor.names != repr(names):
+            self.cursor.done.clear()
+        self.names = names
+
     def _doubt(self) -> None:
         """Believes the cursor no more of cells that have other runs in MLflow than it tells: somebody has deleted some."""
         there = Counter(run.data.tags.get("raystudy.cell") for run in self._search(self.experiment, "", ACTIVE))
@@ -231,7 +253,9 @@ class Projection:
                 done.changes += 1
             info, data = ours.info, ours.data
             run = Run(info.run_id, info.status, info.end_time, metrics=data.metrics, fresh=not data.params)
-            run.tuned = bool(data.tags.get(TUNED))
+            run.tuned, run.noted = data.tags.get(TUNED, ""), views.BY_NOISE in data.metrics
+            run.named = data.tags.get(runs.NAME, "") if data.tags.get(GIVEN) in (None, data.tags.get(runs.NAME)) else ""
+            run.coloured = runs.COLOUR in data.tags
             run.place = data.tags.get("raystudy.number", ""), data.tags.get("mlflow.parentRunId", "")
             if key == "" or not _all_in(run, history.trials[key]):
                 run.last = {m.key: (m.step, m.timestamp, m.value) for m in data.to_proto().metrics}
@@ -287,9 +311,13 @@ class Projection:
         news = [history.trials[k] for k in touched if not _all_in(cell.runs.get(k), history.trials[k])]
 
         if cell.parent is None:
-            tags = runs.cell_tags(self.dir, history) | {"raystudy.role": "cell"}
-            cell.parent = self._create(runs.cell_name(history), history.header["time"], tags, done)
+            name = self.names.cell(history.header["cell"])
+            tags = runs.cell_tags(self.dir, history) | {"raystudy.role": "cell", GIVEN: name}
+            tags |= {runs.COLOUR: palette.alone(tags["method"]), runs.NOTE: self._note(cell.history.key)}
+            cell.parent = self._create(name, history.header["time"], tags, done)
+            cell.parent.named = name
             self._log_dataset(cell, done)
+        self._name(cell, cell.parent, done)
         if cell.parent.fresh:
             params = [Param(k, v) for k, v in runs.cell_params(history).items()]
             self.client.log_batch(cell.parent.id, params=params)
@@ -318,7 +346,7 @@ class Projection:
         if run is None:
             tags = runs.cell_tags(self.dir, cell.history) | runs.trial_tags(trial) | {"mlflow.parentRunId": parent.id}
             run = self._create(
-                runs.trial_name(trial), trial.started, tags | runs.end_tags(trial), done
+                runs.trial_name(cell.history, trial), trial.started, tags | runs.end_tags(trial), done
             )  # one call less
             cell.runs[trial.key], tags = run, {}
         else:
@@ -347,12 +375,24 @@ class Projection:
             tags = {
                 "raystudy.number": str(trial.number),
                 "mlflow.parentRunId": parent.id,
-                "mlflow.runName": runs.trial_name(trial),
+                runs.NAME: runs.trial_name(cell.history, trial),
             }
             for name, value in tags.items():
                 self.client.set_tag(run.id, name, value)
             done.changes += 1
         run.place = None
+
+    def _name(self, cell: CellState, parent: Run, done: Synced) -> None:
+        """Brings the name and colour of a cell's run up to date, but neither that somebody has changed by hand."""
+        header = cell.history.header["cell"]
+        name = self.names.cell(header)
+        tags = {} if parent.coloured else {runs.COLOUR: palette.alone(header["method"])}
+        if parent.named and parent.named != name:
+            tags |= {GIVEN: name, runs.NAME: name}
+        for key, value in tags.items():
+            self.client.set_tag(parent.id, key, value)
+            done.changes += 1
+        parent.named, parent.coloured = name if parent.named else "", True
 
     def _create(self, name: str, begun: int, tags: dict[str, str], done: Synced) -> Run:
         run = self.client.create_run(self.experiment, begun, tags, name)
@@ -388,21 +428,38 @@ class Projection:
             done.values += len(new) + len(told)
             done.changes += 1
 
+    def _places(self, paths: list[Path], done: Synced) -> None:
+        """Brings what became of the study's places to the run of its first cell."""
+        spans = usage.read(self.dir)
+        begun = {path.stem: event["time"] for path in paths for event in [_first(path)] if event}
+        if not (spans and begun) or spans[-1].time == self.spanned:
+            return
+        key = min(begun, key=lambda k: (begun[k], k))
+        which = f"tags.\"raystudy.cell\" = '{key}' and tags.\"raystudy.role\" = 'cell'"
+        for run in self._search(self.experiment, which, ACTIVE):
+            new = places.bring(self.client, run.info.run_id, spans, begun[key])
+            self.spanned = spans[-1].time
+            done.values += new
+            done.changes += new > 0
+
     def _mark_tuned(self, cell: CellState, done: Synced) -> None:
         """Tags the trainings behind the cell's tuned numbers with its name, by which the view of the curves groups them."""
         from analysis.select import VAL, chosen, replicates
 
-        history = cell.history
+        history, name = cell.history, self.names.cell(cell.history.header["cell"])
         tuned = {t.key for t in replicates(history, chosen(history, history.header.get("objective", VAL)))}
         for key, run in cell.runs.items():
-            if run.tuned == (key in tuned):
-                continue
-            if run.tuned:
+            told = name if key in tuned else ""
+            point = runs.by_noise(history, history.trials[key]) if told and not run.noted else None
+            if run.tuned and not told:
                 self.client.delete_tag(run.id, TUNED)
-            else:
-                self.client.set_tag(run.id, TUNED, runs.cell_name(history))
-            run.tuned = not run.tuned
-            done.changes += 1
+            elif run.tuned != told:
+                self.client.set_tag(run.id, TUNED, told)
+            if point:
+                self.client.log_batch(run.id, [point])
+                done.values += 1
+            done.changes += (run.tuned != told) + bool(point)
+            run.tuned, run.noted = told, run.noted or bool(point)
 
     # -- what the UI shows, and files
 
@@ -421,35 +478,41 @@ class Projection:
         self.client.log_inputs(cell.parent.id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
         done.changes += 1
 
-    def _save_views(self, done: Synced) -> None:
-        """Saves the views of the study, those that are new."""
-        names: dict[str, list[str]] = {}
-        for cell in self.cells.values():
-            for trial in cell.history.trials.values():
-                known = names.setdefault(cell.history.header["cell"]["method"], sorted(trial.point))
-                known[:] = [name for name in known if name in trial.point]
+    def _save_views(self, paths: list[Path], done: Synced) -> None:
+        """Saves the views of the study, those that are new, and takes out those on trials of no cell that there is."""
         if self.tags is None:
             experiment = self.client.get_experiment(self.experiment)
             self.tags, self.begun = dict(experiment.tags), experiment.creation_time
-        for key, value in views.saved(self.begun, names).items():
+        cells = {}
+        if len(paths) <= views.MOST_VIEWS:
+            for key, cell in self.cells.items():
+                points = [trial.point for trial in cell.history.trials.values()]
+                common = sorted(set.intersection(*map(set, points))) if points else []
+                cells[key] = self.names.cell(cell.history.header["cell"]), common
+        for key, value in views.saved(self.begun, cells, self.names.axes()).items():
             if self.tags.get(key) != value:
                 self.client.set_experiment_tag(self.experiment, key, value)
                 self.tags[key] = value
                 done.changes += 1
+        known = {views.TAG + views.trials_of(path.stem) for path in paths}
+        for key in [k for k in self.tags if k.startswith(views.TAG + views.TRIALS) and k not in known]:
+            self.client.delete_experiment_tag(self.experiment, key)
+            del self.tags[key]
+            done.changes += 1
 
     def _log_files(self, done: Synced) -> None:
         """Brings the study's files to the runs of its cells; a run is tagged with the digest of what it has."""
-        found = self._search(self.experiment, "tags.`raystudy.role` = 'cell'", ACTIVE)
+        told = self._search(self.experiment, "tags.`raystudy.role` = 'cell'", ACTIVE)
         keys = {*self.cells, *self.cursor.done}
-        runs = {key: run for run in found if (key := run.data.tags["raystudy.cell"]) in keys}
-        if gone := sorted(keys - runs.keys()):
+        found = {key: run for run in told if (key := run.data.tags["raystudy.cell"]) in keys}
+        if gone := sorted(keys - found.keys()):
             raise InputError(
                 f"the run of {gone[0]} is in MLflow's trash, so no files were logged; raystudy sync takes it out"
             )
-        if not runs:
+        if not found:
             return
-        first = min(runs.values(), key=lambda r: (r.info.start_time, r.info.run_name))
-        for key, run in runs.items():
+        first = min(found.values(), key=lambda r: (r.info.start_time, r.info.run_name))
+        for key, run in found.items():
             folders = [(self.dir / "artifacts" / key, ""), (self.dir / "models" / key, "models")]
             folders += [(f, f.name) for f in files.study_folders(self.dir)] if run is first else []
             if (digest := files.digest([f for f, _ in folders])) not in ("", run.data.tags.get("raystudy.files", "")):
@@ -461,11 +524,17 @@ class Projection:
                 done.changes += 1
         if files.study_folders(self.dir):
             at = f"#/experiments/{self.experiment}/runs/{first.info.run_id}/artifacts"
-            for run in runs.values():
-                note = f"The study's report and pictures: [artifacts of {first.info.run_name}]({at})"
-                if run.data.tags.get("mlflow.note.content") != note:
-                    self.client.set_tag(run.info.run_id, "mlflow.note.content", note)
+            report = f"\n\nThe study's report and pictures: [artifacts of {first.info.run_name}]({at})"
+            for key, run in found.items():
+                note = self._note(key) + report
+                if run.data.tags.get(runs.NOTE) != note:
+                    self.client.set_tag(run.info.run_id, runs.NOTE, note)
                     done.changes += 1
+
+    def _note(self, cell: str) -> str:
+        """The description of a cell's run."""
+        at = views.trials(self.experiment, cell, self.told_of)[1:]
+        return f"[The trials of this cell, side by side]({at})"
 
 
 def _in_trash(entity: Any) -> bool:

@@ -2,17 +2,22 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis import truth
+from analysis.names import shortened
+from analysis.tables import point
 from raystudy.record.ledger import CellHistory, TrialHistory
 from raystudy.tracking import views
 
 Point = tuple[int, int, float]  # step, time and value of a metric's newest point
 
 OWN = ("network", "epochs", "recipe", "filter")  # of a cell where they are not the study's
+LONGEST = 200  # characters of a run's name; MLflow's tables take 250
+NAME, COLOUR, NOTE = "mlflow.runName", "mlflow.runColor", "mlflow.note.content"  # tags that MLflow's UI reads
 
 
 def ended(trial: TrialHistory) -> int:
@@ -79,17 +84,67 @@ def condition(cell: dict[str, Any]) -> str:
     return f"{cell['dataset']} {noise_label(cell['noise'])}"
 
 
-def cell_name(history: CellHistory) -> str:
-    """Method and level first: MLflow's lists show no more than the beginning."""
-    cell = history.header["cell"]
+@dataclass(frozen=True)
+class Names:
+    """What a study's runs are called: only what tells them from each other, so that nothing of it is cut off where a list is narrow.
+
+    ``kinds``: whether there are several kinds of noise; ``datasets``: short names of the data sets by their own, empty of only one.
+    """
+
+    kinds: bool = True
+    datasets: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, cells: Iterable[dict[str, Any]]) -> "Names":
+        """For the cells of a study, as their headers tell them."""
+        cells = list(cells)
+        datasets = {cell["dataset"] for cell in cells}
+        short = shortened(datasets) if len(datasets) > 1 else {}
+        return cls(len({_kind(cell)[0] for cell in cells}) > 1, tuple(sorted(short.items())))
+
+    def cell(self, cell: dict[str, Any]) -> str:
+        """Method and level first: MLflow's lists show no more than the beginning."""
+        kind, level = _kind(cell)
+        own = [f"{v} epochs" if name == "epochs" else v for name in OWN if (v := cell.get(name))]
+        seed = [f"seed {cell['noise']['seed']}"] if cell["noise"].get("seed") else []
+        words = (cell["method"], level, kind * self.kinds, *seed, dict(self.datasets).get(cell["dataset"], ""), *own)
+        return " ".join(word for word in words if word)
+
+    def axes(self) -> list[str]:
+        """The tags of runs by which conditions differ, beside the level."""
+        return ["method", *(["noise", "variant"] * self.kinds), *(["dataset"] * bool(self.datasets))]
+
+
+def _kind(cell: dict[str, Any]) -> tuple[str, str]:
+    """Kind and level of a cell's noise."""
     kind, _, level = noise_label(cell["noise"]).rpartition(":")
-    own = [f"{v} epochs" if name == "epochs" else v for name in OWN if (v := cell.get(name))]
-    return " ".join(word for word in (cell["method"], level, kind, cell["dataset"], *own) if word)
+    return kind.removesuffix(":inclusive"), level
 
 
-def trial_name(trial: TrialHistory) -> str:
-    seed = f" seed {trial.seed}" if trial.origin == "replicate" else ""
-    return f"#{trial.number} {trial.origin}{seed}{' (oracle)' if trial.oracle else ''}"
+def trial_name(history: CellHistory, trial: TrialHistory) -> str:
+    """Number and origin, then what tells it from the other trials of its cell: its point, or of a replicate its seed and whose point."""
+    told = [f"#{trial.number}", trial.origin]
+    if trial.origin == "replicate":
+        same = (t.number for t in history.trials.values() if t.origin != "replicate" and t.point == trial.point)
+        told += [f"of #{number}" for number in [next(same, None)] if number is not None] + [f"seed {trial.seed}"]
+    told += ["(oracle)"] * bool(trial.oracle)
+    told += [point(trial.point).replace(", ", " ")] if trial.point and trial.origin != "replicate" else []
+    return " ".join(told)[:LONGEST]
+
+
+def by_noise(history: CellHistory, trial: TrialHistory) -> Any:
+    """A training's accuracy as one point over noise levels, a percent of noise a step; None where there is no number.
+
+    MLflow draws metrics over steps alone, so this is how accuracy stands against noise there.
+    """
+    from mlflow.entities import Metric
+
+    from analysis.select import MAIN, RULES
+
+    rate, reached = history.header["cell"]["noise"]["rate"], RULES[MAIN](trial)
+    if not (isinstance(rate, int | float) and math.isfinite(rate) and math.isfinite(reached)):
+        return None
+    return Metric(views.BY_NOISE, reached, ended(trial), round(100 * rate))
 
 
 def cell_tags(study_dir: Path, history: CellHistory) -> dict[str, str]:

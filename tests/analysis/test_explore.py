@@ -3,20 +3,22 @@
 import json
 import math
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import recorded
 from browser import chromium, missing
 
-from analysis import page, report, tables
+from analysis import page, report, tables, words
 from analysis.explore import headlines, tab
 from analysis.explore.data import curves, explored, rounded
 from analysis.grid import Outcome
 from analysis.material import gathered
 from analysis.select import MAIN, score
 from raystudy.data.noise import Noise
-from raystudy.design.study import Cell
+from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
 from raystudy.record.ledger import CellHistory, TrialHistory
 
@@ -168,6 +170,21 @@ def test_several_studies_stand_in_one_page(folders: list[Path], tmp_path: Path) 
     with pytest.raises(InputError, match="there is no study"):
         report.build(folders[0], tmp_path / "none", [tmp_path / "nothing"])
     assert not (tmp_path / "none").exists()
+
+
+def test_the_first_tab_names_the_filter_of_each_study(folders: list[Path], tmp_path: Path) -> None:
+    plain, filtered = tmp_path / "two", tmp_path / "filtered"
+    for folder in (plain, filtered):
+        shutil.copytree(folders[1], folder)
+    told = Study.from_toml(plain / "study.toml")
+    (filtered / "study.toml").write_text(replace(told, name="filtered", filter="simifeat").to_toml())
+    data = explored([gathered(plain), gathered(filtered)])
+    assert data["studies"] == ["two", "filtered (filter simifeat)"]
+    assert "<em>filtered (filter simifeat)</em>" in tab.section(data)
+    material = gathered(filtered)
+    assert "Before every method: simifeat." in words.begun(
+        material.study, material.histories
+    )  # the head of a single one
 
 
 @pytest.mark.slow

@@ -12,8 +12,7 @@ import pytest
 import recorded
 from browser import chromium, missing
 
-from analysis import literature, load, report
-from analysis.figures import look
+from analysis import literature, load, palette, report
 from analysis.grid import grouped
 from analysis.page import Picture, Section, document
 from analysis.select import Score
@@ -67,11 +66,14 @@ def test_latex_is_escaped_and_balanced() -> None:
 
 
 def test_every_method_has_one_look_of_its_own() -> None:
-    assert look.names() == tuple(sorted(METHODS))
-    looks = {(s["color"], s["marker"]) for s in map(look.style, METHODS)}
+    assert palette.names() == tuple(sorted(METHODS))
+    looks = {(s["color"], s["marker"]) for s in map(palette.style, METHODS)}
     assert len(looks) == len(METHODS)
-    assert look.style("ce")["color"] == "black"
-    assert look.style("not_yet_written")["color"]
+    colours = set(map(palette.alone, METHODS))
+    assert len(colours) == len(METHODS)  # where there is no marker
+    assert all(re.fullmatch("#[0-9a-f]{6}", c) for c in colours)
+    assert palette.style("ce")["color"] == "black"
+    assert palette.style("not_yet_written")["color"]
 
 
 def test_published_numbers_are_whole_and_in_percent() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import recorded
 
 from analysis.material import Material, Plot, gathered
-from analysis.sections import results, statistics, training
+from analysis.sections import cost, results, statistics, training
 from analysis.sheets import Sheet, Value
+from raystudy.record import usage
 
 
 def material(
@@ -100,3 +101,20 @@ def test_trials_that_failed_early_are_named(tmp_path: Path) -> None:
         f"2 of {len(fallen.tuned)}",
         "3",
     ]
+
+
+def test_places_are_told_where_a_driver_told_of_them(tmp_path: Path) -> None:
+    """Without that, what trained is known by the records, and how many places there were is not."""
+    told = material(tmp_path / "s", rates=(0.2,), methods=("ce",))
+    assert not [i for i in cost.items(told) if isinstance(i, Sheet) and i.name == "places"]
+    (plot,) = (i for i in cost.items(told) if isinstance(i, Plot) and i.name == "places")
+    assert plot.figure is not None
+    assert "no driver of this study told" in plot.text
+    usage.append(usage.file_of(told.folder, 0), usage.Span(10_000, 10, places=7200, busy=3600, waiting=3600, died=360))
+    rows = {
+        str(row[0]): [v.text for v in row[1:] if isinstance(v, Value)]
+        for row in sheet(list(cost.items(told)), "places").rows
+    }
+    assert rows["there were"] == ["2.000", "100.0"]
+    assert rows["idle: proposals wait for results"] == ["1.000", "50.0"]
+    assert rows["lost: since the last record of a worker that died"] == ["0.100", "5.0"]

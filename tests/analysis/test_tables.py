@@ -344,6 +344,19 @@ def test_very_many_conditions_are_told_by_their_means() -> None:
     assert row(table, "m04")[0] == "26.4"
 
 
+def test_a_mean_is_not_starred_for_one_of_its_levels() -> None:
+    """Two of m01's sixty points were read off the truth, all of m02's."""
+    told, cells = grid(3, 60)
+    for cell, found in cells.items():
+        if cell.method == "m02" or (cell.method == "m01" and cell.noise.rate < 0.025):
+            found.trials["k0"] = trial(0, "paper", [0.3, 0.3], {"x": 1}, oracle=("x",))
+    text = printed(leaderboard(told, cells, 120, 40), 120)
+    assert [re.search(r" (ce|m\d\d\*?) ", line)[1] for line in text if "60 conditions" in line] == ["m02*", "m01", "ce"]  # type: ignore[index]
+    assert "Points read off the truth are in the means of m01 (2), in so many conditions." in " ".join(
+        line.strip() for line in text
+    )
+
+
 def test_status_of_many_cells_is_summed() -> None:
     told, cells = grid(30, 20)
     by_condition = [line for line in printed(status(told, cells, 120, 40), 120) if "30 methods" in line]

@@ -149,8 +149,19 @@ def images(path: str = "images.npz", **changes: Any) -> str:
         ((*SWEEP, "--cpus-per-trial", "nan"), ["--cpus-per-trial is nan", "above 0"]),
         ((*SWEEP, "--cpus-per-trial", "100000"), ["--cpus-per-trial is 100000", f"this machine has {os.cpu_count()}"]),
         ((*SWEEP, "--gpus-per-trial", "-1"), ["--gpus-per-trial is -1", "0 or more"]),
-        ((*SWEEP, "--gpus-per-trial", "1.5"), ["--gpus-per-trial is 1.5", "whole number"]),
-        ((*SWEEP, "--gpus-per-trial", "1000"), ["--gpus-per-trial is 1000", "this machine has "]),
+        *(
+            (
+                (*words, "--gpus-per-trial", n),
+                [f"--gpus-per-trial is {n}", "a trial trains on one GPU", "choose 1, a fraction or auto"],
+            )
+            for n in ("1.5", "2")
+            for words in (
+                SWEEP,
+                (*SWEEP, "--dry-run"),
+                (*SWEEP, "--address", "auto"),
+                ("plan", "ce", "--probe-seconds", "0"),
+            )
+        ),
         ((*SWEEP, "--checkpoint-every", "0"), ["--checkpoint-every is 0", "above 0"]),
         ((*SWEEP, "--max-concurrent", "0"), ["--max-concurrent is 0", "at least 1"]),
         ((*SWEEP, "--seed", "-1"), ["--seed is -1", "from 0"]),

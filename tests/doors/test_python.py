@@ -88,6 +88,8 @@ def test_what_is_of_another_kind_is_an_input_error(tmp_path: Path, monkeypatch: 
         (lambda: rs.Study("ce", dataset=3), "dataset is 3; it must be a text"),
         (lambda: rs.run(rs.Study("ce"), cpus_per_trial="a"), "cpus_per_trial is 'a'"),
         (lambda: rs.run(rs.Study("ce"), max_concurrent=1.5), "max_concurrent is 1.5"),
+        (lambda: rs.run(rs.Study("ce"), gpus_per_trial=2), "a trial trains on one GPU"),
+        (lambda: rs.Study("ce").plan(gpus_per_trial=2), "a trial trains on one GPU"),
         (lambda: rs.run(rs.Study("ce"), time_budget=30), "time_budget is 30; it must be a text"),
         (lambda: rs.run(rs.Study("ce"), storage=3), "storage is 3; it must be a path"),
         (lambda: rs.load(3), "name is 3"),

@@ -17,6 +17,7 @@ from searched import study as told
 from raystudy import cli
 from raystudy.design.study import Study
 from raystudy.errors import InputError
+from raystudy.record import usage
 from raystudy.record.ledger import Ledger, cells, replay
 from raystudy.record.merge import merge
 
@@ -141,8 +142,11 @@ def test_what_is_unfinished_comes_with_its_checkpoint_and_files_come_along(tmp_p
         (folder / "checkpoints" / f"{KEYS[0]}.pt").write_text(what)
     (b / "artifacts" / CELL.key).mkdir(parents=True)
     (b / "artifacts" / CELL.key / "x.png").write_text("picture")
+    for folder, now in ((a, 1), (b, 2)):
+        usage.append(usage.file_of(folder, now), usage.Span(1000 * now, 1, places=now))
     done = merge(a, b)
     assert (done.new, done.further) == (1, 1)
+    assert [s.places for s in usage.read(a)] == [1, 2]
     assert (a / "checkpoints" / f"{KEYS[0]}.pt").read_text() == "new"
     assert (a / "artifacts" / CELL.key / "x.png").read_text() == "picture"
     assert not list(tmp_path.glob(".a-*"))

@@ -15,7 +15,7 @@ import pytest
 
 from raystudy.cli import main
 from raystudy.errors import InputError
-from raystudy.record import checkpoints, models, pieces, storage
+from raystudy.record import checkpoints, models, pieces, storage, usage
 from raystudy.record import mirror as mirrors
 from raystudy.record.ledger import Ledger, replay
 
@@ -173,6 +173,24 @@ def test_a_mirror_and_back(address: str) -> None:
     assert (folder / "masks" / "m.npz").read_bytes() == b"mask"
     assert replay(mine).trials["k"].state == "complete"
     assert (folder / "study.toml").read_text() == "name = 's'\n"
+    assert mirrors.pull(folder) == 0
+
+
+def test_what_became_of_places_comes_along_as_it_grows(address: str) -> None:
+    folder, ledger = begun(address)
+    mirror = mirrors.mirror(folder)
+    assert mirror is not None
+    file, span = usage.file_of(folder, 0), usage.Span(1000, 1, places=2, busy=1)
+    usage.append(file, span)
+    ledger.close()
+    mirror.close()
+    there = storage.place(address) / "s" / usage.FOLDER / file.name
+    shutil.rmtree(folder)
+    mirrors.pull(folder)
+    assert usage.read(folder) == [span]
+    there.write(there.read() * 2)  # by the driver, meanwhile
+    mirrors.pull(folder)
+    assert usage.read(folder) == [span, span]
     assert mirrors.pull(folder) == 0
 
 

@@ -132,16 +132,17 @@ WORKER = """
                 pass
             def told(self):
                 heavy = ("mlflow", "optuna", "sklearn", "torchvision", "matplotlib", "tensorboardX", "scipy", "cleanlab")
-                return [m for m in heavy if m in sys.modules], os.environ.get("OMP_NUM_THREADS"), os.environ["PL_DISABLE_FORK"], os.getpid()
+                seen = [m for m in heavy if m in sys.modules]
+                return seen, os.environ.get("OMP_NUM_THREADS"), os.environ["PL_DISABLE_FORK"], os.nice(0), os.getpid()
 
         time.sleep({pause})
         began = time.time()
         with inherited():
             actor = _ActorClassCache().get(Asked).remote({{}})
-        heavy, threads, fork, pid = ray.get(actor.told.remote())
+        heavy, threads, fork, nice, pid = ray.get(actor.told.remote())
         started = time.time() - float(Path("/proc/uptime").read_text().split()[0])
         started += int(Path(f"/proc/{{pid}}/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-        print(heavy, threads, fork, started < began, flush=True)
+        print(heavy, threads, fork, nice - os.nice(0), started < began, flush=True)
         rising.end()
         rising.end()
         print(ray.is_initialized(), "OMP_NUM_THREADS" in os.environ)
@@ -156,4 +157,4 @@ def test_a_trial_takes_a_worker_that_has_started_before_and_has_only_what_it_nee
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400, check=False
     )
-    assert done.stdout.splitlines() == ["[] 1 1 True", "False False"], done.stderr
+    assert done.stdout.splitlines() == ["[] 1 1 0 True", "False False"], done.stderr

@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from searched import CELL, accuracy, opened, study
 
-from raystudy.design.study import Study
+from raystudy.design.study import SLACK, Study
 from raystudy.errors import InputError
 from raystudy.running.clock import Batches, Clock, Turn, virtual_workers
 from raystudy.running.search import CellSearch
@@ -88,14 +88,21 @@ def test_slack_is_checked_and_kept_in_the_study() -> None:
         study(slack=1.0).grown_from(old)
     told = study(slack=1.5, virtual_workers=3)  # and what is left out stays as it was begun
     assert study(trials=20).grown_from(told).slack == 1.5
+    with pytest.raises(InputError, match=r"begun with slack=1\.5, now 2\.0"):  # the default said is said
+        study(slack=SLACK, trials=20).grown_from(told)
     batched = study(batch=4)
     assert study(trials=20).grown_from(batched).batch == 4
     with pytest.raises(InputError, match="begun in batches"):
-        study(slack=3.0).grown_from(batched)
+        study(slack=SLACK).grown_from(batched)
 
 
 def test_the_file_of_a_study_has_its_own_rule_alone(tmp_path: Path) -> None:
-    for told, has in ((study(batch=4), {"batch"}), (study(virtual_workers=4), {"slack", "virtual_workers"})):
+    begun = study(virtual_workers=4, slack=SLACK)
+    for told, has in (
+        (study(batch=4), {"batch"}),
+        (study(), {"virtual_workers"}),
+        (begun, {"slack", "virtual_workers"}),
+    ):
         (tmp_path / "study.toml").write_text(told.to_toml())
         assert {k for k in ("batch", "slack", "virtual_workers") if f"\n{k} = " in told.to_toml()} == has
         assert Study.from_toml(tmp_path / "study.toml") == told

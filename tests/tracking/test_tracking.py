@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 import recorded
 
+from analysis import palette
 from raystudy.cli import main
 from raystudy.errors import InputError
 from raystudy.record.ledger import Ledger
-from raystudy.tracking import cursor, follower, links, projection, store
+from raystudy.tracking import cursor, follower, links, projection, store, views
 from raystudy.tracking.sync import OURS, environment, sync
 
 ROOT = Path(__file__).parents[2]
@@ -152,17 +153,17 @@ def test_mlflow_has_exactly_what_the_ledger_tells(study: Path, unmade: str) -> N
     status = {label: run.info.status for label, (run, _) in found.items()}
     assert status == {
         "elr": "KILLED",  # something is unfinished and nobody is at it
-        "elr/#0 paper (oracle)": "FINISHED",
-        "elr/#1 search": "FINISHED",
+        "elr/#0 paper (oracle) lam=3": "FINISHED",
+        "elr/#1 search lam=1.5": "FINISHED",
         "elr/#2 search": "FAILED",
         "elr/#3 search": "KILLED",
         "elr/#4 search": "FAILED",
         "ce": "FINISHED",
         "ce/#0 paper": "FINISHED",
-        "ce/#1 replicate seed 1": "FINISHED",
+        "ce/#1 replicate of #0 seed 1": "FINISHED",
     }
     parent, summary = found["elr"]
-    assert parent.info.run_name == "elr 0.5 symmetric:inclusive digits"
+    assert parent.info.run_name == "elr 0.5"  # what is the same in the whole study is left out
     assert {k: v[-1][:2] for k, v in summary.items() if k.startswith("trials/")} == {
         "trials/complete": (0, 1.0),
         "trials/pruned": (0, 1.0),
@@ -174,7 +175,7 @@ def test_mlflow_has_exactly_what_the_ledger_tells(study: Path, unmade: str) -> N
     assert data.name == "digits symmetric:inclusive:0.5"
     assert data.digest == "0123456789abcdef-fedcba9876543210"
 
-    run, curves = found["elr/#0 paper (oracle)"]
+    run, curves = found["elr/#0 paper (oracle) lam=3"]
     assert [(step, value) for step, value, _ in curves["val/acc"]] == [(0, 0.5), (1, 0.6), (2, 0.7)]
     assert [step for step, _, _ in curves["train/loss"]] == [1, 2]  # not measured in epoch 0
     assert run.data.params == {
@@ -201,7 +202,7 @@ def test_mlflow_has_exactly_what_the_ledger_tells(study: Path, unmade: str) -> N
         "version.torch": "2.9",
     }
     assert told.items() <= run.data.tags.items()
-    assert found["elr/#1 search"][0].data.tags["raystudy.state"] == "pruned"
+    assert found["elr/#1 search lam=1.5"][0].data.tags["raystudy.state"] == "pruned"
     assert found["elr/#2 search"][0].data.tags["raystudy.reason"] == "loss is nan"
     assert not found["elr/#4 search"][1]  # failed before its first record
     experiment = client(unmade).get_experiment(synced.experiment)
@@ -238,14 +239,26 @@ def test_what_cells_are_compared_by(study: Path, uri: str) -> None:
     assert found["elr"][1]["search/test_of_best"][-1][1] == pytest.approx(0.71)  # trial 3 has not ended: no further
     tuned = {label: run.data.tags.get(projection.TUNED) for label, (run, _) in found.items()}
     assert {k: v for k, v in tuned.items() if v} == {
-        "elr/#0 paper (oracle)": "elr 0.5 symmetric:inclusive digits",
-        "ce/#1 replicate seed 1": "ce 0.5 symmetric:inclusive digits",
+        "elr/#0 paper (oracle) lam=3": "elr 0.5",
+        "ce/#1 replicate of #0 seed 1": "ce 0.5",
     }
     tags = client(uri).get_experiment(synced.experiment).tags
     saved = {k.removeprefix("mlflow.sharedViewState."): json.loads(v) for k, v in tags.items() if "sharedView" in k}
-    assert saved.keys() == {"study", "cells", "curves", "trials-ce", "trials-elr"}
-    assert links.studies(uri)["demo"].keys() == {*saved, "compare"}
-    assert json.loads(saved["cells"]["state"])["searchFilter"] == "tags.`raystudy.role` = 'cell'"
+    assert saved.keys() == {"study", "cells", "noise", "curves", f"trials-{CE}", f"trials-{ELR}"}
+    pages = {"study", "cells", "noise", "curves", "compare", "trials of ce 0.5", "trials of elr 0.5"}
+    assert links.studies(uri)["demo"].keys() == pages
+    state = json.loads(saved["cells"]["state"])
+    assert state["searchFilter"] == "tags.`raystudy.role` = 'cell'"
+    first = state["compareRunCharts"][0]
+    assert (first["type"], first["xaxis"]["key"], first["yaxis"]["key"]) == ("SCATTER", "rate", "tuned/last10")
+    assert f"= '{ELR}'" in json.loads(saved[f"trials-{ELR}"]["state"])["searchFilter"]
+    by_noise = {label: curves["noise/last10"] for label, (_, curves) in found.items() if "noise/last10" in curves}
+    assert {label: [(step, round(value, 9)) for step, value, _ in points] for label, points in by_noise.items()} == {
+        "elr/#0 paper (oracle) lam=3": [
+            (50, 0.61)
+        ],  # the step is the noise in percent, the value the mean of .51 .61 .71
+        "ce/#1 replicate of #0 seed 1": [(50, 0.51)],
+    }
     with written(study) as ledger:
         ledger.append(ELR, record(3, 2, 0.9), end(3, "complete"), trial(5, "replicate", seed=1, lam=3.0))
     with written(study) as ledger:  # trial 3 has another point, which is chosen now
@@ -254,13 +267,69 @@ def test_what_cells_are_compared_by(study: Path, uri: str) -> None:
     found = runs(uri)
     assert {k for k, (run, _) in found.items() if projection.TUNED in run.data.tags} == {
         "elr/#3 search",
-        "ce/#1 replicate seed 1",
+        "ce/#1 replicate of #0 seed 1",
     }
     assert [v for _, v, _ in found["elr"][1]["search/best_val"]] == [0.7, 0.7, 0.7, 0.9, 0.9]
     before = dump(uri)
     forget_cursor(study)
     sync(study, uri)
     assert dump(uri) == before
+
+
+@pytest.mark.slow
+def test_a_method_has_one_colour_and_names_say_what_differs(tmp_path: Path, uri: str) -> None:
+    """Over all levels; when another kind of noise comes it is in the names; what somebody named or coloured stays so."""
+    study = tmp_path / "studies" / "demo"
+    ledger = Ledger(study)
+
+    def cells(kind: str, rates: tuple[float, ...]) -> None:
+        for method in ("ce", "elr"):
+            for rate in rates:
+                noise = NOISE | {"kind": kind, "rate": rate, "variant": "inclusive" if kind == "symmetric" else ""}
+                key = f"{method}_digits_{kind}-{rate:g}"
+                told = header(method)
+                ledger.open(key, told | {"cell": told["cell"] | {"noise": noise}})
+                ledger.append(key, trial(0, "paper"), record(0, 0, 0.5), end(0, "complete"))
+
+    def names() -> dict[str, str]:
+        mlflow = client(uri)
+        found = mlflow.search_runs(
+            [mlflow.get_experiment_by_name("demo").experiment_id], "tags.`raystudy.role` = 'cell'"
+        )
+        return {run.info.run_name: run.data.tags["mlflow.runColor"] for run in found}
+
+    cells("symmetric", (0.2, 0.5))
+    sync(study, uri)
+    assert names() == {name: palette.alone(name.split()[0]) for name in ("ce 0.2", "ce 0.5", "elr 0.2", "elr 0.5")}
+    mlflow = client(uri)
+    experiment = mlflow.get_experiment_by_name("demo")
+    (mine,) = mlflow.search_runs([experiment.experiment_id], "attributes.run_name = 'elr 0.5'")
+    for name, value in (("mlflow.runName", "the best"), ("mlflow.runColor", "#ff0000")):
+        mlflow.set_tag(mine.info.run_id, name, value)
+    mlflow.set_experiment_tag(experiment.experiment_id, "mlflow.sharedViewState.trials-elr", "of an earlier version")
+    cells("pair", (0.5,))
+    ledger.close()
+    sync(study, uri)
+    found = names()
+    whole = {"ce 0.2 symmetric", "ce 0.5 symmetric", "ce 0.5 pair", "elr 0.2 symmetric", "the best", "elr 0.5 pair"}
+    assert found.keys() == whole
+    assert found["the best"] == "#ff0000"
+    saved = mlflow.get_experiment(experiment.experiment_id).tags
+    assert "mlflow.sharedViewState.trials-elr" not in saved
+    assert sum(name.startswith("mlflow.sharedViewState.trials-") for name in saved) == 6
+    keys = json.loads(json.loads(saved["mlflow.sharedViewState.noise"])["state"])["groupBy"]["groupByKeys"]
+    assert [key["groupByData"] for key in keys] == ["method", "noise", "variant"]
+    assert sync(study, uri).changes == 0
+
+
+def test_the_trials_of_a_cell_are_a_view_or_of_very_many_cells_a_search() -> None:
+    few, many = (views.trials("7", "elr_digits_pair-0.5", n) for n in (views.MOST_VIEWS, views.MOST_VIEWS + 1))
+    assert "viewStateShareKey=trials-elr_digits_pair-0.5" in few
+    assert "searchFilter=tags.%60raystudy.role%60%20%3D%20%27trial%27" in many
+    assert "viewStateShareKey" not in many
+    assert len(views.TAG + views.trials_of("x" * 255)) <= 250
+    cells = {str(i): (f"elr {i}", "run") for i in range(views.LISTED + 1)}
+    assert not any(name.startswith("trials") for name in views.links("7", cells))
 
 
 @pytest.mark.slow
@@ -277,8 +346,11 @@ def test_files_are_logged_with_their_cells_and_again_when_they_change(study: Pat
     assert {k: v for held in found.values() for k, v in held.items()} == whole | {
         "loss.svg": f"artifacts/{ELR}/loss.svg"
     }
-    notes = {run.data.tags["mlflow.note.content"] for label, (run, _) in runs(uri).items() if "/" not in label}
-    assert len(notes) == 1
+    notes = [run.data.tags["mlflow.note.content"] for label, (run, _) in runs(uri).items() if "/" not in label]
+    assert len({note.partition("\n")[2] for note in notes}) == 1  # both tell where the report is
+    assert (
+        sorted(CE in note for note in notes) == sorted(ELR in note for note in notes) == [False, True]
+    )  # and their trials
     assert sync(study, uri).changes == 0
     with written(study) as ledger:
         ledger.append(ELR, end(3, "failed"))
@@ -315,7 +387,7 @@ def test_a_report_is_in_mlflow_when_its_command_ends(
             assert (place(run) / "report" / name).read_bytes() == (study / "report" / name).read_bytes()
     assert (place(run) / "report" / "index.html").exists()
     notes = {run.data.tags["mlflow.note.content"] for label, (run, _) in runs(uri).items() if "/" not in label}
-    assert [run.info.run_id in note for note in notes] == [True]  # both cells tell where it is
+    assert [run.info.run_id in note for note in notes] == [True, True]  # both cells tell where it is
     assert sync(study, uri).changes == 0
     before = dump(uri)
     assert main(["sync", *command, "--tracking-uri", uri]) == 0
@@ -342,7 +414,12 @@ def test_a_merged_study_keeps_its_experiment_and_its_runs_in_place(tmp_path: Pat
     merge(mine, other)
     sync(mine, uri)
     found = runs(uri)
-    assert {k for k in found if k.startswith("elr")} == {"elr", "elr/#0 paper", "elr/#1 search", "elr/#2 search"}
+    assert {k for k in found if k.startswith("elr")} == {
+        "elr",
+        "elr/#0 paper",
+        "elr/#1 search",
+        "elr/#2 search",
+    }
     for label, (run, _) in found.items():
         if label.startswith("elr/"):
             assert run.data.tags["mlflow.parentRunId"] == found["elr"][0].info.run_id
@@ -449,7 +526,7 @@ def test_runs_deleted_by_hand_are_there_again_and_counted(study: Path, uri: str,
     """Of a trial that has ended, of one that has not, and of a cell that is done; and of a trial that MLflow has forgotten."""
     sync(study, uri)
     before, deleted = seen(uri), runs(uri)
-    for label in ("elr/#3 search", "elr/#1 search", "ce", "ce/#0 paper"):
+    for label in ("elr/#3 search", "elr/#1 search lam=1.5", "ce", "ce/#0 paper"):
         client(uri).delete_run(deleted[label][0].info.run_id)
     if lose_cursor:
         forget_cursor(study)
@@ -459,7 +536,7 @@ def test_runs_deleted_by_hand_are_there_again_and_counted(study: Path, uri: str,
     assert seen(uri) == before
     assert str(sync(study, uri)) == "nothing was missing"
 
-    gone = deleted["ce/#1 replicate seed 1"][0].info.run_id
+    gone = deleted["ce/#1 replicate of #0 seed 1"][0].info.run_id
     with contextlib.closing(sqlite3.connect(str(store.sqlite_file(uri)))) as db:
         for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
             db.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (gone,))
@@ -599,7 +676,7 @@ def test_a_cell_begun_anew_replaces_its_old_runs(study: Path, uri: str, lose_cur
     with written(study) as ledger:
         ledger.append(ELR, trial(1, lam=1.5), record(1, 0, 0.8), end(1, "failed", "new"))
     sync(study, uri)
-    run, curves = runs(uri)["elr/#1 search"]
+    run, curves = runs(uri)["elr/#1 search lam=1.5"]
     assert run.info.status == "FAILED"
     assert [value for _, value, _ in curves["val/acc"]] == [0.8]
     assert len([e for e in client(uri).search_experiments() if e.name.startswith("demo")]) == 1
@@ -630,7 +707,7 @@ def test_a_broken_cell_file_is_told_and_the_others_are_synced(study: Path, uri: 
         f.write('{"event": "record", "key": "unheard of", "time": 1, "epoch": 0, "metrics": {}}\n')
     with pytest.raises(InputError, match="not a ledger file"):
         sync(study, uri)
-    assert "elr/#1 search" in runs(uri)
+    assert "elr/#1 search lam=1.5" in runs(uri)
 
 
 @pytest.mark.slow

@@ -47,6 +47,7 @@ def eventually(look: Callable[[], Any], what: str, seconds: float = 60) -> Any:
 
 
 CLOSE = "button[aria-label='Close']"  # of MLflow's assistant, which covers a part of the page
+COLOURS = """return [...document.querySelectorAll(".scatterlayer .point")].map(p => getComputedStyle(p).fill)"""
 UNFOLD = ".ag-row [col-id*='Run Name'] button"
 
 
@@ -54,12 +55,12 @@ def test_the_study_as_a_person_sees_it(store: Path, tmp_path: Path) -> None:
     """Opens the study, reads its rows, unfolds trials, opens the saved views and the comparison by their links, and the report."""
     with ui(store, "seen") as (address, printed), chromium(tmp_path, "2400,1200") as driver:
         links = dict(line.strip().split(": ", 1) for line in printed.splitlines() if f": {address}/#/" in line)
-        assert links.keys() == {"seen", "cells", "curves", "trials-ce", "trials-mixup", "compare"}
+        rows = [f"{method} {rate}" for method in ("ce", "mixup") for rate in ("0.2", "0.5")]
+        assert links.keys() == {"seen", "cells", "noise", "curves", "compare", *(f"trials of {row}" for row in rows)}
 
         def text() -> str:
             return str(driver.find_element("tag name", "body").text)
 
-        rows = [f"{method} {rate} symmetric" for method in ("ce", "mixup") for rate in ("0.2", "0.5")]
         driver.get(links["seen"])
         eventually(lambda: all(row in text() for row in rows), "a row for each cell")
         assert "Model training" in text()
@@ -79,10 +80,23 @@ def test_the_study_as_a_person_sees_it(store: Path, tmp_path: Path) -> None:
         driver.get(links["cells"])
         eventually(lambda: "Parallel Coordinates" in text() and "search/best_val" in text(), "the cells' charts")
         assert all(name in text() for name in ("tuned/noisy_val", "search/test_of_best"))
-        eventually(lambda: "mixup 0.5 symmetric:inclusive digits" in text(), "a curve by its cell's name")
+        assert "rate vs. tuned/last10" in text()  # the first chart
+        eventually(lambda: "mixup 0.5" in text(), "a curve by its cell's name")
+        colours = driver.execute_script(COLOURS)
+        assert len(set(colours)) == 2, colours  # one a method, over all levels
+        assert len(colours) >= 4
+        driver.get("about:blank")
+        driver.get(links["noise"])
+        eventually(lambda: "Group: mixup" in text() and "noise/last10" in text(), "accuracy against noise by method")
+        driver.get("about:blank")
+        driver.get(links["trials of mixup 0.5"])
+        eventually(lambda: "#0 paper alpha=" in text() and "val/acc" in text(), "the trials of a cell")
+        eventually(
+            lambda: "4 matching runs" in text(), "of that cell alone: two of the search, a replicate of each point"
+        )
         driver.get("about:blank")
         driver.get(links["curves"])
-        eventually(lambda: "test/acc" in text() and "ce 0.2 symmetric:inclusive digits" in text(), "the tuned curves")
+        eventually(lambda: "test/acc" in text() and "ce 0.2" in text(), "the tuned curves")
         driver.get("about:blank")
         driver.get(links["compare"])
         eventually(lambda: "Comparing 4 Runs from 1 Experiment" in text(), "the cells side by side")

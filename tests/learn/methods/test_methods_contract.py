@@ -3,7 +3,9 @@
 Most of it is asked of one training a method, which is trained once (``trained``).
 """
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -184,6 +186,22 @@ def test_same_seed_same_run_and_other_seed_other_run(method: str) -> None:
     assert told(a.epoch()) == told(b.epoch())
     c = Run(replace(a.spec, seed=4), a.data)
     assert told(c.epoch())["train/loss"] != a.records[0]["train/loss"]
+
+
+@pytest.mark.slow
+@every_method
+def test_is_freed_at_once(method: str) -> None:
+    """Networks that wait for the garbage collector stay on a device beside those of the next trial."""
+    run = run_for(method, epochs=1)
+    run.epoch()
+    gone = [weakref.ref(run), weakref.ref(run.method)]
+    gc.collect()
+    gc.disable()
+    try:
+        del run
+        assert [r() for r in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 @every_method
