@@ -1,6 +1,5 @@
 """``raystudy sweep`` and ``python -m raystudy.sweep``: the main job."""
 
-import math
 import os
 import shlex
 from collections.abc import Callable
@@ -11,8 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from raystudy.commands.options import GRID, LIMITS, PRICES, SEARCH, WHERE, Grid, Limits, Prices, Search, Where
-from raystudy.commands.reading import asked, charge
-from raystudy.errors import InputError
+from raystudy.commands.reading import asked, budget, built
 from raystudy.running.early import early
 from raystudy.terminal import printable, say, terminal
 
@@ -50,26 +48,14 @@ def _sweep(
     rising: "LocalRay | None",
 ) -> int:
     study, resources = asked(methods, grid, search, where, here=not limits.dry_run)
-    from raystudy.running.budget import Budget, seconds
-
-    limit = None
-    if limits.time_budget is not None or limits.max_cost is not None:
-        if limits.max_cost is not None and not limits.max_cost > 0:
-            raise InputError(f"--max-cost is {limits.max_cost:g}; it must be above 0")
-        most = math.inf if limits.time_budget is None else seconds(limits.time_budget, "--time-budget")
-        limit = Budget(most, limits.max_cost or math.inf, charge(prices, resources))
+    limit = budget(limits, prices, resources)
     console = terminal()
     storage = where.storage.expanduser().absolute()
     if limits.dry_run:
-        from raystudy.design.study import study_dir
-        from raystudy.running.build import Builder
-        from raystudy.running.sweep import begins_with, grown
-
-        study, begun = grown(study, study_dir(storage, study.name), grid.name is not None, grid.epochs is not None)
-        study, known = begins_with(study, storage, resources.data_root, begun)
+        builder, begun = built(study, grid, storage, resources)
         if begun:
             say(console, f"note: study {study.name} has been begun; what it holds is not run again", "yellow")
-        dry_run(Builder(study, resources.data_root, known), console)
+        dry_run(builder, console)
         return 0
     if limits.confirm_above is not None and not limits.yes:
         from raystudy.commands import plan

@@ -189,6 +189,31 @@ examples:
         "Write the code and its provenance to a folder, for `ray up cluster.yaml`.",
         "example:\n  raystudy ship && ray up cluster.yaml\n",
     ),
+    "slurm": (
+        "slurm:slurm",
+        "Write a sweep as a job of Slurm that queues itself again until the study is done.",
+        """\
+examples:
+  raystudy slurm dividemix --dataset cifar10 --nodes 4 --time 24h --gpus-per-node 4 --gpus-per-trial 0.5
+  raystudy slurm --study dividemix-table1 --nodes 2 --time 8h --partition gpu --gpus-per-node 8 --submit
+  raystudy slurm all --array --time 12h --cpus-per-node 16 --setup 'module load cuda'
+
+It takes what `raystudy sweep` takes, and checks it before it writes anything.
+""",
+    ),
+    "kube": (
+        "kube:kube",
+        "Write a sweep as a RayJob of Kubernetes, for KubeRay.",
+        """\
+examples:
+  raystudy kube dividemix --dataset cifar10 --data-root /data --image registry.example.org/raystudy:1 --storage s3://bucket/studies \\
+      --claim cifar:/data --gpus-per-worker 1 --gpus-per-trial 0.5 --max-workers 16 --service-account studies
+  raystudy kube --study my-study.toml --image registry.example.org/raystudy:1 --storage s3://bucket/studies --env-secret bucket-keys
+
+It takes what `raystudy sweep` takes, and checks it before it writes anything.
+Paths are those of the pods; a study file of your own goes along.
+""",
+    ),
     "chaos": (
         "chaos:chaos",
         "Run a small study under faults, and check that it comes out as if undisturbed.",

@@ -30,6 +30,9 @@ def stopping(abandoned: Callable[[], None] | None) -> Iterator[None]:
         if got and not done.wait(PATIENCE):
             abandoned()
 
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # a shell script starts what it runs with & so
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     wakeup = signal.set_wakeup_fd(write)
     thread = threading.Thread(target=follow, name="raystudy-stop", daemon=True)
@@ -42,6 +45,8 @@ def stopping(abandoned: Callable[[], None] | None) -> Iterator[None]:
         done.set()
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, before)
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.close(write)
         thread.join()
         os.close(read)

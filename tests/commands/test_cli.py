@@ -498,7 +498,7 @@ def test_dry_run_of_a_study_that_was_begun_is_of_what_it_will_be(run: Callable[.
     assert (refused.code, refused.out) == (2, "")
     assert "begun with start_from=" in refused.err
     assert (folder / "study.toml").read_text() == told
-    (folder / "study.toml").write_text(told.replace("slack = ", 'start_from = ["reference"]\nslack = '))
+    (folder / "study.toml").write_text(told.replace("trials = ", 'start_from = ["reference"]\ntrials = ', 1))
     assert run(*argv, "12", "--start-from", "reference").code == 0  # the same command again
 
 

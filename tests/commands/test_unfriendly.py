@@ -151,8 +151,10 @@ ENDS = {  # how each command comes to an end soon: these come last, so they coun
     "sync": ["--tracking-uri=nonsense://"],
     "ui": ["--tracking-uri=nonsense://"],
     "chaos": ["--kinds=nothing"],
+    "slurm": ["--time=1h"],
+    "kube": ["--image=x", "--storage=s3://bucket/studies"],
 }
-REMOVED = ("--open",)  # no browsers here
+REMOVED = ("--open", "--submit")  # no browsers here, and no jobs
 
 
 def value(argument: Any) -> st.SearchStrategy[str]:
