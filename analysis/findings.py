@@ -58,17 +58,16 @@ def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreeme
         return Agreement(math.nan, math.nan, math.nan, len(both))
     a, b = (np.array([of[m] for m in both]) for of in (ours, theirs))
     signs = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
-    drawn = np.random.default_rng(0).integers(0, len(both), (DRAWS, len(both)))
-    taus = [_tau(*(s[np.ix_(d, d)] for s in signs)) for d in drawn]
-    known = [t for t in taus if not math.isnan(t)]
-    low, high = np.quantile(known, [ALPHA / 2, 1 - ALPHA / 2]) if known else (math.nan, math.nan)
+    drawn = np.random.default_rng(0).multinomial(len(both), np.full(len(both), 1 / len(both)), DRAWS).astype(float)
+
+    def pairs(of: np.ndarray) -> np.ndarray:
+        """The sum of ``of`` [n, n] over all pairs of each draw, a method counted as often as it was drawn."""
+        return np.einsum("di,ij,dj->d", drawn, of, drawn)
+
+    all_ = np.sqrt(pairs(np.abs(signs[0])) * pairs(np.abs(signs[1])))
+    known = pairs(signs[0] * signs[1])[all_ > 0] / all_[all_ > 0]
+    low, high = np.quantile(known, [ALPHA / 2, 1 - ALPHA / 2]) if len(known) else (math.nan, math.nan)
     return Agreement(float(stats.kendalltau(a, b).statistic), float(low), float(high), len(both))
-
-
-def _tau(a: np.ndarray, b: np.ndarray) -> float:
-    """tau-b from the signs of all pairs [n, n]."""
-    pairs = math.sqrt(float(np.abs(a).sum()) * float(np.abs(b).sum()))
-    return float((a * b).sum()) / pairs if pairs else math.nan
 
 
 def fitted(loss: Sequence[float], n_classes: int, share: float = 0.05) -> float:

@@ -15,7 +15,7 @@ import math
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -146,27 +146,30 @@ def tuned(outcomes: Mapping[str, Sequence[Outcome]]) -> str:
     rows = []
     for method, of in outcomes.items():
         gains = [score(o.tuned, MAIN).mean - score(o.published, MAIN).mean for o in of if o.tuned and o.published]
-        kept = sum(o.best is o.first for o in of)
-        if gains:
-            rows.append((fmean(gains), [f"`{method}`", over(gains), number(max(gains)), f"{kept} of {len(of)}"]))
-    order = [row for _, row in sorted(rows, key=lambda r: -r[0])]
-    return markdown(["method", "gain in points (95 %)", "most", "published point kept"], order)
+        if gains and method != BASELINE:
+            rows.append((fmean(gains), f"`{method}` {over(gains)}"))
+    return ", ".join(row for _, row in sorted(rows, key=lambda r: -r[0])) + "."
 
 
-def orders(group: Group) -> Iterator[list[str]]:
-    """Rows: published table, level, rule, Kendall's tau with interval, methods."""
+def orders(group: Group) -> str:
+    """Kendall's tau with interval between published columns and ours, a column a level."""
+    told: dict[tuple[str, str, str], dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for title, source in TABLES.items():
-        told: dict[tuple[float, str, str], dict[str, float]] = defaultdict(dict)
         for p in literature.published():
             if p.source.startswith(source) and p.dataset == "cifar10" and p.rate is not None and p.method:
-                told[p.rate, p.architecture, p.statistic][p.method] = p.accuracy
-        for (rate, network, statistic), theirs in sorted(told.items()):
-            row, rule = group.levels.get(f"{rate:g}"), literature.RULE_OF[statistic]
-            if row is not None:
-                a = agreement({m: score(o.tuned, rule).mean for m, o in row.items()}, theirs)
-                where = f"{a.tau:.2f} ({a.low:.2f} to {a.high:.2f})"
-                ours = "ORACLE" if rule == "oracle_test" else rule
-                yield [title, network, f"{rate:g}", statistic, ours, where, str(a.n)]
+                told[title, p.architecture, p.statistic][f"{p.rate:g}"][p.method] = p.accuracy
+    levels = [level for level in group.levels if any(level in columns for columns in told.values())]
+    rows = []
+    for (title, network, statistic), columns in told.items():
+        rule, row, n = literature.RULE_OF[statistic], [], 0
+        for level in levels:
+            ours = {m: score(o.tuned, rule).mean for m, o in group.levels[level].items()}
+            a = agreement(ours, columns[level]) if level in columns else None
+            row.append(f"{a.tau:.2f} ({a.low:.2f} to {a.high:.2f})" if a else "")
+            n = a.n if a else n
+        named = "ORACLE" if rule == "oracle_test" else rule
+        rows.append([f"{title}, {network}", statistic, named, *row, str(n)])
+    return markdown(["published", "statistic", "our rule", *levels, "methods"], rows)
 
 
 def convergence(groups: Sequence[Group]) -> str:
@@ -188,41 +191,65 @@ def convergence(groups: Sequence[Group]) -> str:
     return markdown(["labels or pixels", "level", "epochs to fit (least to most of the seeds)", "test accuracy"], rows)
 
 
-def tables(into: Path | None) -> None:
-    study, histories = ledgers.read(KEPT / "noise-dial.parquet")
-    groups = grouped(study, histories)
+def read() -> tuple[list[Group], dict[str, list[Outcome]]]:
+    """The conditions of noise-dial, and each method's cells."""
+    groups = grouped(*ledgers.read(KEPT / "noise-dial.parquet"))
     by_method: dict[str, list[Outcome]] = defaultdict(list)
     for g in groups:
-        print(accuracy(g), end="\n\n")
         for row in g.levels.values():
             for m, o in row.items():
                 by_method[m].append(o)
-    ranked = stats.ranking({m: [score(o.tuned, MAIN).mean for o in of] for m, of in by_method.items()})
-    if ranked:
-        told = ", ".join(f"`{m}` {r:.1f}" for m, r in zip(ranked.methods, ranked.ranks, strict=True))
-        print(
-            f"Mean ranks over {ranked.n} conditions: {told}. Friedman's p {ranked.p:.1g}, critical difference {ranked.cd:.1f}.\n"
-        )
-    print(peeked(by_method), end="\n\n")
-    print(tuned(by_method), end="\n\n")
-    symmetric = next(g for g in groups if "symmetric" in g.title and "asymmetric" not in g.title)
-    print(
-        markdown(
-            ["published", "network", "level", "statistic", "our rule", "Kendall's tau (95 %)", "methods"],
-            list(orders(symmetric)),
-        ),
-        end="\n\n",
-    )
-    small = KEPT / "memorisation.parquet"
-    if small.exists():
-        print(convergence(grouped(*ledgers.read(small))))
+    return groups, by_method
+
+
+def ranking(outcomes: Mapping[str, Sequence[Outcome]]) -> stats.Ranking:
+    found = stats.ranking({m: [score(o.tuned, MAIN).mean for o in of] for m, of in outcomes.items()})
+    assert found is not None
+    return found
+
+
+def blocks() -> dict[str, str]:
+    """What docs/results.md shows, by the name of the place where it stands."""
+    groups, by_method = read()
+    ranked = ranking(by_method)
+    ranks = ", ".join(f"`{m}` {r:.1f}" for m, r in zip(ranked.methods, ranked.ranks, strict=True))
+    symmetric = next(g for g in groups if g.title.endswith("symmetric inclusive"))
+    return {
+        **{g.title.rpartition(", ")[2]: accuracy(g) for g in groups},
+        "ranks": f"Mean ranks over {ranked.n} conditions (critical difference {ranked.cd:.1f}, Friedman's p {ranked.p:.1g}): {ranks}.",
+        "peeking": peeked(by_method),
+        "tuning": tuned(by_method),
+        "orders": orders(symmetric),
+        "memorisation": convergence(grouped(*ledgers.read(KEPT / "memorisation.parquet"))),
+    }
+
+
+def filled(text: str, told: Mapping[str, str]) -> str:
+    """A page with what stands between ``<!-- NAME -->`` and ``<!-- end -->`` made new."""
+    for name, block in told.items():
+        begin, rest = text.partition(f"<!-- {name} -->\n")[::2]
+        if rest:
+            text = f"{begin}<!-- {name} -->\n{block}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    return text
+
+
+def tables(into: Path | None) -> None:
+    """Prints everything, and draws the pictures into a folder where one is named; the page there is to be is filled, too."""
+    told = blocks()
+    for name, block in told.items():
+        print(f"{name}\n\n{block}\n")
     if into is not None:
         into.mkdir(parents=True, exist_ok=True)
+        groups, by_method = read()
+        ranked = ranking(by_method)
         with rc_context(RC):
-            pictures = {"dial": dial(groups, ranked.methods if ranked else list(by_method))}
-            pictures |= {"selection": peeks(by_method)} | ({"ranks": figures.ranks(ranked)} if ranked else {})
+            pictures = {"dial": dial(groups, ranked.methods), "selection": peeks(by_method)}
+            pictures["ranks"] = figures.ranks(ranked)
         for name, figure in pictures.items():
             (into / f"{name}.png").write_bytes(render(figure)[0])
+        page = into.with_suffix(".md")
+        if page.exists():
+            page.write_text(filled(page.read_text(encoding="utf-8"), told), encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------------------- pictures
@@ -296,7 +323,12 @@ def parser() -> argparse.ArgumentParser:
         help="run nothing, make folders of what is kept, which every command reads",
     )
     p.add_argument("--tables", action="store_true", help="run nothing, print the tables of docs/results.md")
-    p.add_argument("--figures", type=Path, metavar="DIR", help="with --tables: draw the pictures into this folder")
+    p.add_argument(
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="with --tables: draw the pictures into this folder, and fill the page FOLDER.md",
+    )
     return p
 
 

@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raystudy.record.ledger import cells, replay
+from raystudy.record import usage
+from raystudy.record.ledger import cells, events, replay
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 ROOT = Path(__file__).parents[2]
@@ -56,9 +57,9 @@ def sweep(cluster: Any, folder: Path, *options: str, code: Path = ROOT) -> "subp
     )
 
 
-def ended(process: "subprocess.Popen[str]") -> str:
+def ended(process: "subprocess.Popen[str]", seconds: float = 240) -> str:
     try:
-        out, _ = process.communicate(timeout=240)
+        out, _ = process.communicate(timeout=seconds)
     finally:
         process.kill()
     assert "Traceback" not in out, out
@@ -102,6 +103,70 @@ def test_autoscaling_sees_the_whole_demand_and_a_trial_moves_to_another_node(clu
         t.key for t in found
     }  # of trials on another node than the driver
     assert not (study / "driver.json").exists()
+
+
+def told(study: Path) -> dict[str, list[dict[str, Any]]]:
+    """The events of a study by cell and trial, without what the machine decides: times, workers and seconds."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in cells(study):
+        for event, _ in events(path):
+            kept = {k: v for k, v in event.items() if k not in ("time", "worker", "commit")}
+            if "metrics" in kept:
+                kept["metrics"] = {k: v for k, v in kept["metrics"].items() if k != "cost/seconds"}
+            found.setdefault(f"{path.stem} {event.get('key', 'cell')}", []).append(kept)
+    return found
+
+
+@pytest.mark.timeout(1800)
+def test_nodes_that_join_and_leave_change_the_places_and_nothing_else(cluster: Any, tmp_path: Path) -> None:
+    """Two nodes join a study, one leaves with a trial on it: the ledger is event for event that of an undisturbed study."""
+    cluster.add_node(num_cpus=1)
+    options = (
+        "elr",
+        "--no-baseline",
+        "--noise",
+        "symmetric:0.2,0.5",
+        "--epochs",
+        "150",
+        "--trials",
+        "2",
+        "--max-concurrent",
+        "3",
+    )
+    process = sweep(cluster, tmp_path, *options, "--checkpoint-every", "0.5")
+    study = tmp_path / "studies" / "s"
+
+    def until(what: str, done: Callable[[], bool]) -> None:
+        end = time.monotonic() + 400
+        while not done():
+            assert time.monotonic() < end, what
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.2)
+
+    def trained() -> int:
+        return sum(t.epochs > 0 for p in cells(study) for t in replay(p).trials.values())
+
+    try:
+        until("a first record", lambda: trained() > 0)
+        more = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
+        until("records of three trials", lambda: trained() > 2)
+        cluster.remove_node(more[0], allow_graceful=False)
+        out = ended(process, 900)
+    finally:
+        process.kill()
+    assert process.returncode == 0, out
+    assert re.search(r"joined.*; places for 3 trials at once", out), out
+    assert re.search(r"left; places for 2 trials at once", out), out
+    spans = usage.read(study)
+    seen = [round(s.places / s.seconds, 3) for s in spans]
+    assert {1, 2, 3} <= set(seen), seen
+    assert sum(s.died for s in spans) > 0
+    assert not any(t.state == "failed" for p in cells(study) for t in replay(p).trials.values())
+
+    alone = sweep(cluster, tmp_path, "--name", "alone", "--study", str(study / "study.toml"))
+    out = ended(alone, 900)
+    assert alone.returncode == 0, out
+    assert told(study) == told(tmp_path / "studies" / "alone")
 
 
 def test_out_of_memory_is_tried_once_more_with_a_whole_device(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -19,6 +20,7 @@ from raystudy.design.study import Cell, Study
 from raystudy.learn.recipe import Recipe
 from raystudy.record.ledger import Ledger, replay
 from raystudy.running.search import CellSearch
+from raystudy.running.tune import RETRIES, CellScheduler, StudySearch
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -259,3 +261,34 @@ def test_more_epochs_go_on_from_the_checkpoint_of_fewer_and_then_take_its_place(
     train(search)
     longer = {t.key for t in search.history.trials.values() if t.planned}
     assert checkpoints() == {f"{key}.pt" for key in longer}
+
+
+@pytest.mark.parametrize("recovers", [True, False], ids=["in training", "while it begins"])
+def test_a_node_that_is_lost_is_no_failure_of_its_trial(recovers: bool, tmp_path: Path) -> None:
+    """However often; a worker that dies by itself has so many tries. ``recovers``: Tune starts the trial again by itself."""
+    cell = opened(tmp_path / "s", study(virtual_workers=1))
+    searcher = StudySearch([cell], lambda cell, trial: {"whole": False})
+    searcher.suggest("ray")
+    key = searcher.live["ray"][1]
+    scheduler, file = CellScheduler(searcher), tmp_path / "error.txt"
+    trial = SimpleNamespace(
+        trial_id="ray", status="ERROR" if recovers else "PENDING", ERROR="ERROR", max_failures=RETRIES
+    )
+    trial.error_file, trial.config, trial.num_failures = str(file), {"whole": False}, 1
+
+    def dies(why: str) -> None:
+        with file.open("a") as f:
+            f.write(f"Failure # 1 (occurred at some time)\n{why}\n")
+        cell.started.add(key)
+        scheduler.on_trial_error(None, trial)
+
+    for lost in range(1, RETRIES + 5):
+        dies(
+            "The actor died unexpectedly before finishing this task.\nThe actor died because its node has died. Node Id: 0a"
+        )
+        assert trial.max_failures == RETRIES + lost * recovers
+        assert (key in cell.started) == recovers
+    for _ in range(RETRIES + 1):
+        dies("The actor died unexpectedly before finishing this task. Worker exit type: SYSTEM_ERROR")
+    assert trial.max_failures == RETRIES + (RETRIES + 4) * recovers
+    assert key in cell.started  # of no use any more: it ends as failed
