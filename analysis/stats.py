@@ -6,6 +6,7 @@ Pure functions of numbers; which numbers are compared is decided where they are 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,12 @@ def interval(values: Sequence[float], level: float = 1 - ALPHA) -> tuple[float, 
 
     NaN below three values, of which a bootstrap knows nothing. With fewer than about ten it is too narrow, as every bootstrap is.
     """
-    x = np.asarray([v for v in values if not math.isnan(v)])
+    return _interval(tuple(v for v in values if not math.isnan(v)), level)
+
+
+@lru_cache(maxsize=2**14)  # a page and its tables ask for the same ones
+def _interval(values: tuple[float, ...], level: float) -> tuple[float, float]:
+    x = np.asarray(values)
     if len(x) < 3:
         return math.nan, math.nan
     if np.ptp(x) == 0:

@@ -37,10 +37,11 @@ def explored(materials: Sequence[Material]) -> Data:
             rates = g.rates()
             for level, row in g.levels.items():
                 levels["levels"].setdefault(level, rates[level])
-                told = headlines.sentence(row)
+                told, clear = headlines.sentence(row), _clear(material.rules, row)
                 levels["said"].append([s, level, told])
                 for o in row.values():
-                    cells.append(_cell(len(cells), s, list(groups).index(g.title), level, material, g, row, o, trials))
+                    cell = _cell(len(cells), s, list(groups).index(g.title), level, material, g, row, o, trials)
+                    cells.append(cell | {"clear": clear.get(o.cell.method, [])})
     rules = list(dict.fromkeys(r for m in materials for r in m.rules))
     methods = sorted({c["method"] for c in cells})
     for group in groups.values():  # a study that has grown, and a second one, bring levels in any order
@@ -98,7 +99,6 @@ def _cell(
         "level": level,
         "method": o.cell.method,
         "star": o.oracle,
-        "clear": _clear(rules, row, o.cell.method),
         "point": point(o.best.point) if o.best else "",
         "seeds": [t.seed for t in o.tuned],
         "n": len(o.tuned),
@@ -119,15 +119,15 @@ def _trial(t: TrialHistory, metric: str, o: Outcome) -> list[Any]:
     return [*place, *numbers, t.reason, t.point, o.best is not None and t.key == o.best.key]
 
 
-def _clear(rules: Iterable[str], row: Mapping[str, Outcome], method: str) -> list[str]:
+def _clear(rules: Iterable[str], row: Mapping[str, Outcome]) -> dict[str, list[str]]:
     """The rules under which a method is significantly better than every other one; never ORACLE, never a point read off the truth."""
-    found = []
+    found: dict[str, list[str]] = {}
     for rule in rules:
         best = None
         if rule != "oracle_test":
             best = stats.winner({m: o.by_seed(rule) for m, o in row.items() if not o.oracle})
-        if best and best.method == method and best.clear:
-            found.append(rule)
+        if best and best.clear:
+            found.setdefault(best.method, []).append(rule)
     return found
 
 
