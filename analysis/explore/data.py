@@ -11,6 +11,7 @@ from analysis.explore import headlines
 from analysis.grid import Group, Outcome, mean
 from analysis.material import Material
 from analysis.select import MAIN, RULES, Score, balanced, objective, score, spent, spread
+from analysis.stats import Winner
 from analysis.tables import point
 from raystudy.record.ledger import TrialHistory
 
@@ -31,6 +32,7 @@ def explored(materials: Sequence[Material]) -> Data:
     groups: dict[str, Data] = {}
     cells: list[Data] = []
     trials: list[list[Any]] = []
+    winners: dict[str, list[Winner | None]] = {}  # of the conditions of each group
     for s, material in enumerate(materials):
         for g in material.groups:
             levels = groups.setdefault(g.title, {"title": g.title, "levels": {}, "measured": g.measured, "said": []})
@@ -39,11 +41,14 @@ def explored(materials: Sequence[Material]) -> Data:
                 levels["levels"].setdefault(level, rates[level])
                 told, clear = headlines.sentence(row), _clear(material.rules, row)
                 levels["said"].append([s, level, told])
+                winners.setdefault(g.title, []).append(headlines.first(row))
                 for o in row.values():
                     cell = _cell(len(cells), s, list(groups).index(g.title), level, material, g, row, o, trials)
                     cells.append(cell | {"clear": clear.get(o.cell.method, [])})
     rules = list(dict.fromkeys(r for m in materials for r in m.rules))
     methods = sorted({c["method"] for c in cells})
+    for title, group in groups.items():
+        group["summary"] = headlines.summary(winners[title])
     for group in groups.values():  # a study that has grown, and a second one, bring levels in any order
         rates = group["levels"]
         if all(map(math.isfinite, rates.values())):
@@ -51,6 +56,7 @@ def explored(materials: Sequence[Material]) -> Data:
             group["said"].sort(key=lambda told: rates[told[1]])
     return {
         "studies": [m.study.name + f" (filter {m.study.filter})" * bool(m.study.filter) for m in materials],
+        "summary": headlines.summary([w for told in winners.values() for w in told]),
         "rules": [[r, materials[0].label(r)] for r in rules],
         "main": MAIN,
         "metrics": [list(m) for m in METRICS if any(c["scores"].get(m[0]) for c in cells)],

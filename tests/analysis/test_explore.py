@@ -17,6 +17,7 @@ from analysis.explore.data import curves, explored, rounded
 from analysis.grid import Outcome
 from analysis.material import gathered
 from analysis.select import MAIN, score
+from analysis.stats import Winner
 from raystudy.data.noise import Noise
 from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
@@ -79,6 +80,29 @@ def test_points_read_off_the_truth_win_nothing_and_are_named() -> None:
 
 def test_nothing_measured_is_said() -> None:
     assert headlines.sentence(rows(ce=outcome("ce", {}))) == "Nothing has been measured yet."
+
+
+def test_a_summary_counts_who_is_first_and_how_often_by_more_than_chance() -> None:
+    clear, tie = Winner("elr", {"ce": 0.01, "sop": 0.04}), Winner("elr", {"ce": 0.01, "sop": 0.2})
+    other = Winner("sop", {"ce": 0.01, "elr": 0.03})
+    assert headlines.summary([tie, other, clear, Winner("ce", {})]) == (
+        "First in 4 conditions (in brackets: in how many by more than chance against each other one): "
+        "elr in 2 (1), sop in 1 (1) and ce in 1 (0)."
+    )
+    assert headlines.summary([other, None]).endswith("sop in 1 (1). 1 more has not been measured.")
+    assert headlines.summary([None, None]) == "2 conditions, nothing has been measured yet."
+
+
+def test_the_sentences_of_many_conditions_are_folded_behind_their_summary(folders: list[Path]) -> None:
+    data = explored([gathered(folders[0])])
+    assert "<details>" not in tab.section(data)
+    (group,) = data["groups"]
+    group["said"] *= 3  # nine conditions
+    text = tab.section(data)
+    assert text.count("<details>") == 1
+    assert f"<summary>{group['summary']}</summary><ul>" in text
+    assert text.count("<li>") == 9  # all of them are there, without a script, too
+    assert data["summary"] == group["summary"].replace("9", "3")
 
 
 @pytest.mark.parametrize(
