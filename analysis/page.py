@@ -13,7 +13,7 @@ from analysis.sheets import Sheet
 
 LIMIT = 6_000_000  # bytes of a page, so that it can be mailed and opens at once
 # The pictures that answer what a study asks; then come the others, as they stand.
-FIRST = ("ranks", "gap-", "cost-", "budget-")
+FIRST = ("ranks", "gap-", "cost-", "budget-passes-")
 DRAWN = "the first tab draws it for any cell"  # why a picture is not inside
 ROWS = (1000, 300, 100, 30)  # how many rows of a table are inside where all of them are too many
 FULL = "not inside this page, which is full"

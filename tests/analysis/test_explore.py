@@ -13,7 +13,7 @@ from browser import chromium, missing
 
 from analysis import page, report, tables, words
 from analysis.explore import headlines, tab
-from analysis.explore.data import curves, explored, rounded
+from analysis.explore.data import curves, explored, kept, rounded
 from analysis.grid import Outcome
 from analysis.material import gathered
 from analysis.select import MAIN, score
@@ -157,6 +157,36 @@ def test_the_data_are_what_the_leaderboard_says(folders: list[Path]) -> None:
         assert cell["point"] == (tables.point(o.best.point) if o.best else "")
         assert ("beside" in cell["scores"]) == (o.cell.method != "ce")
     json.dumps(data, allow_nan=False)
+
+
+def test_a_point_in_the_page_is_the_values_in_the_order_of_its_cells_names(folders: list[Path]) -> None:
+    material = gathered(folders[0])
+    data = explored([material])
+    trials = [t for o in material.outcomes for t in o.history.trials.values()]
+    cells = {c["id"]: c["names"] for c in data["cells"]}
+    told = [{k: v for k, v in zip(cells[t[0]], t[10], strict=True) if v is not None} for t in data["trials"]]
+    assert sorted(map(str, told)) == sorted(
+        str({k: rounded(v) if isinstance(v, float) else v for k, v in t.point.items()}) for t in trials
+    )
+
+
+def test_of_too_many_trials_the_chosen_and_the_longest_are_in_the_page() -> None:
+    def trial(n: int, origin: str, epochs: int, chosen: int = 0) -> list[object]:
+        return [0, n, origin, "pruned", 0, 0.5, 0.5, epochs, 1.0, "", [], chosen]
+
+    trials = [trial(0, "paper", 1), trial(1, "search", 3), trial(2, "search", 9), trial(3, "search", 2, 1)]
+    trials += [trial(4, "replicate", 1), trial(5, "search", 8)]
+    assert [t[1] for t in kept(trials, 6)] == [0, 1, 2, 3, 4, 5]
+    assert [t[1] for t in kept(trials, 4)] == [0, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_the_page_of_very_many_trials_is_under_6_mb(tmp_path: Path) -> None:
+    recorded.write(tmp_path / "s", ("ce", "elr"), (0.5,), trials=40_000, replicates=2, epochs=1, arrays=False)
+    section = report._overview([gathered(tmp_path / "s")], "lead")
+    text = page.within("s", [section])
+    assert '"recorded":40005' in text
+    assert len(text.encode()) < 6e6
 
 
 def test_levels_are_in_the_order_of_their_rates(folders: list[Path]) -> None:
