@@ -8,11 +8,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import recorded
 from browser import chromium, missing
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from PIL import Image
 
-from analysis import literature, load, palette, report
+from analysis import literature, load, palette, rendering, report
 from analysis.grid import grouped
 from analysis.page import FULL, Picture, Section, document, within
 from analysis.select import Score
@@ -165,6 +169,20 @@ def test_pictures_beyond_the_budget_stay_files_the_most_important_stay_inside() 
             assert f'href="figures/{name}.pdf"' in line[0]
             assert FULL in line[0]
     assert text.index("figure-curves-a") < text.index("table-t") < text.index("figure-ranks")
+
+
+def test_a_picture_of_256_colours_looks_as_it_was_drawn() -> None:
+    figure = Figure(figsize=(3, 2), dpi=150)
+    figure.subplots().imshow(np.arange(600).reshape(20, 30), cmap="viridis")
+    told, plain = rendering.render(figure)[0], io.BytesIO()
+    with rc_context(rendering.RC):
+        figure.savefig(plain, format="png")
+    with Image.open(io.BytesIO(told)) as ours, Image.open(plain) as theirs:
+        assert ours.mode == "P"
+        a, b = (np.asarray(x.convert("RGB")).astype(int) for x in (ours, theirs))
+    assert a.shape == b.shape
+    assert np.abs(a - b).max() < 32  # of 255, in any channel of any dot
+    assert (a[b.min(-1) == 255] == 255).all()  # white paper
 
 
 def test_tables_that_fill_the_page_are_cut_and_link_to_all_their_rows() -> None:
