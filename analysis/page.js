@@ -17,3 +17,6 @@ for (const th of document.querySelectorAll("figure.table thead th")) th.addEvent
   const less = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
   [...body.rows].sort((a, b) => (up ? 1 : -1) * less(key(a), key(b))).forEach(r => body.append(r));
 });
+let closed = [];  // paper cannot be opened: what is folded is printed open
+addEventListener("beforeprint", () => { closed = [...document.querySelectorAll("details:not([open])")]; for (const d of closed) d.open = true; });
+addEventListener("afterprint", () => { for (const d of closed) d.open = false; });

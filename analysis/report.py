@@ -82,7 +82,7 @@ class Painter:
             future = Future()
             future.set_exception(e)
         self.drawing.append((item.name, item.figure, future))
-        return Picture(item.name, item.title, item.text, b"", not item.name.startswith(FILES_ONLY))
+        return Picture(item.name, item.title, item.text, b"", page.DRAWN if item.name.startswith(FILES_ONLY) else "")
 
     def drawn(self) -> Iterator[tuple[str, bytes, bytes]]:
         """Name, PNG and PDF of the figures, as they become ready."""
@@ -149,7 +149,7 @@ def _built(material: Material, out: Path) -> list[Path]:
         _write(out / "tables/all.tex", latex_document(title, [s.name for s in sheets])),
         _write(out / "study.toml", (material.folder / "study.toml").read_bytes()),
         _write(out / "report.md", markdown(title, sections)),
-        _write(out / "index.html", page.document(title, sections)),
+        _write(out / "index.html", page.within(title, sections)),
     ]
     return files[::-1]
 
@@ -162,6 +162,8 @@ def _overview(materials: Sequence[Material], lead: str) -> Section:
     ]
     several = len(materials) > 1
     lines = [f"- **{title}, {level}**{f' ({study})' * several}: {told}" for title, study, level, told in said]
+    if len(said) > tab.FEW:
+        lines = [data["summary"], "", *lines]
     return Section("overview", "Overview", lead, [Tab(tab.section(data), "\n".join(lines) + "\n", tab.scripts())])
 
 
@@ -182,7 +184,7 @@ def _compared(materials: Sequence[Material], out: Path) -> list[Path]:
     title = " and ".join(names) if len(names) < 4 else f"{len(names)} studies"
     files += [
         _write(out / "report.md", markdown(title, sections)),
-        _write(out / "index.html", page.document(title, sections)),
+        _write(out / "index.html", page.within(title, sections)),
     ]
     return files[::-1]
 

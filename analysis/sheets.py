@@ -104,8 +104,8 @@ class Sheet:
             + "\n"
         )
 
-    def to_html(self) -> str:
-        """Columns of the ORACLE, and whole tables of it, are grey."""
+    def to_html(self, most: int | None = None) -> str:
+        """Columns of the ORACLE, and whole tables of it, are grey. Of more than ``most`` rows the first, and a link to all of them."""
         classes = [f"{'n ' * self.numeric(i)}{'o' * ('ORACLE' in c)}".strip() for i, c in enumerate(self.columns)]
 
         def line(tag: str, texts: Sequence[str]) -> str:
@@ -116,8 +116,11 @@ class Sheet:
             return f"<strong>{html.escape(v.text)}</strong>" if v.bold else html.escape(v.text)
 
         head = line("th", [html.escape(c) for c in self.columns])
-        body = "\n".join(line("td", [entry(v) for v in row]) for row in self.values())
+        body = "\n".join(line("td", [entry(v) for v in row]) for row in self.values()[:most])
         note = f"<p class=note>{html.escape(self.note)}</p>" if self.note else ""
+        if most is not None and most < len(self.rows):
+            name = html.escape(self.name)
+            note += f'<p class=note>The first {most} of {len(self.rows)} rows; all: <a href="tables/{name}.csv">tables/{name}.csv</a>.</p>'
         grey = " class=o" if "by ORACLE" in self.title else ""
         return (
             f'<figure class=table id="table-{html.escape(self.name)}"><figcaption>{html.escape(self.title)}</figcaption>'

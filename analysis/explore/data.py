@@ -11,10 +11,13 @@ from analysis.explore import headlines
 from analysis.grid import Group, Outcome, mean
 from analysis.material import Material
 from analysis.select import MAIN, RULES, Score, balanced, objective, score, spent, spread
+from analysis.stats import Winner
 from analysis.tables import point
 from raystudy.record.ledger import TrialHistory
 
 POINTS = 60  # epochs of a curve that are drawn, evenly spread
+DRAWN = 9000  # of a metric over all cells: with more than 150 cells a curve has fewer, but not below 5
+TRIALS = 10_000  # that are in the page
 BINS = 50  # of a histogram of losses
 CURVES = {  # what is drawn over epochs: metric -> title, and whether it needs the truth
     "test/acc": ("accuracy", False),
@@ -31,6 +34,8 @@ def explored(materials: Sequence[Material]) -> Data:
     groups: dict[str, Data] = {}
     cells: list[Data] = []
     trials: list[list[Any]] = []
+    points = max(5, min(POINTS, DRAWN // max(1, sum(len(m.outcomes) for m in materials))))
+    winners: dict[str, list[Winner | None]] = {}  # of the conditions of each group
     for s, material in enumerate(materials):
         for g in material.groups:
             levels = groups.setdefault(g.title, {"title": g.title, "levels": {}, "measured": g.measured, "said": []})
@@ -39,11 +44,14 @@ def explored(materials: Sequence[Material]) -> Data:
                 levels["levels"].setdefault(level, rates[level])
                 told, clear = headlines.sentence(row), _clear(material.rules, row)
                 levels["said"].append([s, level, told])
+                winners.setdefault(g.title, []).append(headlines.first(row))
                 for o in row.values():
-                    cell = _cell(len(cells), s, list(groups).index(g.title), level, material, g, row, o, trials)
+                    cell = _cell(len(cells), s, list(groups).index(g.title), level, material, g, row, o, trials, points)
                     cells.append(cell | {"clear": clear.get(o.cell.method, [])})
     rules = list(dict.fromkeys(r for m in materials for r in m.rules))
     methods = sorted({c["method"] for c in cells})
+    for title, group in groups.items():
+        group["summary"] = headlines.summary(winners[title])
     for group in groups.values():  # a study that has grown, and a second one, bring levels in any order
         rates = group["levels"]
         if all(map(math.isfinite, rates.values())):
@@ -51,12 +59,14 @@ def explored(materials: Sequence[Material]) -> Data:
             group["said"].sort(key=lambda told: rates[told[1]])
     return {
         "studies": [m.study.name + f" (filter {m.study.filter})" * bool(m.study.filter) for m in materials],
+        "summary": headlines.summary([w for told in winners.values() for w in told]),
         "rules": [[r, materials[0].label(r)] for r in rules],
         "main": MAIN,
         "metrics": [list(m) for m in METRICS if any(c["scores"].get(m[0]) for c in cells)],
         "groups": [g | {"levels": [[k, rounded(v)] for k, v in g["levels"].items()]} for g in groups.values()],
         "cells": cells,
-        "trials": trials,
+        "trials": kept(trials),
+        "recorded": len(trials),
         "looks": {m: _look(m) for m in methods},
         "curves": {k: title for k, (title, _) in CURVES.items()},
     }
@@ -86,11 +96,13 @@ def _cell(
     row: Mapping[str, Outcome],
     o: Outcome,
     trials: list[list[Any]],
+    points: int,
 ) -> Data:
     """One cell; its trials are added to ``trials``."""
     metric = material.study.objective
+    names = list(dict.fromkeys(k for t in o.history.trials.values() for k in t.point))
     for t in o.history.trials.values():
-        trials.append([number, *_trial(t, metric, o)])
+        trials.append([number, *_trial(t, metric, o, names)])
     rules = material.rules
     return {
         "id": number,
@@ -100,10 +112,11 @@ def _cell(
         "method": o.cell.method,
         "star": o.oracle,
         "point": point(o.best.point) if o.best else "",
+        "names": names,
         "seeds": [t.seed for t in o.tuned],
         "n": len(o.tuned),
         "scores": _scores(rules, row, o, g.known),
-        "curves": curves(o.tuned, g.known),
+        "curves": curves(o.tuned, g.known, points),
         "losses": _losses(material, o, g.known),
         "importance": {k: rounded(v) for k, v in surfaces.importance([o.history], metric).items()},
         "axes": {a.name: a.log for a in surfaces.axes([o.history])},
@@ -111,12 +124,24 @@ def _cell(
     }
 
 
-def _trial(t: TrialHistory, metric: str, o: Outcome) -> list[Any]:
-    """Number, origin, state, seed, objective, accuracy (MAIN), epochs, seconds, reason, point, whether it is the chosen one."""
+def _trial(t: TrialHistory, metric: str, o: Outcome, names: Sequence[str]) -> list[Any]:
+    """Number, origin, state, seed, objective, accuracy (MAIN), epochs, seconds, reason, point, whether it is the chosen one (1 or 0).
+
+    The point is its values in the order of ``names``, None where it has none.
+    """
     worth = objective(t.curves.get(metric, ()))
     numbers = [rounded(worth), rounded(RULES[MAIN](t)), t.epochs, rounded(spent(t, "seconds"))]
     place = [t.number, t.origin, t.state, t.seed]
-    return [*place, *numbers, t.reason, t.point, o.best is not None and t.key == o.best.key]
+    point = [rounded(v) if isinstance(v, float) else v for v in map(t.point.get, names)]
+    return [*place, *numbers, t.reason, point, int(o.best is not None and t.key == o.best.key)]
+
+
+def kept(trials: list[list[Any]], most: int = TRIALS) -> list[list[Any]]:
+    """At most ``most`` of the trials, in their order: the chosen ones, replicates and published points, then those that trained longest."""
+    if len(trials) <= most:
+        return trials
+    order = sorted(range(len(trials)), key=lambda i: (not trials[i][-1], trials[i][2] == "search", -trials[i][7]))
+    return [trials[i] for i in sorted(order[:most])]
 
 
 def _clear(rules: Iterable[str], row: Mapping[str, Outcome]) -> dict[str, list[str]]:
@@ -173,8 +198,8 @@ def _minus(a: Score, b: Score) -> Score:
     return Score(a.mean - b.mean, math.nan, min(a.n, b.n))
 
 
-def curves(trials: Sequence[TrialHistory], known: bool) -> dict[str, list[list[Any]]]:
-    """Metric -> [epoch from 1, mean, lowest, highest over the trials], at most POINTS epochs; those that nobody measured left out."""
+def curves(trials: Sequence[TrialHistory], known: bool, points: int = POINTS) -> dict[str, list[list[Any]]]:
+    """Metric -> [epoch from 1, mean, lowest, highest over the trials], at most ``points`` epochs; those that nobody measured left out."""
     out: dict[str, list[list[Any]]] = {}
     for name, (_, needs_truth) in CURVES.items():
         told = [t.curves[name] for t in trials if name in t.curves]
@@ -183,7 +208,7 @@ def curves(trials: Sequence[TrialHistory], known: bool) -> dict[str, list[list[A
         length = min(map(len, told))
         values = 100 * np.array([list(c[:length]) for c in told])
         measured = np.flatnonzero(~np.isnan(values).all(0))
-        keep = measured[np.unique(np.linspace(0, len(measured) - 1, min(POINTS, len(measured))).round().astype(int))]
+        keep = measured[np.unique(np.linspace(0, len(measured) - 1, min(points, len(measured))).round().astype(int))]
         rows = [(e, [v for v in values[:, e] if not math.isnan(v)]) for e in keep.tolist()]
         out[name] = [[e + 1, rounded(mean(v)), rounded(min(v)), rounded(max(v))] for e, v in rows]
     return out

@@ -8,6 +8,7 @@ const el = (tag, attrs = {}, ...children) => {
   return e;
 };
 const T = { cell: 0, number: 1, origin: 2, state: 3, seed: 4, value: 5, acc: 6, epochs: 7, seconds: 8, reason: 9, point: 10, chosen: 11 };
+for (const t of D.trials) t[T.point] = Object.fromEntries(D.cells[t[T.cell]].names.map((name, i) => [name, t[T.point][i]]).filter(([, v]) => v !== null));
 const state = { group: 0, study: "", metric: D.metrics.length ? D.metrics[0][0] : "acc", rule: D.main, methods: "", cell: null, filter: "", state: "", origin: "", rows: 100, sort: null, up: true };
 const metric = () => D.metrics.find(m => m[0] === state.metric) || ["acc", "accuracy", "%", true, true];
 const several = D.studies.length > 1;
@@ -145,7 +146,7 @@ function trials() {
     const f = columns[state.sort][1], dir = state.up ? 1 : -1, less = (a, b) => a === b ? 0 : a === null || a === "" ? 1 : b === null || b === "" ? -1 : dir * (a < b ? -1 : 1);
     rows = [...rows].sort((a, b) => less(f(a), f(b)));
   }
-  $("ex-count").textContent = `${rows.length.toLocaleString("en")} of ${D.trials.length.toLocaleString("en")} trials`;
+  $("ex-count").textContent = `${rows.length.toLocaleString("en")} of ${D.trials.length.toLocaleString("en")} trials` + (D.recorded > D.trials.length ? `; of ${D.recorded.toLocaleString("en")} recorded, these trained longest` : "");
   const table = $("ex-trials");
   table.tHead.replaceChildren(el("tr", {}, ...columns.map(([name], i) => el("th", { scope: "col", "aria-sort": state.sort === i ? (state.up ? "ascending" : "descending") : "none" },
     el("button", { type: "button", onclick: () => { state.up = state.sort === i ? !state.up : true; state.sort = i; trials(); $("ex-trials").tHead.querySelectorAll("button")[i].focus(); } }, name)))));

@@ -1,6 +1,7 @@
 """What a condition says, in a sentence: who is first, whether that is more than chance, and what it costs. Made from the tests alone."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from analysis import stats
@@ -11,6 +12,29 @@ BASELINE = "ce"
 NAMED = 4  # methods that are named in a list; the others are counted
 
 
+def first(row: Mapping[str, Outcome]) -> stats.Winner | None:
+    """The first method of a condition, by replicates under MAIN; methods whose point was read off the truth aside. None: not measured."""
+    return stats.winner({m: o.by_seed(MAIN) for m, o in row.items() if not o.oracle})
+
+
+def summary(winners: Sequence[stats.Winner | None]) -> str:
+    """Which method is first in how many conditions, and how often by more than chance; ``winners``: ``first`` of each condition.
+
+    Most often first, first; of equals the one that is more often clear, then in the order in which they came.
+    """
+    found = [w for w in winners if w is not None]
+    if not found:
+        return f"{len(winners)} conditions, nothing has been measured yet."
+    times, clear = Counter(w.method for w in found), Counter(w.method for w in found if w.clear)
+    order = sorted(times, key=lambda m: (-times[m], -clear[m]))
+    told = [f"{m} in {times[m]} ({clear[m]})" for m in order]
+    bare = len(winners) - len(found)
+    return (
+        f"First in {len(found)} conditions (in brackets: in how many by more than chance against each other one): {listed(told)}."
+        + (f" {bare} more {'has' if bare == 1 else 'have'} not been measured." if bare else "")
+    )
+
+
 def sentence(row: Mapping[str, Outcome]) -> str:
     """The sentence for one condition; ``row``: its outcomes by method.
 
@@ -18,15 +42,15 @@ def sentence(row: Mapping[str, Outcome]) -> str:
     test, Holm); where fewer than two seeds are common to two methods nothing is said of chance.
     """
     honest = {m: o for m, o in row.items() if not o.oracle}
-    best = stats.winner({m: o.by_seed(MAIN) for m, o in honest.items()})
+    best = first(row)
     starred = [m for m in row if row[m].oracle]
     aside = f" Not compared, points read off the truth: {listed(starred)}." if starred else ""
     if best is None:
         return "Nothing has been measured yet." + aside
-    first = best.method
-    told = f"{first} is first with {_percent(score(honest[first].tuned, MAIN))}"
+    name = best.method
+    told = f"{name} is first with {_percent(score(honest[name].tuned, MAIN))}"
     if not best.p:
-        return f"{first}, alone, has {_percent(score(honest[first].tuned, MAIN))}.{aside}"
+        return f"{name}, alone, has {_percent(score(honest[name].tuned, MAIN))}.{aside}"
     equal = [m for m, p in best.p.items() if not math.isnan(p) and p >= stats.ALPHA]
     unsure = [m for m, p in best.p.items() if math.isnan(p)]
     behind = [m for m in best.p if m not in equal and m not in unsure]
@@ -37,7 +61,7 @@ def sentence(row: Mapping[str, Outcome]) -> str:
         told += f", but {listed(equal)} cannot be told from it" if equal else ""
         told += f"; {listed(behind)} {'is' if len(behind) == 1 else 'are'} behind by more than chance" if behind else ""
         told += f"; too few common seeds to compare it with {listed(unsure)}" if unsure else ""
-    return f"{told}.{_beside(honest, first)}{aside}"
+    return f"{told}.{_beside(honest, name)}{aside}"
 
 
 def _beside(row: Mapping[str, Outcome], first: str) -> str:

@@ -39,13 +39,15 @@ Bold: more than chance against every other method of its study (paired t test by
 <p><button id="ex-more" type="button">Show more</button></p>
 </div>"""
 
+FEW = 8  # conditions whose sentences stand open; of more a summary stands first, and they are behind it
 STAR = "\n* ORACLE: the point was read off the truth; not compared."
 
 
 def section(data: dict[str, Any]) -> str:
     """The inside of the tab: the sentences by condition, the controls, the data."""
-    said = []
     several = len(data["studies"]) > 1
+    folded = sum(len(g["said"]) for g in data["groups"]) > FEW
+    said = [f"<p>{html.escape(data['summary'])}</p>"] if folded and len(data["groups"]) > 1 else []
     for i, g in enumerate(data["groups"]):
         lines = "\n".join(
             f"<li><strong>{html.escape(level)}</strong> "
@@ -53,7 +55,10 @@ def section(data: dict[str, Any]) -> str:
             + f"{html.escape(told)}</li>"
             for study, level, told in g["said"]
         )
-        said.append(f'<div class="said" data-group="{i}"><h2>{html.escape(g["title"])}</h2><ul>{lines}</ul></div>')
+        title, inside = html.escape(g["title"]), f"<ul>{lines}</ul>"
+        if folded:
+            inside = f"<details><summary>{html.escape(g['summary'])}</summary>{inside}</details>"
+        said.append(f'<div class="said" data-group="{i}"><h2>{title}</h2>{inside}</div>')
     # In a script element only its end could be mistaken: "<" is written so that none can stand there.
     told = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     starred = STAR if any(c["star"] for c in data["cells"]) else ""

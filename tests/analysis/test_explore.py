@@ -13,10 +13,11 @@ from browser import chromium, missing
 
 from analysis import page, report, tables, words
 from analysis.explore import headlines, tab
-from analysis.explore.data import curves, explored, rounded
+from analysis.explore.data import curves, explored, kept, rounded
 from analysis.grid import Outcome
 from analysis.material import gathered
 from analysis.select import MAIN, score
+from analysis.stats import Winner
 from raystudy.data.noise import Noise
 from raystudy.design.study import Cell, Study
 from raystudy.errors import InputError
@@ -81,6 +82,29 @@ def test_nothing_measured_is_said() -> None:
     assert headlines.sentence(rows(ce=outcome("ce", {}))) == "Nothing has been measured yet."
 
 
+def test_a_summary_counts_who_is_first_and_how_often_by_more_than_chance() -> None:
+    clear, tie = Winner("elr", {"ce": 0.01, "sop": 0.04}), Winner("elr", {"ce": 0.01, "sop": 0.2})
+    other = Winner("sop", {"ce": 0.01, "elr": 0.03})
+    assert headlines.summary([tie, other, clear, Winner("ce", {})]) == (
+        "First in 4 conditions (in brackets: in how many by more than chance against each other one): "
+        "elr in 2 (1), sop in 1 (1) and ce in 1 (0)."
+    )
+    assert headlines.summary([other, None]).endswith("sop in 1 (1). 1 more has not been measured.")
+    assert headlines.summary([None, None]) == "2 conditions, nothing has been measured yet."
+
+
+def test_the_sentences_of_many_conditions_are_folded_behind_their_summary(folders: list[Path]) -> None:
+    data = explored([gathered(folders[0])])
+    assert "<details>" not in tab.section(data)
+    (group,) = data["groups"]
+    group["said"] *= 3  # nine conditions
+    text = tab.section(data)
+    assert text.count("<details>") == 1
+    assert f"<summary>{group['summary']}</summary><ul>" in text
+    assert text.count("<li>") == 9  # all of them are there, without a script, too
+    assert data["summary"] == group["summary"].replace("9", "3")
+
+
 @pytest.mark.parametrize(
     ("names", "told"),
     [
@@ -133,6 +157,36 @@ def test_the_data_are_what_the_leaderboard_says(folders: list[Path]) -> None:
         assert cell["point"] == (tables.point(o.best.point) if o.best else "")
         assert ("beside" in cell["scores"]) == (o.cell.method != "ce")
     json.dumps(data, allow_nan=False)
+
+
+def test_a_point_in_the_page_is_the_values_in_the_order_of_its_cells_names(folders: list[Path]) -> None:
+    material = gathered(folders[0])
+    data = explored([material])
+    trials = [t for o in material.outcomes for t in o.history.trials.values()]
+    cells = {c["id"]: c["names"] for c in data["cells"]}
+    told = [{k: v for k, v in zip(cells[t[0]], t[10], strict=True) if v is not None} for t in data["trials"]]
+    assert sorted(map(str, told)) == sorted(
+        str({k: rounded(v) if isinstance(v, float) else v for k, v in t.point.items()}) for t in trials
+    )
+
+
+def test_of_too_many_trials_the_chosen_and_the_longest_are_in_the_page() -> None:
+    def trial(n: int, origin: str, epochs: int, chosen: int = 0) -> list[object]:
+        return [0, n, origin, "pruned", 0, 0.5, 0.5, epochs, 1.0, "", [], chosen]
+
+    trials = [trial(0, "paper", 1), trial(1, "search", 3), trial(2, "search", 9), trial(3, "search", 2, 1)]
+    trials += [trial(4, "replicate", 1), trial(5, "search", 8)]
+    assert [t[1] for t in kept(trials, 6)] == [0, 1, 2, 3, 4, 5]
+    assert [t[1] for t in kept(trials, 4)] == [0, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_the_page_of_very_many_trials_is_under_6_mb(tmp_path: Path) -> None:
+    recorded.write(tmp_path / "s", ("ce", "elr"), (0.5,), trials=40_000, replicates=2, epochs=1, arrays=False)
+    section = report._overview([gathered(tmp_path / "s")], "lead")
+    text = page.within("s", [section])
+    assert '"recorded":40005' in text
+    assert len(text.encode()) < 6e6
 
 
 def test_levels_are_in_the_order_of_their_rates(folders: list[Path]) -> None:

@@ -14,7 +14,7 @@ from browser import chromium, missing
 
 from analysis import literature, load, palette, report
 from analysis.grid import grouped
-from analysis.page import Picture, Section, document
+from analysis.page import FULL, Picture, Section, document, within
 from analysis.select import Score
 from analysis.sheets import Sheet, latex, percent
 from raystudy.cli import main
@@ -142,6 +142,40 @@ def test_the_page_asks_for_nothing_from_elsewhere() -> None:
     assert "@import" not in page
     assert "<title>&lt;b&gt;</title>" in page
     assert "because" in page
+
+
+def test_pictures_beyond_the_budget_stay_files_the_most_important_stay_inside() -> None:
+    names = ("curves-a", "cost-a", "sieve-a", "ranks")
+    pictures = [Picture(n, n, "text", bytes(30_000)) for n in names]  # 40,000 letters each in the page
+    sections = [Section("a", "A", "lead", [pictures[0], sheet(), *pictures[1:]]), Section("b", "B", "lead", [])]
+    bare = len(document("t", [Section("a", "A", "lead", [sheet()]), sections[1]]).encode())
+
+    def inside(text: str) -> list[str]:
+        return re.findall(r'<figure class=picture id="figure-([^"]*)"', text)
+
+    assert within("t", sections, 10**6) == document("t", sections)
+    for pictures_held, held in ((3, ["curves-a", "cost-a", "ranks"]), (2, ["cost-a", "ranks"]), (1, ["ranks"])):
+        text = within("t", sections, bare + 40_000 * pictures_held + 5_000)
+        assert inside(text) == held
+        assert len(text.encode()) <= bare + 40_000 * pictures_held + 5_000
+        for name in set(names) - set(held):  # a line where it would stand
+            line = re.search(rf'<p class=note id="figure-{name}">.*</p>', text)
+            assert line is not None
+            assert f'href="figures/{name}.png"' in line[0]
+            assert f'href="figures/{name}.pdf"' in line[0]
+            assert FULL in line[0]
+    assert text.index("figure-curves-a") < text.index("table-t") < text.index("figure-ranks")
+
+
+def test_tables_that_fill_the_page_are_cut_and_link_to_all_their_rows() -> None:
+    sections = [Section("a", "A", "lead", [sheet(2000), Picture("ranks", "ranks", "text", bytes(300))])]
+    short = len(document("t", sections, 100).encode())
+    text = within("t", sections, short + 1000)
+    assert len(text.encode()) <= short + 1000
+    assert text.count("<tr>") == 101
+    assert 'The first 100 of 2000 rows; all: <a href="tables/t.csv">tables/t.csv</a>.' in text
+    assert "data:image/png" in text  # there is room again
+    assert sheet(2000).to_markdown().count("\n| ") > 2000
 
 
 def test_a_study_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
