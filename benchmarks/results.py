@@ -209,7 +209,8 @@ def table(wanted: list[Job], lines: dict[str, dict[str, Any]]) -> str:
         if not here:
             continue
         asked = sum(j.dataset == dataset for j in wanted)
-        conditions = list(dict.fromkeys(j.condition for j in wanted if j.dataset == dataset))
+        measured = {line["condition"] for line in here}
+        conditions = [c for c in dict.fromkeys(j.condition for j in wanted if j.dataset == dataset) if c in measured]
         groups = defaultdict(list)
         for line in here:
             groups[line["method"], line["condition"]].append(line)

@@ -137,3 +137,23 @@ def test_published_orders(reference: Any, study: Any) -> None:
     assert holds["DivideMix, Table 1, preact-resnet-18", "best"] == ["0.5", "0.8"]
     assert holds["MentorNet, Table 2, inception", "reported"] == ["0.2", "0.4"]
     assert holds["MentorNet, Table 2, resnet-101", "reported"] == []
+
+
+def test_memorisation(reference: Any) -> None:
+    groups = reference.grouped(*reference.ledgers.read(reference.KEPT / "memorisation.parquet"))
+    times = {
+        (g.title.rpartition(", ")[2], level): [reference.fitted(t.curves["train/loss"], 10) for t in row["ce"].tuned]
+        for g in groups
+        for level, row in g.levels.items()
+    }
+    assert all(len(t) == 3 and max(t) < 60 for t in times.values())
+    mean = {name: fmean(t) for name, t in times.items()}
+    corrupted = [mean[SYMMETRIC, level] for level in ("0", "0.2", "0.4", "0.6", "0.8")]
+    assert corrupted == sorted(corrupted)
+    labels, pixels, normal, order = (
+        next(v for (kind, _), v in mean.items() if kind == name)
+        for name in ("random_labels", "random_pixels", "gaussian_pixels", "shuffled_pixels")
+    )
+    assert round(labels / mean[SYMMETRIC, "0"], 1) == 2.6
+    assert [round(v) for v in (normal, pixels, labels)] == [18, 21, 34]
+    assert order < mean[SYMMETRIC, "0"]

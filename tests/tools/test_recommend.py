@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import recorded
 
 import raystudy as rs
 from analysis import recommend as rule
 from analysis.conditions import KINDS, Condition
 from raystudy import cli
+from raystudy.data import masks
+from raystudy.data.noise import corrupt
+from raystudy.design.study import Study
 from raystudy.errors import InputError
 from raystudy.running import transfer
 from raystudy.tools import recommend as tool
@@ -93,6 +97,21 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch, capsys):
         transfer.gather(["foreign.json"], tmp_path, tmp_path)
     with pytest.raises(InputError, match="there is no such file"):
         transfer.gather(["none.json"], tmp_path, tmp_path)
+
+
+def test_studies_of_ones_own_are_looked_up(tmp_path: Path):
+    """A recorded study with masks is nearest to its own condition; one of which no mask tells the noise says nothing, in a line."""
+    recorded.write(tmp_path / "mine", methods=("ce", "elr"), rates=(0.3,))
+    with pytest.raises(InputError, match="--from mine: none of its cells tells what a method gains"):
+        tool.known(["mine"], tmp_path, tmp_path)
+    study = Study.from_toml(tmp_path / "mine" / "study.toml")
+    clean = np.arange(1347) % 10
+    mask = masks.Mask(study.noises[0], "digits", "", "", corrupt(clean, study.noises[0], 10), clean, np.eye(10), 0)
+    masks.save(mask, tmp_path / "mine" / "masks" / f"{study.cells()[0].data_key}.npz")
+    found = rs.recommend("digits", "symmetric:0.3", studies="mine", storage=tmp_path, noise_rate=0.3)
+    distance, nearest = found.nearest[0]
+    assert (nearest.source, nearest.where.kind) == ("mine", "small images")
+    assert distance < rule.FAR
 
 
 def test_clean_asks_networks_of_what_is_recommended_for_colour_images():
