@@ -335,5 +335,6 @@ def parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     try:
         sys.exit(main(parser().parse_args()))
-    except InputError as e:
-        sys.exit(f"{e}")
+    except (InputError, OSError) as e:
+        print(e, file=sys.stderr)
+        sys.exit(2)

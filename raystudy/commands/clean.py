@@ -1,5 +1,6 @@
 """``raystudy clean``: which labels of a data set are wrong, and what they should be."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -96,5 +97,5 @@ def clean(
     if text := outputs.lost(found, unsure):
         say(console, f"note: {text}", "yellow")
     say(console, f"written: {', '.join(map(str, written))}")
-    say(console, "which methods to train on such labels: raystudy recommend")
+    say(console, f"which methods to train on such labels: raystudy recommend {shlex.quote(found.dataset)}")
     return 0

@@ -20,12 +20,16 @@ def asked(
     methods: tuple[str, ...], grid: Grid, search: Search, where: Where, here: bool = True
 ) -> "tuple[Study, Resources]":
     """The study and the resources that a command line asks for. Raises InputError before anything is written."""
+    return requested(methods, grid, search), resources_of(where, grid.data_root, here)
+
+
+def resources_of(where: Where, data_root: Path, here: bool = True) -> "Resources":
+    """What trials may use. Raises InputError."""
     from raystudy.record import storage as storages
     from raystudy.running.resources import resources
 
-    study = requested(methods, grid, search)
-    found = resources(
-        grid.data_root,
+    return resources(
+        data_root,
         address=where.address,
         cpus=where.cpus_per_trial,
         gpus=where.gpus_per_trial,
@@ -35,7 +39,6 @@ def asked(
         remote=storages.url(where.storage) is not None,
         here=here,
     )
-    return study, found
 
 
 def requested(methods: tuple[str, ...], grid: Grid, search: Search) -> "Study":

@@ -22,6 +22,7 @@ from raystudy.commands.options import (
     Where,
     whole,
 )
+from raystudy.commands.reading import resources_of
 from raystudy.terminal import printable, say, terminal
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def recommend(
     from raystudy.tools import recommend as tool
 
     tool.refuse(out)
+    resources_of(where, data_root)  # a mistake in them is told before anything is computed
     advice = tool.recommend(
         files.located(dataset),
         noise,

@@ -127,9 +127,10 @@ def _open_npz(path: Path) -> dict[str, Array]:
             raise ValueError("a single array")
     except Exception as error:  # numpy and zipfile raise all sorts on bytes that are no zip
         why = "is empty" if path.is_file() and path.stat().st_size == 0 else "cannot be read"
-        raise InputError(
-            f"{path}: not an .npz file, or one that {why} ({one_line(error)}); write it with numpy.savez"
-        ) from None
+        told = (
+            "" if "pickle" in str(error) else f" ({one_line(error)})"
+        )  # numpy takes every text for a pickle, and says how to load one
+        raise InputError(f"{path}: not an .npz file, or one that {why}{told}; write it with numpy.savez") from None
     with file:
         tested = [name for name in TESTED if name in file.files]
         if missing := [name for name in (*NEEDED, *(TESTED if tested else ())) if name not in file.files]:

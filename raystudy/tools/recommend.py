@@ -32,7 +32,7 @@ from raystudy.learn.methods import METHODS
 from raystudy.learn.training import device_here
 from raystudy.running import transfer
 from raystudy.running.transfer import Found, Place
-from raystudy.tools.clean.examine import examine
+from raystudy.tools.clean.examine import chosen_method, examine
 from raystudy.tools.estimate import labels_as_given
 from raystudy.tools.folds import Labels
 
@@ -140,6 +140,11 @@ def known(names: Sequence[str], storages: Path, root: Path, seen: bool = True) -
             kind = ""
         fresh = conditions.of_study(folder, kind)
         if not any(row["method"] == BASELINE and row["values"] for row in fresh):
+            if not (folder / "masks").is_dir():
+                raise InputError(
+                    f"--from {name}: it has no masks/, in which a study keeps which labels are wrong; what comes with raystudy "
+                    "is looked up without it"
+                )
             raise InputError(
                 f"--from {name}: none of its cells tells what a method gains: that takes ended trainings of {BASELINE} beside it, and "
                 "labels of which the truth is known"
@@ -198,6 +203,7 @@ def recommend(
     else:
         setting, _ = labels_as_given(dataset, data_root, noise, noise_seed, device_here(device))
         data = datasets.load(dataset, data_root, setting)
+        chosen_method(method, data.shape, dataset)  # raises for a name that is none
         data = unsplit(data) if noise is None or setting.kind == "given" else data
         given, rate, share, sure = corrupted(data, setting, data_root).given, noise_rate, math.nan, None
     where = Condition(kind_of(data.shape), len(given), len(data.classes), rate, share)
@@ -278,7 +284,6 @@ def write(advice: Advice, out: Path) -> Path:
         "cells": [f.to_dict() for f in advice.found()],
     }
     part = out.with_name(f".{out.name}.{os.getpid()}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     os.replace(part, out)
     return out
@@ -288,6 +293,8 @@ def refuse(out: Path) -> None:
     """InputError where ``out`` cannot be written, before anything is computed."""
     if out.suffix != ".json" or out.is_dir():
         raise InputError(f"--out {out} is no file that ends in .json")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.absolute().parent}")
 
 
 def title(dataset: str) -> str:

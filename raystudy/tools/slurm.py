@@ -25,6 +25,11 @@ TEMPLATE = Path(__file__).with_name("slurm.sh")
 CLIENT = (
     " --ray-client-server-port=$((20000 + SLURM_JOB_ID % 10000))"  # the one port that Ray does not choose by itself
 )
+OWN = {  # what the script cannot do without, and who says it
+    **{"--time": "--time", "-t": "--time", "--nodes": "--nodes", "-N": "--nodes", "--signal": "--stop-before"},
+    **{"--requeue": "always", "--no-requeue": "always", "--output": "by the study's name", "-o": "by the study's name"},
+    **{"--job-name": "by the study's name", "-J": "by the study's name", "--open-mode": "append"},
+}
 INDENT = "    "
 PATIENCE = 300  # seconds that a node may take to join
 MOST_IDLE = 3  # attempts in a row that add nothing to the ledger
@@ -90,9 +95,17 @@ class Job:
         for line in self.setup:
             if not line.isprintable():
                 raise InputError(f"--setup is {shown(line)}; write one line of shell, and repeat the option for more")
+        bash = shutil.which("bash") if self.setup else None
+        if (
+            bash
+            and subprocess.run([bash, "-n"], input="\n".join(self.setup), text=True, capture_output=True).returncode
+        ):
+            raise InputError(f"--setup is {shown('; '.join(self.setup))}, which bash cannot read")
         for line in self.options:
             if not line.startswith("-") or not line.isprintable():
                 raise InputError(f"--sbatch is {shown(line)}; write one option of sbatch, such as --sbatch=--qos=long")
+            if (name := line.partition("=")[0].split()[0]) in OWN:
+                raise InputError(f"--sbatch is {shown(line)}; the script sets {name} itself: {OWN[name]}")
 
 
 def duration(text: str, option: str) -> int:

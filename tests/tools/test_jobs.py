@@ -219,6 +219,8 @@ def test_mlflow_is_written_where_a_server_is_named(run: Callable[..., Told], tmp
         (("--time", "1h", "--partition", "a b"), "--partition is 'a b'"),
         (("--time", "1h", "--memory", "much"), "--memory is 'much'"),
         (("--time", "1h", "--sbatch", "qos"), "--sbatch is 'qos'"),
+        (("--time", "1h", "--sbatch=--time=5"), "the script sets --time itself"),
+        (("--time", "1h", "--setup", "if then ("), "which bash cannot read"),
         (("--time", "1h", "--setup", "a\nb"), "--setup is 'a\\nb'"),
         (("--time", "1h", "--address", "auto"), "--address cannot be given here"),
         (("--time", "1h", "--yes"), "--confirm-above and --yes"),

@@ -102,7 +102,7 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch, capsys):
 def test_studies_of_ones_own_are_looked_up(tmp_path: Path):
     """A recorded study with masks is nearest to its own condition; one of which no mask tells the noise says nothing, in a line."""
     recorded.write(tmp_path / "mine", methods=("ce", "elr"), rates=(0.3,))
-    with pytest.raises(InputError, match="--from mine: none of its cells tells what a method gains"):
+    with pytest.raises(InputError, match="--from mine: it has no masks"):
         tool.known(["mine"], tmp_path, tmp_path)
     study = Study.from_toml(tmp_path / "mine" / "study.toml")
     clean = np.arange(1347) % 10
@@ -121,3 +121,21 @@ def test_clean_asks_networks_of_what_is_recommended_for_colour_images():
         best = rule.ranked(results, Condition(KINDS[2], 5000, 10, rate, 0.2))[0]
         assert best.gain < 0.01
     assert chosen_method("auto", (3, 32, 32)) == "ce"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (("--method", "nosuch", "--noise-rate", "0.2"), "unknown method 'nosuch'"),
+        (("--out", "nowhere/a.json"), "there is no folder"),
+        (("--gpus-per-trial", "2"), "--gpus-per-trial is 2"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_computed(argv, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["recommend", "digits", *argv]) == 2
+    out, err = capsys.readouterr()
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    assert not list(tmp_path.rglob("*.json"))

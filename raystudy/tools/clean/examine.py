@@ -128,7 +128,11 @@ def examine(
     given, classes = looked_at.given, data.classes
     x = plain(looked_at.x_train)
     asked = chosen_method(method, tuple(x.shape[1:]), dataset)
-    if len(given) < FEWEST or folds > len(given) // 2:
+    if len(given) < FEWEST:
+        raise InputError(
+            f"data set {dataset!r} has {len(given)} training labels; at least {FEWEST} are needed to say which are wrong"
+        )
+    if folds > len(given) // 2:
         raise InputError(f"--folds is {folds}; data set {dataset!r} has {len(given)} training labels")
     sizes = np.bincount(given, minlength=len(classes))
     if (sizes > 0).sum() < 2:
@@ -147,8 +151,8 @@ def examine(
         warnings.append(f"the smallest class has {few} labels, fewer than {folds} folds: little can be said of it")
     if neighbours > few / 5:
         warnings.append(
-            f"{neighbours} neighbours are more than a fifth of the smallest class ({few}): "
-            f"--neighbours {max(1, int(few) // 5)} asks fewer"
+            f"the smallest class has {few} labels, for which {neighbours} neighbours are many: at most {max(1, int(few) // 5)} would "
+            "tell more of it"
         )
     for text in warnings:
         tell(f"note: {text}")
