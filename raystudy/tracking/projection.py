@@ -431,8 +431,10 @@ class Projection:
     def _places(self, paths: list[Path], done: Synced) -> None:
         """Brings what became of the study's places to the run of its first cell."""
         spans = usage.read(self.dir)
+        if not spans or spans[-1].time == self.spanned:
+            return
         begun = {path.stem: event["time"] for path in paths for event in [_first(path)] if event}
-        if not (spans and begun) or spans[-1].time == self.spanned:
+        if not begun:
             return
         key = min(begun, key=lambda k: (begun[k], k))
         which = f"tags.\"raystudy.cell\" = '{key}' and tags.\"raystudy.role\" = 'cell'"
