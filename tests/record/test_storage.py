@@ -505,6 +505,7 @@ def test_what_a_trial_leaves_on_another_node_is_brought_back_to_who_asks(address
     assert {p.name: p.read_bytes() for p in (folder / "arrays").iterdir()} == {"k.npz": b"arrays"}
 
 
+@pytest.mark.slow
 def test_models_lie_in_the_storage_and_only_those_that_are_kept(address: str) -> None:
     """Trials leave theirs there; the mirror removes what the driver does not keep; a copy has what the storage has."""
     folder, ledger = begun(address)

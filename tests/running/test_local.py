@@ -55,7 +55,9 @@ def left(mark: str) -> list[str]:
         pytest.param(("dividemx",), "unknown method", id="method"),
         pytest.param(("ce", "--epoch", "3"), "unknown option", id="option"),
         pytest.param(("ce", "--cpus-per-trial", "0"), "--cpus-per-trial is 0", id="cores"),
-        pytest.param(("ce", "--dry-run", "--network", "resnet1"), "unknown network", id="dry run"),
+        pytest.param(
+            ("ce", "--dry-run", "--network", "resnet1"), "unknown network", id="dry run", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_mistake_that_is_seen_at_once_starts_no_ray(tmp_path: Path, argv: tuple[str, ...], word: str) -> None:

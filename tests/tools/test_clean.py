@@ -259,6 +259,7 @@ def test_pictures_come_back(split, tmp_path):
     assert set(other.paths["training"]) <= set(one.paths["training"])
 
 
+@pytest.mark.slow
 def test_a_class_that_is_lost_is_named(groups, tmp_path):
     x, given, _ = groups
     np.savez(tmp_path / "mine.npz", x_train=x[:200], y_train=given[:200], x_test=x[200:], y_test=given[200:])
@@ -332,6 +333,7 @@ def test_page(vectors, tmp_path):
         assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
 
 
+@pytest.mark.slow
 def test_where_the_test_set_is_ours_all_labels_are_judged(tmp_path: Path) -> None:
     """In the order of the file, and what is cleaned can be read again; with a split of the user's, test rows are not judged."""
     rng = np.random.default_rng(0)

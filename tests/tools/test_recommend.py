@@ -25,6 +25,7 @@ def digits():
     return rs.recommend("digits", "symmetric:0.5")
 
 
+@pytest.mark.slow
 def test_digits(digits):
     """1,347 small images, 45 % wrong; digits under that noise are known, so it is near, and much is gained."""
     assert digits.where.kind == "small images"
@@ -42,6 +43,7 @@ def test_digits(digits):
     assert all(n.seconds > 0 for n in digits.methods)
 
 
+@pytest.mark.slow
 def test_what_is_written_is_where_a_study_begins(digits, tmp_path: Path):
     file = tool.write(digits, tmp_path / "told.json")
     told = json.loads(file.read_text())

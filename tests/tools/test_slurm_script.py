@@ -116,6 +116,7 @@ def test_limits_of_the_sweep_itself_are_the_last_word(place: Place) -> None:
     assert REQUEUE not in place.calls
 
 
+@pytest.mark.slow
 def test_failures_without_progress_are_bounded(place: Place) -> None:
     more = "mkdir -p cells; echo more >>cells/a.jsonl; exit 1"
     assert [place.attempt("exit 1")[1] for _ in range(2)] == ["queued again"] * 2
@@ -155,6 +156,7 @@ def test_a_cancelled_job_is_not_queued_again(place: Place) -> None:
     assert place.kept == []
 
 
+@pytest.mark.slow
 def test_time_limits_too_short_for_any_progress_are_bounded(place: Place) -> None:
     idle = "trap 'exit 130' TERM; touch runs; while :; do sleep 0.05; done"
     said = [stopped(place, idle, signal.SIGUSR1)[1] for _ in range(3)]

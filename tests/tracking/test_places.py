@@ -13,6 +13,7 @@ from raystudy.tracking import places, store
 from raystudy.tracking.sync import sync
 
 
+@pytest.mark.slow
 def test_places_over_time_are_there_once(tmp_path: Path, empty_store: Callable[[Path], str]) -> None:
     study, uri = tmp_path / "studies" / "s", empty_store(tmp_path)
     recorded.write(study, ("ce",), rates=(0.2,), trials=1, replicates=0, epochs=1, arrays=False)
