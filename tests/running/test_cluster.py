@@ -127,7 +127,9 @@ def test_nodes_that_join_and_leave_change_the_places_and_nothing_else(cluster: A
         "--noise",
         "symmetric:0.2,0.5",
         "--epochs",
-        "150",
+        "500",  # enough left, on a fast machine too, when the node goes: nodes are asked for every two seconds
+        "--scheduler",
+        "none",
         "--trials",
         "2",
         "--max-concurrent",
