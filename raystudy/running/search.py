@@ -438,7 +438,7 @@ class CellSearch:
         a cell, and nothing that is known of it before hangs on how many epochs there are."""
         if self.study.keeps == "none" or (trial.origin != "replicate" and self.study.replicates):
             return False
-        if self.space.settled(trial.point) > 0 or self.study.evaluate:
+        if self._settles(trial) or self.study.evaluate:
             return False
         spec = self.spec(trial.point, trial.seed)
         return recipe_of(spec.method, trial.point, spec.recipe).open_ended

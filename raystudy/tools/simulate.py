@@ -253,7 +253,7 @@ def replay(
     first = dict.fromkeys(where._at[repr(where.nearest(p))] for p in starts)
     search = CellSearch(told, cell, where, Memory(history), history, spec, [points[i] for i in first])  # type: ignore[arg-type]
     winner = max(value(t, metric) for t in pool if t.state == "complete") if goal is None else goal
-    at, now, spent = math.inf, 0, 0  # when the winner is found; an epoch takes 1
+    at, now, spent, ended = math.inf, 0, 0, 0  # when the winner is found; an epoch takes 1
     trained: set[str] = set()  # not those that would only have begun then
     queue: list[tuple[int, int, str, int]] = []  # when a trial tells its next epoch, its number, key and that epoch
     while True:
@@ -276,6 +276,9 @@ def replay(
             search.end(key, "pruned", "its recorded curve ends here")
         elif not over:
             heapq.heappush(queue, (now + 1, number, key, epoch + 1))
+        if len(search.clock.ends) == ended:
+            continue
+        ended = len(search.clock.ends)
         if any(t.state == "complete" and value(t, metric) >= winner - epsilon for t in history.trials.values()):
             at = min(at, now)
     done = [t for t in history.trials.values() if t.state == "complete"]
