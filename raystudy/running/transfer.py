@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ START_FROM = "--start-from"
 STARTS = 4  # points from elsewhere that a cell tries, after the published one
 PATIENCE = 2  # of them that are worse than the published point before the rest is left out
 KEPT = 256  # trials of a cell that is started from, the first
-REACH = 0.3  # how far from a point its value tells of others, where every dimension is 1 wide
+KEPT_REFERENCE = 65  # of the reference; from 109 no better points were chosen, and the file grows
+REACH = 0.15  # how far from a point its value tells of others, where every dimension is 1 wide
+FORMER_REACH = 0.3  # of what was kept before the reach was kept with it
 NEARNESS = 0.3  # a cell so far away tells a third as much
 DOUBT = 0.1  # of a point far from all that was tried: it counts as middling
 # How far apart two cells are: each of these that differs, beside the difference of the noise rates.
@@ -60,6 +62,7 @@ class Found:
     place: Place
     points: tuple[Point, ...]
     values: tuple[float, ...]  # of the objective, higher is better
+    reach: float = REACH  # kept with it, as which points a study begins with follows from it
 
     def to_dict(self) -> dict[str, Any]:
         p = self.place
@@ -67,12 +70,14 @@ class Found:
         return {
             **{"source": self.source, **where, "vectors": p.vectors},
             **{"points": list(self.points), "values": list(self.values)},
+            **({"reach": self.reach} if self.reach != FORMER_REACH else {}),
         }
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> "Found":
         place = Place(d["method"], d["dataset"], Noise(**d["noise"]), int(d["classes"]), d["vectors"])
-        return cls(str(d["source"]), place, tuple(dict(p) for p in d["points"]), tuple(map(float, d["values"])))
+        points, values = tuple(dict(p) for p in d["points"]), tuple(map(float, d["values"]))
+        return cls(str(d["source"]), place, points, values, float(d.get("reach", FORMER_REACH)))
 
 
 # ------------------------------------------------------------------------------------------------- which points
@@ -106,7 +111,7 @@ def starts(
     for cell in near:
         inside = [(p, v) for told, v in zip(cell.points, cell.values, strict=True) if (p := _inside(told, space))]
         if inside:
-            cells.append((distance(here, cell.place), *map(list, zip(*inside, strict=True))))
+            cells.append((distance(here, cell.place), cell.reach, *map(list, zip(*inside, strict=True))))
             for p, _ in inside:
                 candidates.setdefault(repr(p), (p, cell))
     wanted = [c for c in candidates.values() if c[0] != published]
@@ -115,13 +120,13 @@ def starts(
 
 
 def _promise(points: list[Point], cells: list[Any], space: Space) -> NDArray[np.float64]:
-    """What each of the points [n] promises; ``cells``: how far each is, its points, their values."""
+    """What each of the points [n] promises; ``cells``: how far each is, its reach, its points, their values."""
     total = np.zeros(len(points))
     at = coordinates(space.dimensions, points)
-    for far, tried, values in cells if points else ():
+    for far, reach, tried, values in cells if points else ():
         v = np.array(values)
         z = (v - np.median(v)) / (v.std() or 1.0)
-        kernel = np.exp(-distances(space.dimensions, at, coordinates(space.dimensions, tried)) / (2 * REACH**2))
+        kernel = np.exp(-distances(space.dimensions, at, coordinates(space.dimensions, tried)) / (2 * reach**2))
         total += math.exp(-far / NEARNESS) * (kernel @ z) / (kernel.sum(1) + DOUBT)
     return total
 
@@ -166,7 +171,7 @@ def recommended(file: Path) -> list[Found]:
     """The points that ``raystudy recommend`` wrote to ``file``. Raises InputError, one line, for anything else."""
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
-        return [Found.from_dict(d) for d in told["cells"]]
+        return [replace(Found.from_dict(d), reach=REACH) for d in told["cells"]]
     except FileNotFoundError:
         raise InputError(f"--start-from {file}: there is no such file") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -219,7 +224,7 @@ def reference() -> list[Found]:
 
     out = []
     for (dataset, method, rate), trials in pools().groupby(["dataset", "method", "rate"], sort=True):
-        whole = trials[~trials["diverged"]].sort_values("number")[:KEPT]
+        whole = trials[~trials["diverged"]].sort_values("number")[:KEPT_REFERENCE]
         values = tuple(round(float(objective(list(c))), 6) for c in whole["val/acc"])
         place = Place(method, dataset, Noise("symmetric", float(rate)), 10, True)
         out.append(Found(REFERENCE, place, tuple(map(json.loads, whole["point"])), values))

@@ -74,6 +74,37 @@ def test_one_lucky_value_among_bad_ones_promises_less_than_a_good_region() -> No
     assert [p["beta"] for p, _ in told] == [0.9] * 4
 
 
+# The lucky point lies 0.45 from its bad neighbours (lambda_elr is logarithmic), the good ones lie together.
+LUCKY = {
+    **{"source": "s", "method": "elr", "dataset": "digits", "noise": Noise("symmetric", 0.6).to_dict(), "classes": 10},
+    "vectors": False,
+    "points": [{"beta": 0.9, "lambda_elr": 0.5 * 30**at} for at in (0.0, 0.45, 0.45, 0.45, 0.98, 0.98, 1.0)],
+    "values": [0.9, 0.5, 0.5, 0.5, 0.8, 0.8, 0.8],
+}
+
+
+def first(found: Found) -> float:
+    return round(float(starts(place(), [found], ELR, PUBLISHED)[0][0]["lambda_elr"]), 3)
+
+
+def test_what_was_kept_before_the_reach_was_kept_leads_to_the_same_points(tmp_path: Path) -> None:
+    """Such a file has no reach, was smoothed more widely, and is written again as it is."""
+    old = json.dumps({"format": 1, "cells": [LUCKY]}, indent=1, sort_keys=True) + "\n"
+    transfer.keep(old, tmp_path)
+    kept = transfer.kept(tmp_path, transfer.digest(old))
+    assert transfer.text(kept) == old
+    assert first(kept[0]) == 15.0  # of the good ones that farthest from the bad
+    new = replace(kept[0], reach=transfer.REACH)
+    assert first(new) == 0.5
+    again = transfer.text([new])
+    transfer.keep(again, tmp_path)
+    assert transfer.kept(tmp_path, transfer.digest(again)) == [new]
+    (tmp_path / "told.json").write_text(
+        json.dumps({"cells": [LUCKY]})
+    )  # an older `raystudy recommend`, for a study that begins
+    assert transfer.recommended(tmp_path / "told.json") == [new]
+
+
 def test_points_that_are_known_or_cannot_be_are_passed_over() -> None:
     points = (PUBLISHED, {"beta": 0.8, "lambda_elr": 3.0}, {"beta": 0.9, "lambda_elr": 99.0}, {"beta": 0.9, "gone": 1})
     (only,) = starts(place(), [Found("s", place(0.6), points, (1.0, 2.0, 3.0, 0.5))], ELR, PUBLISHED)
@@ -224,11 +255,12 @@ def test_the_command_starts_from_a_study_keeps_it_and_goes_on_without_it(tmp_pat
 
     small = ("dividemix", "--no-baseline", "--noise", "symmetric:0.3", "--epochs", "1", "--name", "new")
     small += ("--replicates", "0", "--tracking-uri", "none", "--gpus-per-trial", "0")
-    done = sweep(*small, "--start-from", "old", "--trials", "2")
+    done = sweep(*small, "--start-from", "old", "--trials", "2", "--sampler", "auto")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "sampler auto: tpe, " in done.stdout
     new = tmp_path / "studies" / "new"
     told = Study.from_toml(new / "study.toml")
-    assert told.start_from == ("old",)
+    assert (told.start_from, told.sampler) == (("old",), "tpe")
     kept = json.loads((new / "start" / "points.json").read_text())
     assert best in kept["cells"][0]["points"]
 
