@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter, Token
 
-from raystudy.design.names import MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, SHIPPED
+from raystudy.design.names import AUTO, MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS, SHIPPED
 from raystudy.errors import InputError, unknown
 from raystudy.record import storage as storages
 
@@ -227,7 +227,13 @@ class Search:
             help="fresh seeds on which the chosen and the published point are trained again (default: 2)",
         ),
     ] = None
-    sampler: Annotated[str | None, Parameter(help=f"how Optuna proposes: {', '.join(SAMPLERS)} (default: tpe)")] = None
+    sampler: Annotated[
+        str | None,
+        Parameter(
+            help=f"how Optuna proposes: {', '.join(SAMPLERS)}, or {AUTO}: one of them, chosen and fixed when the study begins, "
+            "by a rule that was measured (docs/search.md) (default: tpe)"
+        ),
+    ] = None
     scheduler: Annotated[
         str | None, Parameter(help=f"early stopping within a cell: {', '.join(SCHEDULERS)} (default: asha)")
     ] = None

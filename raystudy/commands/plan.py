@@ -62,12 +62,16 @@ def made(
 ) -> "Plan":
     """The plan of a study; what is being measured is said at a terminal. ``longer``: its epochs were said."""
     from raystudy.running import plan as plans
+    from raystudy.running.samplers import remark
 
     def tell(text: str) -> None:
         if console.is_terminal:
             say(console, text)
 
-    return plans.made(study, storage, resources, charge(prices, resources), prices.probe_seconds, tell, longer)
+    found = plans.made(study, storage, resources, charge(prices, resources), prices.probe_seconds, tell, longer)
+    if chosen := remark(study, found.study):
+        say(console, chosen)
+    return found
 
 
 def _told(r: "Range", whole: bool = False) -> str:

@@ -52,9 +52,13 @@ def _sweep(
     console = terminal()
     storage = where.storage.expanduser().absolute()
     if limits.dry_run:
+        from raystudy.running.samplers import remark
+
         builder, begun = built(study, grid, storage, resources)
         if begun:
             say(console, f"note: study {study.name} has been begun; what it holds is not run again", "yellow")
+        if chosen := remark(study, builder.study):
+            say(console, chosen)
         dry_run(builder, console)
         return 0
     if limits.confirm_above is not None and not limits.yes:

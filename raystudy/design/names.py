@@ -8,6 +8,8 @@ OBJECTIVES = ("val/acc", "val/loss")
 
 SAMPLERS = ("tpe", "random", "qmc", "gp", "cmaes")
 
+AUTO = "auto"  # one of these, chosen when a study begins
+
 SCHEDULERS = ("asha", "none")
 
 # Which finished trainings leave their weights: none, the best of a cell, or all.

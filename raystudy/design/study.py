@@ -15,7 +15,7 @@ from raystudy import own
 from raystudy.data import evaluation
 from raystudy.data.noise import Noise
 from raystudy.data.spec import code_of
-from raystudy.design.names import MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS
+from raystudy.design.names import AUTO, MODELS, OBJECTIVES, RECIPES, SAMPLERS, SCHEDULERS
 from raystudy.errors import InputError, unknown
 
 # Virtual workers of a search for each real one where nobody says otherwise; docs/search.md has what it costs and brings.
@@ -170,7 +170,7 @@ class Study:
             raise InputError(f"objective {self.objective!r} {why}; choose from: {', '.join(OBJECTIVES)}")
         for what, name, choices in (
             ("objective", self.objective, OBJECTIVES),
-            ("sampler", self.sampler, SAMPLERS),
+            ("sampler", self.sampler, (AUTO, *SAMPLERS)),
             ("scheduler", self.scheduler, SCHEDULERS),
             ("recipe", self.recipe, RECIPES),
             ("keep-models", self.keeps, MODELS),
@@ -302,6 +302,8 @@ class Study:
             return replace(self, epochs=old.epochs, final_epochs=self.epochs).grown_from(old)
         if not self.start_from:
             self = replace(self, start_from=old.start_from)
+        if self.sampler == AUTO:  # was chosen then
+            self = replace(self, sampler=old.sampler)
         if self.slack is None:  # nobody said it, and the default may have been another then
             self = replace(self, slack=old.slack)
         elif old.batch:

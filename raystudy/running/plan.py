@@ -27,6 +27,7 @@ from raystudy.running.budget import Price
 from raystudy.running.pace import NOTHING, Kind, Pace, Probe, Range, elsewhere, facts, per_epoch, spread_of
 from raystudy.running.pruning import PEERS, REDUCTION, rungs
 from raystudy.running.resources import Resources
+from raystudy.running.samplers import settled
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ def made(
     folder = study_dir(storage, study.name)
     if (folder / "study.toml").exists():
         study = study.grown_from(Study.from_toml(folder / "study.toml"), longer)
+    study = settled(study)
     if not (math.isfinite(probe_seconds) and probe_seconds >= 0):
         raise InputError(f"--probe-seconds is {probe_seconds:g}; it must be 0 or more")
     begun = {path.stem: path for path in ledger.cells(folder)}

@@ -20,6 +20,7 @@ from raystudy.running.local import LocalRay
 from raystudy.running.nodes import Watch
 from raystudy.running.pictures import beside
 from raystudy.running.resources import Resources
+from raystudy.running.samplers import remark, settled
 from raystudy.running.search import CellSearch
 from raystudy.running.session import session
 from raystudy.terminal import printable
@@ -61,14 +62,16 @@ def run(
     """
     folder = study_dir(storage, study.name)
     mirrors.pull(folder)
-    study, begun = grown(study, folder, named, longer)
+    asked, (study, begun) = study, grown(study, folder, named, longer)
     study, found = begins_with(study, storage, resources.data_root, begun)
     builder = Builder(study, resources.data_root, found)
     builder.check(folder)
     if uri:
         store.check(uri)
-    for remark in builder.remarks:
-        audience.line(f"note: {remark}", style="yellow")
+    if chosen := remark(asked, study):
+        audience.line(chosen)
+    for note in builder.remarks:
+        audience.line(f"note: {note}", style="yellow")
     if none := builder.unstarted():
         audience.line(f"note: --start-from knows no point for {', '.join(none)}", style="yellow")
 
@@ -132,7 +135,7 @@ def grown(study: Study, folder: Path, named: bool = False, longer: bool = False)
     Raises InputError where the two are different studies."""
     told = folder / "study.toml"
     if not told.exists():
-        return replace(study, slack=study.slack or SLACK), False
+        return settled(replace(study, slack=study.slack or SLACK)), False
     old = Study.from_toml(told)
     if not named and (other := [d for d in study.datasets if d not in old.datasets]):
         raise InputError(
@@ -143,7 +146,7 @@ def grown(study: Study, folder: Path, named: bool = False, longer: bool = False)
         raise InputError(
             f"study {study.name!r} also has {silent[0]}, which is not ours: name it in the command, so that it may run"
         )
-    return study.grown_from(old, longer), True
+    return settled(study.grown_from(old, longer)), True
 
 
 def begins_with(study: Study, storage: Path, data_root: Path, begun: bool) -> tuple[Study, list[transfer.Found]]:
