@@ -1,7 +1,7 @@
 """Recorded pools of random trials, for studying searches without training: what ``pools.parquet`` holds.
 
     python benchmarks/pools.py --record FILE [--vectors FOLDER] [--trials 256] [--time-budget MINUTES]
-    python benchmarks/pools.py --record FILE ... --compact
+    python benchmarks/pools.py --record FILE ... --compact [--trials 256]
 
 A cell is a method (ce, mixup, elr, coteaching, dividemix) on a data set (digits, as 64 numbers each; with ``--vectors``, vectors of
 CIFAR-10) at a rate of symmetric noise (0.2, 0.5, 0.8), with a small MLP. Its pool is the published point and then random points of the
@@ -218,7 +218,7 @@ def main(args: argparse.Namespace) -> int:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if args.compact:
         lines = sorted(
-            (line for file in args.record for line in read(file).values()),
+            (line for file in args.record for job, line in read(file).items() if job.number < args.trials),
             key=lambda x: (x["dataset"], METHODS.index(x["method"]), x["rate"], x["fraction"], x["number"]),
         )
         compact(lines, args.out)
@@ -240,7 +240,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--vectors", type=Path, metavar="FOLDER", help="folder with cifar10_features.npz")
     p.add_argument("--only", choices=sorted(BATCH), help="of the two data sets only this (two files, two processes)")
-    p.add_argument("--trials", type=int, default=256, metavar="N", help="of a cell (default: 256)")
+    p.add_argument(
+        "--trials", type=int, default=256, metavar="N", help="of a cell, recorded or made compact (default: 256)"
+    )
     p.add_argument(
         "--time-budget", type=float, default=float("inf"), metavar="MINUTES", help="begin no training after these"
     )

@@ -1,7 +1,7 @@
 """How good a search is, on recorded pools: trials and epochs until it is within half a point of the best of 64 random trials.
 
     python benchmarks/search.py --out FILE [--searches tpe+asha,tpe+asha+levels,...] [--seeds 20] [--time-budget MINUTES]
-    python benchmarks/search.py --out FILE --table
+    python benchmarks/search.py --out FILE --table [--seeds 20]
     python benchmarks/search.py --pasha | --fractions
 
 Trains nothing: the pools (``analysis/reference/pools.parquet``, made by ``benchmarks/pools.py``) are replayed by the real ``CellSearch``,
@@ -54,11 +54,15 @@ from raystudy.tools.simulate import replay
 
 EPSILON = 0.005
 FEW = 8  # trials on a part of the data below which a cell says nothing of rankings
+AIM, AIM_STARTED = 16, 5  # trials that a search may need, alone and started from other levels
 MOST = FIRST  # trials after which a search is given up
 SOURCES = ("", "levels", "datasets")
 SEARCHES = (
     "tpe+asha,tpe+asha+levels,tpe+asha+datasets,random+asha,qmc+asha,cmaes+asha,"
-    "tpe+none,tpe+none+levels,random+none,qmc+none,cmaes+none"
+    "tpe+none,tpe+none+levels,tpe+none+datasets,gp+none,gp+none+levels,random+none,qmc+none,cmaes+none"
+)
+PLACES = (  # searches that are shown cell by cell
+    *("random+none", "tpe+none", "tpe+none+levels", "gp+none", "gp+none+levels", "tpe+asha", "tpe+asha+levels"),
 )
 VARIANTS: dict[str, dict[str, Any]] = {  # of Optuna's TPE beside ours
     "tpe:startup1": {"n_startup_trials": 1},
@@ -208,41 +212,45 @@ def markdown(rows: Sequence[Sequence[object]]) -> str:
 
 
 def tables(lines: list[dict[str, Any]], cells: list[Recorded]) -> Iterator[str]:
-    """All searches over all cells, and cell by cell ``tpe+asha`` with and without what the other levels know."""
+    """All searches over all cells, and those of ``PLACES`` cell by cell."""
     at: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for x in lines:
         at[x["search"], x["cell"]].append(x)
     keys = [c.cell.key for c in cells if len(space_of(c.cell.method).dimensions)]
     rows: list[list[object]] = [
-        ["search", "seeds", "trials: median", "worst cell's median", "worst", "not found", "epochs: median", "worst"]
+        [
+            *("search", "seeds", "trials: median", "cells at most 5", "cells above 16", "worst cell's median", "worst"),
+            *("not found", "epochs: median", "worst", "cells over 2 later than without"),
+        ]
     ]
+    medians: dict[str, dict[str, float]] = {}  # of trials, by search and cell
     for name in dict.fromkeys(x["search"] for x in lines):
         own = {k: at[name, k] for k in keys if at[name, k]}
-        medians = {k: statistics.median(_trials(x) for x in v) for k, v in own.items()}
+        mine = medians[name] = {k: statistics.median(_trials(x) for x in v) for k, v in own.items()}
         every = [x for v in own.values() for x in v]
         epochs = {k: statistics.median(x["epochs"] for x in v) for k, v in own.items()}
         seeds = sorted({len(v) for v in own.values()})
         shown = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
         missed = f"{sum(not x['found'] for x in every)} of {len(every)}"
-        worst = max(medians, key=lambda k: medians[k])
+        without = medians.get(name.rpartition("+")[0], {})
+        later = sorted((d for k in mine if (d := mine[k] - without.get(k, math.inf)) > 2), reverse=True)
         rows.append(
             [
                 f"`{name}`",
                 shown,
-                f"{statistics.median(medians.values()):g}",
-                f"{medians[worst]:g}",
+                f"{statistics.median(mine.values()):g}",
+                sum(m <= AIM_STARTED for m in mine.values()),
+                sum(m > AIM for m in mine.values()),
+                f"{max(mine.values()):g}",
                 max(_trials(x) for x in every),
                 missed,
                 f"{statistics.median(epochs.values()):g}",
                 max(x["epochs"] for x in every),
+                f"{len(later)}{' (' + ', '.join(f'+{d:g}' for d in later) + ')' if later else ''}" if without else "",
             ]
         )
     yield markdown(rows)
-    names = [
-        n
-        for n in ("random+none", "tpe+none", "tpe+none+levels", "tpe+asha", "tpe+asha+levels")
-        if any(x["search"] == n for x in lines)
-    ]
+    names = [n for n in PLACES if any(x["search"] == n for x in lines)]
     rows = [["data", "method", "rate", "best of random", "published", *(f"`{n}`" for n in names)]]
     for c in cells:
         n = c.cell
@@ -389,7 +397,8 @@ def main(args: argparse.Namespace) -> int:
         if not args.table:
             chosen = [c for c in cells if args.only in (None, c.cell.dataset)]
             run(cells, chosen, searches(args.searches), args.seeds, args.out[0], args.time_budget)
-        print("\n\n".join(tables([line for file in args.out for line in read(file)], cells)))
+        lines = [line for file in args.out for line in read(file) if line["seed"] < args.seeds]
+        print("\n\n".join(tables(lines, cells)))
     return 0
 
 
