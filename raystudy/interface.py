@@ -605,7 +605,7 @@ _RESOURCES = {
 }
 
 
-def _resources(data_root: Path, asked: dict[str, Any], remote: bool = False) -> "Resources":
+def _resources(data_root: Path, asked: dict[str, Any], remote: bool = False, here: bool = True) -> "Resources":
     from raystudy.running.resources import resources
 
     for key in asked:
@@ -615,7 +615,7 @@ def _resources(data_root: Path, asked: dict[str, Any], remote: bool = False) -> 
     gpus = asked.get("gpus_per_trial")
     if gpus not in (None, "auto") and (isinstance(gpus, bool) or not isinstance(gpus, NUMBER)):
         raise InputError(f"gpus_per_trial is {shown(gpus)}; it must be a number or 'auto'")
-    return resources(data_root, remote=remote, **{_RESOURCES[key]: value for key, value in asked.items()})
+    return resources(data_root, remote=remote, here=here, **{_RESOURCES[key]: value for key, value in asked.items()})
 
 
 def _plan(
@@ -631,7 +631,7 @@ def _plan(
     from raystudy.running.budget import PRICES, price
 
     _checked(storage=storage, probe_seconds=probe_seconds)
-    found = _resources(data_root, asked)
+    found = _resources(data_root, asked, here=False)
     charge = price(PRICES, None, found.cpus, found.gpus)
     return plan.made(
         study, storages.folder(str(storage)).expanduser().absolute(), found, charge, probe_seconds, longer=longer

@@ -52,7 +52,7 @@ def plan(
         held = storage / methods[0] / "study.toml"
         there = NAME.fullmatch(methods[0]) and held.exists()
         grid, methods = replace(grid, study=str(held) if there else methods[0]), ()
-    study, resources = asked(methods, grid, search, where)
+    study, resources = asked(methods, grid, search, where, here=False)
     show(made(study, storage, resources, prices, console, longer=grid.epochs is not None), console)
     return 0
 
@@ -146,6 +146,13 @@ def show(plan: "Plan", console: Console) -> None:
         say(
             console,
             f"{plan.device}-hours and money: unknown; {unknown} of {len(plan.rows)} rows are not measured, raise --probe-seconds",
+        )
+        return
+    if plan.gpu_elsewhere and any(p.probed for row in plan.rows for p in row.paces):
+        say(
+            console,
+            f"GPU-hours and money: unknown; no GPU is here, and one after the other the trials take {_told(hours)} hours at the paces of "
+            "this processor; records of a GPU in the storage take their place",
         )
         return
     clock = hours.scaled(3600 / plan.slots)

@@ -60,6 +60,7 @@ class Pace:
 
     seconds: Range
     source: str
+    probed: bool = False  # measured on this machine, now
 
 
 Kind = tuple[str, str, str]  # method, data set, network
@@ -148,9 +149,10 @@ class Probe:
             return Pace(
                 Range(seconds * SPREAD_DIRECT[0], seconds, seconds * SPREAD_DIRECT[1]),
                 f"probe of {PROBE_EPOCHS} epochs here",
+                probed=True,
             )
         spread = Range(seconds * SPREAD_SCALED[0], seconds, seconds * SPREAD_SCALED[1])
-        return Pace(spread, f"probe here: {passes:.1f} passes an image and epoch")
+        return Pace(spread, f"probe here: {passes:.1f} passes an image and epoch", probed=True)
 
     def passes(self, method: str) -> float:
         """Passes through a network for each training image and epoch (forward 1, with backward 3), mean over the phases of a method."""

@@ -71,6 +71,7 @@ class Plan:
     device: str  # GPU or CPU
     per_trial: float  # devices of a trial
     price: Price
+    gpu_elsewhere: bool = False  # trials are planned for GPUs, and this machine has none
 
     @property
     def work(self) -> Work:
@@ -213,4 +214,7 @@ def made(
     ended = sum(t.state != "running" for t in trials)
     done = (ended, len(trials) - ended, sum(t.epochs for t in trials), spent)
     device, each = ("GPU", resources.gpus) if resources.gpus else ("CPU", resources.cpus)
-    return Plan(study, tuple(rows), done, capacity(resources), device, each, price)
+    no_gpu = resources.gpus > 0 and probe.device == "cpu"
+    not_here = no_gpu or resources.address
+    slots = (not_here and resources.max_concurrent) or capacity(resources)  # of other machines only the user knows
+    return Plan(study, tuple(rows), done, slots, device, each, price, no_gpu)

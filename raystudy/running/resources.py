@@ -29,7 +29,7 @@ class Resources:
 
 
 def capacity(resources: Resources) -> float:
-    """How many trials can run at once on this machine; on a cluster what --max-concurrent says, or one for each CPU here."""
+    """How many trials can run at once on this machine."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -276,6 +276,7 @@ KNOWN = st.fixed_dictionaries({}, optional=PARTS)
 CHANGES = st.one_of(KNOWN, st.dictionaries(st.sampled_from([*PARTS, *KEYS]), TOML, max_size=2))
 
 
+@pytest.mark.slow
 @given(changes=CHANGES, blocks=st.lists(CHANGES, max_size=2), text=st.one_of(st.none(), st.binary(max_size=30)))
 def test_any_study_file(place: Path, changes: dict[str, Any], blocks: list[dict[str, Any]], text: bytes | None) -> None:
     """What a dry run takes is not run here; what it refuses the sweep refuses, too, and leaves nothing behind."""
@@ -332,6 +333,7 @@ def altered(data: st.DataObject, lines: list[bytes]) -> tuple[str, bytes]:
     return how, b"".join([*lines[:i], json.dumps(event).encode() + b"\n", *lines[i + 1 :]])
 
 
+@pytest.mark.slow
 @given(data=st.data())
 def test_any_ledger(place: Path, data: st.DataObject) -> None:
     """Shown, or refused in one line that names the file; never changed by a look."""
@@ -536,6 +538,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return begun, path.read_bytes()
 
 
+@pytest.mark.slow
 @given(data=st.data())
 def test_any_checkpoint(run: tuple[training.Run, bytes], data: st.DataObject) -> None:
     """Damaged bytes, or a dictionary of ours with something else in one place: refused with nothing changed, or training goes on."""

@@ -279,6 +279,7 @@ def test_every_noise_is_read_back_from_its_label_and_from_its_record(noise):
     assert None not in noise.to_dict().values()  # which TOML does not have
 
 
+@pytest.mark.slow
 @for_all(
     labels=st.lists(st.integers(0, 9), max_size=60),
     low=st.floats(0, 1),

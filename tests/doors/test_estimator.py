@@ -83,6 +83,7 @@ def test_colour_images_and_their_network() -> None:
     np.testing.assert_array_equal(told.predict_proba(x.transpose(0, 2, 3, 1)), told.predict_proba(x))
 
 
+@pytest.mark.slow
 def test_a_noisy_fit_is_right_where_its_labels_are_wrong_and_tells_which() -> None:
     x, given, y = blobs(200)
     told = NoisyLabelClassifier(random_state=0, epochs=10, batch_size=32).fit(x, given)
@@ -99,6 +100,7 @@ def test_a_noisy_fit_is_right_where_its_labels_are_wrong_and_tells_which() -> No
     np.testing.assert_array_equal(rebuilt.predict_proba(x), told.predict_proba(x))
 
 
+@pytest.mark.slow
 def test_with_folds_the_quality_is_out_of_fold() -> None:
     x, given, y = blobs(150)
     plain = NoisyLabelClassifier("ce", epochs=20, random_state=0).fit(x, given)
@@ -109,6 +111,7 @@ def test_with_folds_the_quality_is_out_of_fold() -> None:
     np.testing.assert_array_equal(plain.predict_proba(x), folds.predict_proba(x))
 
 
+@pytest.mark.slow
 def test_auto_goes_by_the_estimated_noise() -> None:
     for rate, name in ((0.0, "ce"), (0.4, "dividemix")):
         x, given, y = blobs(200, rate)
@@ -130,6 +133,7 @@ def test_published_hyperparameters_follow_the_noise() -> None:
     assert point(params={"alpha": 2}) == {"alpha": 2.0}
 
 
+@pytest.mark.slow
 def test_a_seed_is_the_same_fit_and_nobody_elses_random_numbers() -> None:
     x, given, _ = blobs(100)
     torch.manual_seed(5)
@@ -175,6 +179,7 @@ def test_it_says_early_what_it_will_take(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_in_pipelines_and_searches() -> None:
     x, given, y = blobs()
     line = make_pipeline(StandardScaler(), NoisyLabelClassifier("ce", epochs=6, random_state=0))
@@ -186,6 +191,7 @@ def test_in_pipelines_and_searches() -> None:
     assert set(found.best_params_) == {"method", "params"}
 
 
+@pytest.mark.slow
 def test_inside_cleanlab() -> None:
     classification = pytest.importorskip("cleanlab.classification")
     x, given, y = blobs()

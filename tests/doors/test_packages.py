@@ -33,6 +33,7 @@ def test_a_command_beside_files_of_these_names(hidden: Path, door: str) -> None:
     assert "study ce-digits" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_script_beside_files_of_these_names(hidden: Path) -> None:
     (hidden / "mine.py").write_text("import raystudy as rs; print(rs.Study('ce').name)\n")
     done = ran(hidden, "mine.py")

@@ -137,6 +137,7 @@ def test_a_library_may_have_batch_norms_of_its_own():
     assert all(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_last_batch_of_one_does_not_undo_an_epoch():
     """With running statistics in its place, losses here rise to 75."""
     torch.manual_seed(0)

@@ -450,6 +450,7 @@ def evaluated(method: str, told: Evaluation, epochs: int = 14, n: int = 0) -> Ru
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ce", "dividemix"])
 def test_a_training_is_the_same_however_often_it_evaluates(method: str) -> None:
     """Every third epoch on 50 test samples, in full after the second and from the fifth on."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from asking import options, request
 from rich.console import Console
 
@@ -199,6 +200,21 @@ def test_the_command_tells_all_of_it(run: Callable[..., Any], tmp_path: Path) ->
     code, _, err = run("plan", "mixpu-table2")
     assert code == 2
     assert "did you mean 'mixup-table2'?" in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpus_of_another_machine_are_planned_and_said_to_be_elsewhere(run: Callable[..., Any]) -> None:
+    options = ("plan", "ce", "--noise", "symmetric:0.5", "--epochs", "2", "--gpus-per-trial", "0.5")
+    code, out, _ = run(*options, "--max-concurrent", "16")
+    assert code == 0
+    told = " ".join(out.split())
+    assert re.search(
+        r"GPU-hours and money: unknown; no GPU is here, and one after the other the trials take .* hours at the paces",
+        told,
+    )
+    code, _, err = run(*options[:-1], "2")
+    assert code == 2
+    assert "a trial trains on one GPU" in err
 
 
 def test_a_study_of_the_storage_is_planned_by_its_name(run: Callable[..., Any]) -> None:

@@ -110,6 +110,7 @@ def groups():
     return x, corrupt(y, Noise("pair", 0.3), 3), y
 
 
+@pytest.mark.slow
 def test_pair_noise_is_found(groups):
     x, given, y = groups
     told = judge.judge(filtering.features(torch.from_numpy(x)), given, 3, folds=3, k=20)
@@ -132,6 +133,7 @@ def vectors(groups, tmp_path_factory):
     return file
 
 
+@pytest.mark.slow
 def test_command(vectors, tmp_path, capsys):
     out = tmp_path / "out"
     asked = ["clean", f"npz:{vectors}", "--folds", "3", "--neighbours", "10", "--out", str(out)]
@@ -180,6 +182,7 @@ def test_refused_before_anything_is_written(more, why, tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_python(vectors):
     found = rs.clean(f"npz:{vectors}", folds=3, neighbours=10)
     assert len(found.labels) == 240
@@ -281,6 +284,7 @@ def test_whose_networks():
     assert chosen_method("elr", (256,)) == "elr"
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_is_asked(vectors, tmp_path):
     file = tmp_path / "mine_to_clean.py"
     file.write_text("from raystudy.learn.methods.ce import CE\n\n\nclass Mine(CE):\n    'Mine.'\n")

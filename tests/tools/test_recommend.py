@@ -54,6 +54,7 @@ def test_what_is_written_is_where_a_study_begins(digits, tmp_path: Path):
     assert str(file) in digits.command(file)
 
 
+@pytest.mark.slow
 def test_dry_run_begins_with_the_points(digits, tmp_path: Path, monkeypatch, capsys):
     """The command that is printed, word by word, with --dry-run: its second trial is a point from here."""
     monkeypatch.chdir(tmp_path)

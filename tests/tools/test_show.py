@@ -118,6 +118,7 @@ def test_data_show(tmp_path, monkeypatch, capsys):
     assert "45." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_truth_that_nobody_knows_is_not_drawn(tmp_path):
     """Labels as they came: no rate, no matrix, whatever is said to have been drawn on them; and noise on top says what it rests on."""
     rng = np.random.default_rng(0)

@@ -869,6 +869,7 @@ def test_a_follower_without_a_server_gives_up_when_the_study_ends(study: Path, s
     assert sync(study, uri).runs == 9
 
 
+@pytest.mark.slow
 def test_nothing_has_begun(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert sync(tmp_path / "empty", f"sqlite:///{tmp_path}/m.db").runs == 0

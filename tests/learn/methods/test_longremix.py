@@ -241,6 +241,7 @@ def test_resumed_across_the_restart_is_the_same_run() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_learns_and_tells_clean_from_flipped() -> None:
     toy = blobs(n=400, rate=0.5, spread=0.8)
     torch.manual_seed(0)

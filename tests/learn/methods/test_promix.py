@@ -285,6 +285,7 @@ def test_refuses_a_share_of_nothing() -> None:
         small(rho=0.0)
 
 
+@pytest.mark.slow
 def test_learns_and_tells_clean_from_flipped() -> None:
     toy = blobs(n=400, rate=0.4, spread=0.8)
     torch.manual_seed(0)
