@@ -230,8 +230,8 @@ class Search:
     sampler: Annotated[
         str | None,
         Parameter(
-            help=f"how Optuna proposes: {', '.join(SAMPLERS)}, or {AUTO}: one of them, chosen and fixed when the study begins, "
-            "by a rule that was measured (docs/search.md) (default: tpe)"
+            help=f"how Optuna proposes: {', '.join(SAMPLERS)}, or {AUTO}: the one that was measured best, tpe at present, fixed "
+            "when the study begins (docs/search.md) (default: tpe)"
         ),
     ] = None
     scheduler: Annotated[

@@ -14,8 +14,9 @@ from raystudy import cli
 from raystudy.data.noise import Noise
 from raystudy.design.names import AUTO
 from raystudy.design.study import Study
+from raystudy.errors import InputError
 from raystudy.running import samplers
-from raystudy.running.samplers import MOST_GP, remark, sampler, settled
+from raystudy.running.samplers import remark, sampler, settled
 from raystudy.running.sweep import grown
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -92,42 +93,28 @@ def test_tpe_is_asked_as_documented() -> None:
     assert samplers.TPE["n_startup_trials"] == samplers.STARTUP == 4
 
 
-def left(*methods: str, scheduler: str = "none", trials: int = MOST_GP) -> Study:
+def left() -> Study:
     """A study whose sampler is left to the rule."""
-    noises = (Noise("symmetric", 0.4),)
-    return Study("s", methods, ("digits",), noises, trials, 1, 9, "mlp", sampler=AUTO, scheduler=scheduler)
-
-
-@pytest.mark.parametrize(
-    ("study", "name"),
-    [
-        (left("mixup"), "gp"),
-        (left("ce", "mixup", "coteaching"), "gp"),
-        (left("mixup", trials=MOST_GP + 1), "tpe"),
-        (left("mixup", scheduler="asha"), "tpe"),
-        (left("mixup", "elr"), "tpe"),  # elr searches a choice
-        (left("gce"), "tpe"),  # and gce a 0 that stands for itself
-    ],
-)
-def test_auto_is_gp_where_only_numbers_are_searched_and_every_trial_ends(study: Study, name: str) -> None:
-    assert settled(study).sampler == name
-    assert remark(study, settled(study)).startswith(f"sampler auto: {name}, ")
-    named = replace(study, sampler="qmc")
-    assert settled(named) is named
-    assert remark(named, named) == ""
+    return Study("s", ("mixup",), ("digits",), (Noise("symmetric", 0.4),), 20, 1, 9, "mlp", sampler=AUTO)
 
 
 def test_auto_is_settled_when_a_study_begins_and_stays(tmp_path: Path) -> None:
     """Whatever the rule would say of it now."""
-    begun, there = grown(left("mixup"), tmp_path)
-    assert (begun.sampler, there) == ("gp", False)
+    begun, there = grown(left(), tmp_path)
+    assert (begun.sampler, there) == ("tpe", False)
+    assert remark(left(), begun) == "sampler auto: tpe, no other was measurably sooner"
     (tmp_path / "study.toml").write_text(replace(begun, sampler="qmc").to_toml())
-    again, there = grown(left("mixup"), tmp_path)
+    again, there = grown(left(), tmp_path)
     assert (again.sampler, there) == ("qmc", True)
-    assert remark(left("mixup"), again) == "sampler auto: qmc, with which the study was begun"
-    (tmp_path / "study.toml").write_text(begun.to_toml())
-    more, _ = grown(left("mixup", trials=MOST_GP + 1), tmp_path)
-    assert (more.sampler, more.trials) == ("gp", MOST_GP + 1)
+    assert remark(left(), again) == "sampler auto: qmc, with which the study was begun"
+    with pytest.raises(InputError, match="begun with sampler='qmc', now 'gp'"):
+        grown(replace(left(), sampler="gp"), tmp_path)
+
+
+def test_a_sampler_that_is_named_is_not_touched() -> None:
+    named = replace(left(), sampler="qmc")
+    assert settled(named) is named
+    assert remark(named, named) == ""
 
 
 @pytest.mark.parametrize("command", [("sweep", "--dry-run"), ("plan", "--probe-seconds", "0")])
@@ -135,6 +122,6 @@ def test_what_auto_stands_for_is_said_before_anything_runs(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = [command[0], "mixup", "--noise", "symmetric:0.4", "--sampler", "auto", "--scheduler", "none", *command[1:]]
+    asked = [command[0], "mixup", "--noise", "symmetric:0.4", "--sampler", "auto", *command[1:]]
     assert cli.main(asked) == 0
-    assert "sampler auto: gp, numbers only, no trial is stopped early" in " ".join(capsys.readouterr().out.split())
+    assert "sampler auto: tpe, no other was measurably sooner" in " ".join(capsys.readouterr().out.split())
