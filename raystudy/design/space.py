@@ -26,7 +26,7 @@ from raystudy.data.noise import NOISES, Noise
 from raystudy.data.smoke import PREFIX
 from raystudy.data.spec import PATHS, family
 from raystudy.errors import InputError, unknown
-from raystudy.learn.method import Task
+from raystudy.learn.method import Method, Task
 from raystudy.learn.methods import METHODS
 from raystudy.learn.point import RECIPE_FIELDS, Point, checked, checked_recipe, hyperparameters, method_class, split
 from raystudy.learn.recipe import Recipe
@@ -167,6 +167,10 @@ class Space:
     def settled(self, point: Point) -> float:
         """The fraction of the budget after which a trial with this point may be compared with others."""
         values, _ = split(self.method, point)
+        if self.method in METHODS and method_class(self.method).settled is Method.settled:
+            return (
+                0.0  # without a method made to ask: the first optimizer imports torch's compiler, which takes a second
+            )
         task = Task(2, 2, 1, lambda dropout=0.0: nn.Linear(1, 2), lambda net: torch.optim.SGD(net.parameters()))
         try:
             return float(method_class(self.method)(task, **values).settled())

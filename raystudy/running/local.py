@@ -29,7 +29,8 @@ ENVIRONMENT = {
 PRELOADED = "RAY_preload_python_modules"  # Ray's own setting: what a worker imports before it has work
 IDLE = "RAY_idle_worker_killing_time_threshold_ms"  # else a worker that waits for a core's second trial is ended after one second
 NICENESS = "RAY_worker_niceness"  # Ray's own setting, 15: beside others' processes a trial gets a quarter of their share, or less
-MODULES = "torch,ray.tune"  # what our workers import for long; not raystudy, which a driver may have from another place
+# What our workers import for long; not raystudy, which a driver may have from another place. The first optimizer imports torch's compiler.
+MODULES = "torch,torch._dynamo,ray.tune"
 SMALL = (
     8  # cores up to which all of Ray's first workers, one a core, import beforehand: more would take memory for nothing
 )

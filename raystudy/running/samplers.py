@@ -6,7 +6,6 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-import cmaes
 import numpy as np
 import optuna
 from numpy.typing import NDArray
@@ -81,6 +80,8 @@ class _CMAES(optuna.samplers.BaseSampler):
         def worth(t: FrozenTrial) -> tuple[int, int, float]:
             value = t.value if t.value is not None else t.intermediate_values.get(t.last_step or 0, math.inf)
             return t.state != TrialState.COMPLETE, -(t.last_step or 0), sign * value
+
+        import cmaes  # with scipy.stats, which takes as long to import as half of torch, and nobody else needs
 
         bounds = np.tile([0.0, 1.0], (len(search_space), 1))
         search = cmaes.CMA(mean=_unit(told[0], search_space), sigma=SIGMA, bounds=bounds, seed=self._seed)

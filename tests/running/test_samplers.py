@@ -1,6 +1,8 @@
 """What samplers propose: the same from the same trials, and, where they learn, ever nearer to what is good."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,3 +127,11 @@ def test_what_auto_stands_for_is_said_before_anything_runs(
     asked = [command[0], "mixup", "--noise", "symmetric:0.4", "--sampler", "auto", *command[1:]]
     assert cli.main(asked) == 0
     assert "sampler auto: tpe, no other was measurably sooner" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_a_sweep_imports_no_sampler_that_it_does_not_use() -> None:
+    """cmaes brings scipy.stats, a second on the way to the first record."""
+    told = "import sys, raystudy.running.search; print({'cmaes', 'scipy.stats', 'torch._dynamo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
