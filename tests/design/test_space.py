@@ -189,6 +189,21 @@ def test_shipped_space(method: str) -> None:
         assert file.stem in {*METHODS, "recipes"}
 
 
+@every_method
+def test_published_rates_fall_at_whole_epochs(method: str) -> None:
+    """0.6667 of 150 epochs is a hair after the 100th: the rate would fall in the 101st. Rounded down it falls where it was published."""
+    space = load(method)
+    for name in ("", *space.recipes):
+        told = space.recipe | space.recipes.get(name, {})
+        if told.get("schedule") != "step" or "epochs" not in told:
+            continue
+        epochs = told["epochs"]
+        recipe = Recipe(lr=1.0, schedule="step", milestones=tuple(told["milestones"]), gamma=0.5)
+        rates = [recipe.rate(e, epochs) for e in range(epochs)]
+        falls = [e for e in range(1, epochs) if rates[e] < rates[e - 1]]
+        assert falls == [round(m * epochs) for m in told["milestones"]], name
+
+
 def asked(space: Space, params: dict[str, Any], flat: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """The point that Optuna's parameters stand for, and the parameters that Optuna then holds."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from toy import accuracy, blobs, run, task
 
+from raystudy.data.noise import Noise
+from raystudy.design import space
 from raystudy.errors import InputError
 from raystudy.learn.losses import prior_penalty
 from raystudy.learn.methods.dividemix import co_guess, co_refine, epoch_progress, ramp, semi_loss
@@ -145,6 +147,15 @@ def test_learning_rate_parity(z) -> None:
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------
+
+
+def test_the_published_drops_of_cnwl() -> None:
+    """Train_cnwl: the rate falls at 200 and at 250 of the 300 epochs of stage 2, and never in stage 1."""
+    point, _, _ = space.load("longremix").paper("cnwl_mini_imagenet", Noise("web", 0.4, "red"))
+    drops = point["drop"], point["second_drop"]
+    factors = [rate_factor(e, 300, drops) for e in (0, 199, 200, 249, 250, 299)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert point["stage1_drop"] is False
 
 
 def test_streaks_by_hand() -> None:
