@@ -10,8 +10,8 @@ Deviations, and why
 - Features of a network that has memorised its labels keep everything: give logits of one stopped early, or features that no label of
   this set has made.
 - ``knn_relabel``: k is ``K_USUAL``, and no more than a fifth of N/K, where nobody says it, and at most N/K (the published 500 is a whole
-  class of CIFAR-100); ties are for the given label; a class of which nothing would be left keeps the ``SPARED`` samples that most of
-  their neighbours agree with. Relabelling and weights are extensions.
+  class of CIFAR-100); ties are for the given label; a class of which nothing would be left keeps, with their labels, the ``SPARED``
+  samples that most of their neighbours agree with. Relabelling and weights are extensions.
 - ``simifeat``: each round has features of new augmentations, one of each where they are fixed; then rounds differ by subsets and jitter
   alone. T and p are those of the best step, where the code's alias returns the last. A sample on which rounds are split stays. Sets no
   larger than a subset of the paper's are looked at whole, once: ten orders of the same points count the same.
@@ -65,7 +65,8 @@ def knn_relabel(
     if mode == "weight":
         return Filtered(y, torch.ones_like(y, dtype=torch.bool), weight)
     told = neighbours.relabel(votes, y, threshold if mode == "relabel" else 2.0)
-    return Filtered(told.y, told.keep | _spared(told.y, told.keep, weight, n_classes), weight)
+    spared = _spared(y, told.y[told.keep], weight, n_classes)
+    return Filtered(torch.where(spared, y, told.y), told.keep | spared, weight)
 
 
 def simifeat(
@@ -106,15 +107,17 @@ def simifeat(
     flags = torch.stack(clean).long()
     _, wrong = consensus.verdict(flags, torch.ones_like(flags))
     weight = flags.double().mean(0)
-    return Filtered(y, ~wrong | _spared(y, ~wrong, weight, n_classes), weight)
+    return Filtered(y, ~wrong | _spared(y, y[~wrong], weight, n_classes), weight)
 
 
-def _spared(y: Tensor, keep: Tensor, weight: Tensor, n_classes: int) -> Tensor:
-    """Bool [n]: of each class of ``y`` [n] of which nothing is kept, the ``SPARED`` samples with the largest ``weight`` [n]."""
-    spared = torch.zeros_like(keep)
+def _spared(y: Tensor, left: Tensor, weight: Tensor, n_classes: int) -> Tensor:
+    """Bool [n]: of each class of ``y`` [n] that is not among the labels ``left`` [m], the ``SPARED`` samples with the largest
+    ``weight`` [n]."""
+    spared = torch.zeros_like(y, dtype=torch.bool)
+    counts = torch.bincount(left, minlength=n_classes).tolist()
     for c in range(n_classes):
         mine = (y == c).nonzero().squeeze(1)
-        if len(mine) and not keep[mine].any():
+        if not counts[c]:
             spared[mine[weight[mine].argsort(descending=True, stable=True)[:SPARED]]] = True
     return spared
 

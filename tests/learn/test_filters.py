@@ -67,13 +67,27 @@ def test_simifeat_finds_wrong_labels(detector: str, most: float) -> None:
     assert torch.equal(told.keep, again.keep)
 
 
-def test_no_class_is_lost() -> None:
-    """A class whose labels all lie among others keeps those that most neighbours agree with."""
+@pytest.mark.parametrize("mode", ["filter", "relabel"])
+def test_no_class_is_lost(mode: str) -> None:
+    """A class whose labels all lie among others keeps those that most neighbours agree with, and these keep their label."""
     x, y, _ = clusters(wrong=0)
     y = torch.where(y == 2, 0, y)
     y[:15:3] = 2  # five of cluster 0
-    told = knn_relabel([x], y, 3, k=11)
-    assert int(told.keep[y == 2].sum()) == min(5, SPARED)
+    told = knn_relabel([x], y, 3, k=11, mode=mode)
+    assert int((told.y[told.keep] == 2).sum()) == min(5, SPARED)
+    assert torch.equal(told.y, y)
+
+
+def test_of_a_large_class_that_would_be_lost_the_best_ten_stay() -> None:
+    """Thirty labels 2 among 90 of cluster 0: all would be replaced; the ten with most neighbours of their own label are not."""
+    torch.manual_seed(0)
+    x = torch.cat([0.3 * torch.randn(120, 3), 10 + 0.3 * torch.randn(60, 3)])
+    y = torch.cat([torch.zeros(90), torch.full((30,), 2.0), torch.ones(60)]).long()
+    told = knn_relabel([x], y, 3, k=60, mode="relabel")
+    stays = told.y == 2
+    assert int(stays.sum()) == SPARED
+    assert bool(told.keep[stays].all())
+    assert float(told.weight[stays].min()) >= float(told.weight[(y == 2) & ~stays].max())
 
 
 def test_unknown_names_are_told() -> None:
