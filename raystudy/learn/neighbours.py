@@ -4,7 +4,8 @@ Neighbours, their votes, and what follows from votes alone belong here. How like
 reads the truth; nothing trains.
 
 Papers: Bahri, Jiang, Gupta, "Deep k-NN for Noisy Labels", ICML 2020 (arXiv 2004.12289; no code was published): ``nearest`` by
-Euclidean distance, ``tally``, ``plurality``. Published: k = 500 for images, 50 for tables, logits of a preliminary network.
+Euclidean distance, ``tally``, ``plurality``. Published: k = 500 for images, 50 for tables (both recalled, not
+confirmed), logits of a preliminary network.
 Zhu, Dong, Liu, "Detecting Corrupted Labels Without Training a Model to Predict", ICML 2022 (arXiv 2110.06283), detector SimiFeat-V;
 code UCSC-REAL/SimiFeat @534af48: ``nearest`` by cosine, ``similarity_votes``, ``plurality``. Published: k = 10, 21 rounds of new
 augmentations.
