@@ -1,7 +1,7 @@
 """AugDesc: DivideMix that models losses and guesses labels by weakly augmented images and descends on strongly augmented ones.
 
 Paper: Nishi, Ding, Rich, Hollerer, "Augmentation Strategies for Learning with Noisy Labels", CVPR 2021 (arXiv 2103.02130). Original
-code: KentoNishi/Augmentation-for-LNL (train_cifar.py, presets.json), a fork of DivideMix.
+code: KentoNishi/Augmentation-for-LNL @39e9bf1 (train_cifar.py, presets.json), a fork of DivideMix.
 
 | original | here |
 | --- | --- |

@@ -31,6 +31,8 @@ Deviations from the original, and why
 - The learning rate falls to 1/50 of the first one there; the recipe's cosine falls to 0.
 - Clean labels are only logged there; those of images from elsewhere are 10000 when drawn and 10 when read. WebVision's script crashes
   after one epoch, ANIMAL-10N's uses an iterator method that is gone. Neither is rebuilt.
+- Noise there is kept in a file whose name has no seed; asymmetric noise of CIFAR-100 is a key error. The README's numbers are of the best
+  epoch on the test set.
 - Strong views are the study's (there AutoAugment's policy of CIFAR-10 or ImageNet, RandAugment for ANIMAL-10N).
 - Weights: how much of the largest vote the *given* label has, so a relabelled sample is held for wrong.
 
