@@ -68,6 +68,11 @@ def test_posteriors_and_streaks_parity(z) -> None:
         alone = torch.stack([streak(flags[: e + 1], 1) for e in range(warm, len(flags))])
         assert torch.equal(alone, flags[warm:])  # n = 1 is the split itself
         assert not (sets & ~alone).any()
+    differ = (z["hcs_flags2_published"] != z["hcs_flags2_plain"]).any(1).nonzero().flatten()
+    assert all(
+        e < n - 1 + int(z["loss_history"]) - 1 for e in differ.tolist()
+    )  # the slip of the warm-up is soon forgotten
+    assert int(z["loss_history"]) == (5 if float(z["noise_rate"]) == 0.9 else 1)
     assert torch.equal(z["train_mask_net1"], z["hcs_flags2_published"])
     assert torch.equal(z["train_mask_net2"], z["hcs_flags1"])
 
@@ -132,25 +137,23 @@ def test_step_parity(z) -> None:
 
 
 def test_learning_rate_parity(z) -> None:
+    """Where the rates fall is read off the file; where they fall as published, see ``test_the_published_drops``."""
     lr = float(z["lr0"])
-    for name, drops in {
-        "stage1": (),
-        "stage2": (0.5, 1.0),
-        "stage1_red": None,
-        "stage2_red": (2 / 3, 5 / 6),
-    }.items():
+    for name in ("stage1", "stage2", "stage1_red", "stage2_red"):
         theirs = z[f"lr_{name}"].tolist()
         epochs = len(theirs) - 1
-        if drops is None:  # the CNWL script of stage 1: either of the two schedules
-            drops = () if theirs[-1] == theirs[0] else (2 / 3, 5 / 6)
+        drops = tuple((e - 0.5) / epochs for e in range(1, epochs) if theirs[e] < theirs[e - 1])
+        assert bool(drops) == name.startswith("stage2")  # stage 1 keeps its rate
         assert [lr * rate_factor(e, epochs, drops) for e in range(epochs)] == pytest.approx(theirs[:-1])
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------
 
 
-def test_the_published_drops_of_cnwl() -> None:
-    """Train_cnwl: the rate falls at 200 and at 250 of the 300 epochs of stage 2, and never in stage 1."""
+def test_the_published_drops() -> None:
+    """The rate falls at 150 of the 300 epochs of stage 2, of CNWL at 200 and at 250, and never in stage 1."""
+    assert small()[0].drops == ((), (0.5, 1.0))
+    assert [rate_factor(e, 300, (0.5, 1.0)) for e in (0, 149, 150, 299)] == pytest.approx([1, 1, 0.1, 0.1])
     point, _, _ = space.load("longremix").paper("cnwl_mini_imagenet", Noise("web", 0.4, "red"))
     drops = point["drop"], point["second_drop"]
     factors = [rate_factor(e, 300, drops) for e in (0, 199, 200, 249, 250, 299)]
