@@ -173,6 +173,28 @@ def test_ramps_by_hand() -> None:
     assert small_loss_share(25, 50, -1.0, 0.7) == 0.7
 
 
+def test_selection_by_hand() -> None:
+    """ceil(0.5 x 7 / 3) = 2 of each given class, all of a smaller one; a label predicted with exactly tau is not added."""
+    losses = torch.tensor([0.3, 0.1, 0.2, 0.9, 0.8, 0.7, 0.5])
+    y = torch.tensor([0, 0, 0, 1, 1, 1, 2])
+    assert members(small_losses(losses, y, 3, 0.5)) == [1, 2, 4, 5, 6]
+    probs = torch.tensor([[0.75, 0.25], [0.76, 0.24], [0.1, 0.9], [0.1, 0.9]], dtype=torch.float64)
+    small = torch.tensor([False, False, False, True])
+    assert keep_label(probs, torch.tensor([0, 0, 0, 0]), small, 0.75).tolist() == [False, True, False, True]
+
+
+def test_losses_by_hand() -> None:
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])
+    expected = 0.25 * (math.log(2) + math.log(4)) / 2 + 0.75 * (math.log(2) + math.log(4 / 3)) / 2
+    assert float(two_targets(logits, torch.tensor([0, 1]), torch.tensor([1, 0]), 0.25)) == pytest.approx(expected)
+    below = torch.tensor([[-1.0, -5.0]], requires_grad=True)
+    penalty = rectified_penalty(below)  # both become 0: the entropy of two equal logits, which nothing can raise
+    penalty.backward()
+    assert float(penalty.detach()) == pytest.approx(-math.log(2))
+    assert below.grad is not None
+    assert not below.grad.any()
+
+
 def test_guesses_by_hand() -> None:
     """Six samples, room for five: two are chosen; of three that both nets agree on, the surest two join, and no other."""
     p = torch.tensor([0.99, 0.99, 0.97, 0.99, 0.98, 0.99])

@@ -118,6 +118,22 @@ def test_balance_by_hand() -> None:
     assert right_score(vote, torch.tensor([0])).tolist() == pytest.approx([1 / 3])
 
 
+def test_the_order_by_hand() -> None:
+    """Five of class 0, two of class 1 (none of 2, three of 3 of which each comes once or twice): each class five times."""
+    y = torch.tensor([0, 0, 0, 0, 0, 1, 1, 3, 3, 3])
+    backwards = torch.arange(4, -1, -1)
+    ids = balanced_order(y, 4, [backwards, torch.arange(5), backwards]).tolist()
+    assert ids[:5] == [4, 3, 2, 1, 0]
+    assert ids[5:10] == [
+        5,
+        6,
+        5,
+        6,
+        5,
+    ]  # of 5 6 5 6 5 6 the last five are shuffled, here left as they are, and the first five kept
+    assert ids[10:] == [7, 9, 8, 7, 9]  # 7 and the last five, 8 9 7 8 9, backwards
+
+
 def test_a_class_without_labels_has_no_vote() -> None:
     vote = balanced_vote(torch.tensor([[2, 2, 0]]), torch.tensor([0, 1, 0, 1]))
     assert vote[0].tolist() == pytest.approx([0.5, 0.5, 0.0])

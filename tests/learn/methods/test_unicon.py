@@ -178,6 +178,12 @@ def test_weights_by_hand() -> None:
     assert clean_weights(torch.tensor([0.0, 0.49, 0.5, 0.69])).tolist() == pytest.approx([1, 1, 0.5, 0.31])
 
 
+def test_unlabelled_batches_by_hand() -> None:
+    assert [unlabelled_batch(64, share) for share in (0.1, 0.3, 0.5, 1.0)] == [320, 106, 64, 32]
+    assert unlabelled_batch(64, 0.1, factor=2.0) == 640
+    assert unlabelled_batch(1, 1.0) == 1
+
+
 def test_selection_by_class_by_hand() -> None:
     scores = torch.tensor([0.5, 0.1, 0.4, 0.2, 0.9, 0.1])
     y = torch.tensor([0, 0, 0, 1, 1, 3])
