@@ -25,15 +25,13 @@ from raystudy.learn.methods.cal import (
 from raystudy.learn.ops import label_shares
 
 
-@pytest.fixture(scope="module")
-def z(parity) -> dict[str, torch.Tensor]:
-    return tensors(parity("cal"))
-
-
-@pytest.fixture(autouse=True)
-def eps(z, monkeypatch) -> None:
+@pytest.fixture
+def z(parity, monkeypatch) -> dict[str, torch.Tensor]:
+    """The file, and its three eps in the place of ours while it is compared with."""
+    told = tensors(parity("cal"))
     for name, key in (("EPS_CE", "eps_ce"), ("EPS_REG", "eps_reg"), ("EPS_DISTIL", "eps_distill")):
-        monkeypatch.setattr(cal, name, float(z[key]))
+        monkeypatch.setattr(cal, name, float(told[key]))
+    return told
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:

@@ -17,14 +17,12 @@ from raystudy.learn.methods import cores
 from raystudy.learn.methods.cores import CORES, beta_at, cores_loss, second_rate, sieve_scores
 
 
-@pytest.fixture(scope="module")
-def z(parity) -> dict[str, torch.Tensor]:
-    return tensors(parity("cores"))
-
-
-@pytest.fixture(autouse=True)
-def eps(z, monkeypatch) -> None:
-    monkeypatch.setattr(cores, "EPS", float(z["eps"]))
+@pytest.fixture
+def z(parity, monkeypatch) -> dict[str, torch.Tensor]:
+    """The file, and its eps in the place of ours while it is compared with."""
+    told = tensors(parity("cores"))
+    monkeypatch.setattr(cores, "EPS", float(told["eps"]))
+    return told
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
