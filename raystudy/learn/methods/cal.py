@@ -21,8 +21,8 @@ Deviations from the original, and why
   between two thresholds, the code has none between: ``band`` is their distance, 0 as in the code.
 - The threshold -8 hangs on the 1e-8 in the logarithm: the mean over classes is at most 16.6 for 10 classes and 18.2 for 100, so a score
   below -8 needs a very confident fit, and early on most labels are predictions. Another K asks for another threshold.
-- For 100 classes the original multiplies the prior by 10 in both stages, its comment says in the first. Here priors sum to 1, and
-  alpha is ten times as large.
+- For 100 classes the original multiplies the prior by 10 in both stages, its comment says in the first, and alpha stays 1: ``prior_sum``.
+  The loss is that of a ten times larger alpha, as the paper writes it, but the rate is divided by 1 + 1 and not by 1 + 10.
 - Three eps, kept: 1e-8 in cross-entropy and score, 1e-5 in the peer and covariance terms.
 - A class whose members all have one given label has T = 0 and drops out of all counts, as there (1 - n / n is exactly 0).
 - m is that of the epoch before, 0 in the first. As T sums to zero it moves the noise of the term, not its mean. An epoch that was
@@ -133,7 +133,7 @@ class CAL(Method):
     ``alpha1``, ``alpha2``: final weight of the peer term in the first and the second stage. ``sieve``: where in its plan the first stage
     stops and gives its labels. ``threshold``: samples whose score is below it keep their label. ``band``: width of scores around it
     without a label. ``covariance``: weight of that term. ``prior``: of the first stage's peer term, "sqrt" (flattened), "histogram" or
-    "uniform". ``slow_down``: divide the learning rate by 1 + alpha.
+    "uniform". ``prior_sum``: what the priors of both stages sum to. ``slow_down``: divide the learning rate by 1 + alpha.
     """
 
     distilled: Tensor  # [n] estimated Bayes labels, NONE where there is none
@@ -150,12 +150,14 @@ class CAL(Method):
         band: float = 0.0,
         covariance: float = 1.0,
         prior: Prior = "sqrt",
+        prior_sum: float = 1.0,
         slow_down: bool = True,
     ) -> None:
         super().__init__(task)
         if prior not in PRIORS:
             raise unknown("prior", prior, PRIORS)
         self.prior: Prior = prior
+        self.prior_sum = prior_sum
         self.alphas = (alpha1, alpha2)
         self.threshold, self.band, self.covariance, self.slow_down = threshold, band, covariance, slow_down
         # As in the original both plans are equally long, and the first one is left after the epoch of the sieve.
@@ -187,7 +189,7 @@ class CAL(Method):
         self._set_rate(t)
         everyone = label_shares(train.y, train.n_classes)
         if t < self.second_epoch:
-            prior = prior_of(self.prior, everyone)
+            prior = self.prior_sum * prior_of(self.prior, everyone)
             for batch in train.batches():
                 yield {"passes": 3 * len(batch.y)} | self._first_step(batch, t, prior)
             return
@@ -198,7 +200,9 @@ class CAL(Method):
         shares, class_shares = given_shares(self.distilled, train.y, train.n_classes)
         sums = torch.zeros_like(self.class_losses)
         for batch in train.batches():
-            yield {"passes": 3 * len(batch.y)} | self.second_step(batch, t, everyone, shares, class_shares, sums)
+            yield {"passes": 3 * len(batch.y)} | self.second_step(
+                batch, t, self.prior_sum * everyone, shares, class_shares, sums
+            )
         mine = members(self.distilled, train.y, shares)
         sizes = torch.bincount(self.distilled[mine], minlength=train.n_classes).clamp_min(1)
         self.class_losses.copy_(sums / sizes[:, None])
