@@ -36,6 +36,9 @@ Deviations from the original, and why
 - noise_or_not is truth in the original, saved and not used in the loss; the second stage reads clean labels for printing only.
 - Its instance noise has one projection for all classes on raw pixels, so nearly all flips go to one class: not that of Xia et al. For
   CIFAR-100 the released code has no such noise at all. Noise and network seeds are 0 there. get_noise_preds.py is of an earlier method.
+- Of matters of others nothing is rebuilt: the first stage keeps the best epoch on the test set, the second tests every tenth epoch and
+  prints the best and the last; there is no validation split. Samples are sieved one by one on the host; the inner loop reuses
+  the name of the outer one's counter, which only disturbs what it prints. Published rows are of ResNet-34; the flag's default is a CNN.
 
 Known traits, kept: the score compares with the mean over *all* classes. Where two share the probability and the rest have almost none
 (asymmetric noise), both labels lie far below 0, and the sieve tells no wrong ones.
