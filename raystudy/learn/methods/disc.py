@@ -18,7 +18,8 @@ Deviations from the original, and why
   presets, 0.9 falls back to those of low noise but with Adam. Here they are hyperparameters, and points that know them are oracle.
 - SGD there has no momentum (none is passed): the recipe's is 0, in the paper's; ports that add 0.9 change the method.
 - Adam above a rate of 0.6 (CIFAR): 1e-3, linear to 0 from 0.6 of the budget, beta1 0.9 to 0.1 there. The plan of an epoch is
-  installed at its end and so acts one epoch late: so does ``late_beta1``. The recipe's linear fall is Co-teaching's, two epochs earlier.
+  installed at its end and so acts one epoch late: so does ``late_beta1``. Points of these rates have it, whatever the study's recipe;
+  their linear fall is Co-teaching's, two epochs earlier.
 - Thresholds begin at 1/N: after the first epoch practically every sample is clean; ``warmup`` and m alone decide what comes next.
   A label that is not the arg max passes only while confidence is still rising, as published.
 - ``sigma`` is 0.5 in all released code; the paper's 0.3 at low noise was lost when the code was cleaned (the author, issue 7), who

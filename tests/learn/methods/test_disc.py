@@ -17,6 +17,7 @@ from raystudy.learn.losses import gce, soft_cross_entropy
 from raystudy.learn.methods import disc
 from raystudy.learn.methods.disc import DISC, above, correction_threshold, robust_loss, select
 from raystudy.learn.ops import mix
+from raystudy.learn.point import recipe_of
 from raystudy.learn.recipe import Recipe
 
 
@@ -237,11 +238,14 @@ def test_presets_parity(z) -> None:
         assert round(point["warmup"] * loaded.recipe["epochs"]) == int(z["preset_start_epoch"][i])
         assert point["momentum"] == float(z["preset_sgd_momentum"][i])
         assert point["sigma"] == float(z["preset_sigma"][i])
-        assert ("Adam" in row.source) == bool(z["preset_adam"][i])
         assert ("ResNet-34" in row.source) == bool(z["preset_resnet34"][i])
-        if not z["preset_adam"][i]:
-            assert loaded.recipe["lr"] == float(z["preset_lr"][i])
-            assert loaded.recipe["weight_decay"] == float(z["preset_weight_decay"][i])
+        recipe = recipe_of("disc", row.point, {k: v for k, v in loaded.recipe.items() if k not in space.BESIDE})
+        assert recipe.optimizer == ("adam" if z["preset_adam"][i] else "sgd")
+        assert recipe.lr == float(z["preset_lr"][i])
+        assert recipe.weight_decay == float(z["preset_weight_decay"][i])
+        if z["preset_adam"][i]:
+            assert (recipe.schedule, recipe.milestones) == ("linear", (120 / 200,))
+            assert {"optimizer", "lr", "weight_decay", "schedule", "milestones"} <= set(row.oracle)
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------
