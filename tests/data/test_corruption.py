@@ -304,14 +304,28 @@ def test_part_dependent_noise_is_that_of_its_definition():
     assert (again[given != y] == given[given != y]).all()  # which class is not a matter of the rate
 
 
-def test_the_class_an_image_is_taken_for_is_drawn_as_in_simifeat(parity):
-    v = parity("simifeat")
+@pytest.mark.parametrize("name", ["simifeat", "pes", "cores"])
+def test_the_class_an_image_is_taken_for_is_drawn_as_in_three_originals(parity, name: str):
+    """SimiFeat and PES have a projection for each class, CORES one for all of them (which is not a noise of ours)."""
+    v = parity(name)
     x, y, q = v["idn_x"], v["idn_labels"], v["idn_flip"]
-    weights = instance.wrong_weights(np.einsum("nd,ndk->nk", x, v["idn_w"][y]), y)
+    scores = x @ v["idn_w"] if name == "cores" else np.einsum("nd,ndk->nk", x, v["idn_w"][y])
+    weights = instance.wrong_weights(scores, y)
     probs = q[:, None] * weights / weights.sum(1, keepdims=True)
     probs[np.arange(len(y)), y] = 1 - q
     np.testing.assert_allclose(probs, v["idn_probs"], rtol=0, atol=1e-9 * v["idn_probs"].max())
     assert abs(q.mean() - v["idn_rate"]) < 0.1  # of eight draws
+
+
+def test_flip_probabilities_are_a_normal_distribution_cut_where_that_of_pes_is(parity, monkeypatch):
+    from scipy.stats import kstest, truncnorm
+
+    v = parity("pes")
+    rate, std, bounds = float(v["idn_rate"]), float(v["idn_std"]), v["idn_trunc_bounds"]
+    np.testing.assert_allclose((np.array([0.0, 1.0]) - rate) / std, bounds, rtol=1e-9)
+    monkeypatch.setattr(instance, "SPREAD", std)
+    q = instance.flip_probabilities(4000, rate, 0)
+    assert kstest(q, truncnorm(*bounds, loc=rate, scale=std).cdf).pvalue > 0.01
 
 
 def test_the_three_kinds_of_deep_knn_are_ours(parity, tmp_path):

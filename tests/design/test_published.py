@@ -60,6 +60,12 @@ def drops(recipe: Recipe, epochs: int) -> list[int]:
         # LiJunnan1992/MLNT, AlexandrosPetropoulos/PENCIL
         ("meta_learning", "clothing1m", (8e-4, 1e-3, False, "constant", 32)),
         ("p_correction", "clothing1m", (0.06, 1e-3, False, "constant", 32)),
+        # JackYFL/DISC algorithms/DISC.py; tmllab/PES PES_semi.py and PES_Clothing1M.py
+        ("disc", "cifar100", (0.1, 1e-3, False, "step", 128)),
+        ("disc", "clothing1m", (0.01, 5e-4, False, "step", 32)),
+        ("disc", "webvision_mini", (0.1, 5e-4, False, "step", 32)),
+        ("pes", "cifar100", (0.02, 5e-4, False, "cosine", 128)),
+        ("pes", "clothing1m", (0.005, 1e-3, False, "step", 64)),
     ],
 )
 def test_a_recipe_goes_by_data_set(method: str, dataset: str, settings: tuple[Any, ...]) -> None:
@@ -92,6 +98,9 @@ def test_a_recipe_goes_by_data_set(method: str, dataset: str, settings: tuple[An
         ("sop", "cifar10", 120, 0.1, [40, 80]),
         ("sop", "cifar100", 150, 0.1, [40, 80]),
         ("volminnet", "cifar10", 80, 0.1, [30, 60]),
+        *[("disc", d, 200, 0.1, [80, 160]) for d in ("cifar10", "cifar100")],
+        *[("disc", "clothing1m", 100, 0.1, [50, 80]), ("disc", "webvision_mini", 100, 0.1, [60, 80])],
+        ("pes", "clothing1m", 5, 0.1, [3, 4]),
         ("t_revision", "cifar10", 420, 0.1, [60, 100]),  # 40 and 80 of stage 2, which begins at 20, for CIFAR-100 at 15
         ("t_revision", "cifar100", 415, 0.1, [55, 95]),
         ("t_revision", "mnist", 320, 0.1, [60, 100]),

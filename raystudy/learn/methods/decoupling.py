@@ -21,7 +21,10 @@ Deviations from the originals, and why
 - The regulariser of the original is 5e-4 times 0.01, so a weight decay of 5e-6 with SGD: the recipe's, as its rate is (halved
   every 5000 updates). Its min_batch_size is declared a whole number with default 0.1, so that the command line can only
   give 0, 1 or -1; its optimizer ignores which variables it is told, harmless as each loss reaches one net; its clip of gradients at 4
-  and its Inception variant are dead code; its brightness and contrast changes are undone by the whitening after them.
+  is in a branch that is not used; its Inception variant calls a function that is not there; its brightness and contrast changes are
+  undone by the whitening after them.
+- In the tables images are scaled to [0, 1], not normalised and not augmented, for a 9-layer CNN: Co-teaching's card says which options of a
+  data set that is. The port's configuration has ResNet-18. The original's own noise is that of a service that tells sex by name.
 - One Adam over both nets there, one per net here: the same, as its state is per parameter.
 - ``warmup`` counts epochs, not steps. The original compares it with the loop's step, but its learning rate with the number of updates.
 - ``buffer``: the original keeps the images that wait, we their indices and draw the augmentation anew. No disagreement is

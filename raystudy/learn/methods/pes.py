@@ -16,7 +16,8 @@ Labels", NeurIPS 2021 (arXiv 2106.15853). Original code: tmllab/PES @5466238 (PE
 Deviations from the original, and why
 - ``retrain=False`` is the original: its optimizer is built before the layers are replaced and keeps the discarded
   ones, so that renewed layers are never trained again, and the published numbers include that. True trains them on,
-  with fresh momentum.
+  with fresh momentum. There their gradients pile up unused, which a clip of the gradient's norm would see; here they
+  have none.
 - Durations are fractions of the budget, of which the refinement takes its own epochs; in the original these come on
   top, within one epoch, and the schedule does not see them. One that is above 0 has an epoch at least. The cosine
   ends at a hundredth of the rate there, at 0 here.
@@ -31,15 +32,20 @@ Deviations from the original, and why
   unlabelled, or so little that it has no place in a batch, there is the labelled loss alone (there it fails); where
   nothing is confident, that epoch is plain cross-entropy.
 - An empty class has weight 0, also in mixed targets; the cap at 3 is that of PES(semi) (``weight_cap``, 0: none). No
-  refinement of confident labels, as there. Guesses are made in train mode, which moves batch norm's statistics.
+  refinement of confident labels, as there. Guesses are made in train mode, which moves batch norm's statistics; so does
+  the refinement, of frozen layers too.
+- ``late_alpha`` follows from the epoch; there it is written into the arguments, so that a run resumed later has the
+  first again.
 - ``lambda_u`` is 150 by the flag's default and far too high for most settings; the values known are 5 (CIFAR-10N),
   15, 50 and 75 (CIFAR-100N), by kind and rate of the noise: they are marked oracle. The paper's table for other
   settings could not be checked.
 - The PES without semi refines on all noisy labels, as there (a confident set is made and thrown away).
 - Of matters of others nothing is rebuilt: accuracy as a mean over batches, in which the last 16 test images count
   like 256; the best epoch on the test set as the result of PES(semi), validation on cropped and flipped images;
-  symmetric noise that is inclusive in PES(semi) and exclusive in PES; instance noise on raw pixels. Clothing1M (class
-  weights from clean validation counts, two nets) is not rebuilt.
+  symmetric noise that is inclusive in PES(semi) and exclusive in PES; instance noise on raw pixels. Clean labels are
+  counted there in the confident set, for printing only. Clothing1M (class weights from clean validation counts, the best
+  net by clean validation, two nets, stages in tenths of an epoch: T1 3 epochs, 20 in the paper's count, then 7 of them
+  for the head at 5e-6) is not rebuilt.
 
 Weights are 1 where the prediction agrees with the given label: a memorised wrong label counts as confident, so
 ``warmup`` is what matters.

@@ -25,15 +25,13 @@ from raystudy.learn.methods.cal import (
 from raystudy.learn.ops import label_shares
 
 
-@pytest.fixture(scope="module")
-def z(parity) -> dict[str, torch.Tensor]:
-    return tensors(parity("cal"))
-
-
-@pytest.fixture(autouse=True)
-def eps(z, monkeypatch) -> None:
+@pytest.fixture
+def z(parity, monkeypatch) -> dict[str, torch.Tensor]:
+    """The file, and its three eps in the place of ours while it is compared with."""
+    told = tensors(parity("cal"))
     for name, key in (("EPS_CE", "eps_ce"), ("EPS_REG", "eps_reg"), ("EPS_DISTIL", "eps_distill")):
-        monkeypatch.setattr(cal, name, float(z[key]))
+        monkeypatch.setattr(cal, name, float(told[key]))
+    return told
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -70,7 +68,7 @@ def test_statistics_parity(z) -> None:
     y, k, d = z["labels_all"], int(z["num_classes"]), distilled_of(z)
     close(label_shares(y, k), z["prior"])
     close(prior_of("sqrt", z["prior"]), z["prior_sqrt"])
-    close(z["prior_sqrt"] * z["prior_scale_100"], z["prior_sqrt_scaled"])
+    close(prior_of("sqrt", z["prior"]) * z["prior_scale_100"], z["prior_sqrt_scaled"])  # prior_sum of 100 classes
     shares, class_shares = given_shares(d, y, k)
     close(class_shares, z["P_y"])
     indicator = torch.zeros(k, k, len(y), dtype=torch.float64)
@@ -182,6 +180,31 @@ def test_both_stages_by_hand() -> None:
     assert rates == pytest.approx([0.1, 0.1 / 3, 0.01 / 3, 0.1, 0.05, 0.005])
 
 
+def test_with_100_classes_the_prior_is_ten_times_as_large_and_the_rate_half() -> None:
+    """alpha 1 in both stages of 100 epochs, so 0.05 from epoch 40 on and 0.005 from epoch 60; 10 would make it 0.1 / 11."""
+    (row,) = [row for row in load("cal").papers if row.dataset == "cifar100" and row.rate == 0.2]
+    toy = blobs(n=8)
+    method = CAL(task(toy.train, epochs=166, lr=0.1), **row.point)
+    rates = []
+    for t in (0, 40, 60, 66, 66 + 40, 66 + 60):
+        method._set_rate(t)
+        rates.append(method.optimizers[0].param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.05, 0.005, 0.1, 0.05, 0.005])
+    asked: list[torch.Tensor] = []
+
+    def first(batch, t, prior):
+        asked.append(prior)
+        return {}
+
+    method._first_step = first  # type: ignore[method-assign]
+    method.second_step = lambda batch, t, prior, *rest: first(batch, t, prior)  # type: ignore[method-assign]
+    run(method, toy.train, range(1))
+    run(method, toy.train, range(66, 67))
+    shares = label_shares(toy.train.y, toy.train.n_classes)
+    close(asked[0], 10 * shares.sqrt() / shares.sqrt().sum())
+    close(asked[1], 10 * shares)
+
+
 def test_covariance_by_hand() -> None:
     """Class 0 has given labels 0, 0, 1, class 1 only its own: T is (1/3, -1/3), (1/3, -1/3), (-2/3, 2/3) and nothing."""
     y, d = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 0, 1])
@@ -241,11 +264,12 @@ def test_an_unknown_prior_is_named() -> None:
 
 
 def test_the_papers_points_by_the_source() -> None:
-    """0.1 at momentum 0.9 and decay 5e-4, batches of 128; alpha 2 and 1, ten times 1 and 1 with 100 classes; epoch 65, -8."""
+    """0.1 at momentum 0.9 and decay 5e-4, batches of 128; alpha 2 and 1, with 100 classes 1 and 1 on a prior of sum 10; epoch 65, -8."""
     told = load("cal")
     recipe = recipe_for("paper", "cal", "cifar10", "preact_resnet18")
     assert (recipe.lr, recipe.momentum, recipe.weight_decay, recipe.batch_size) == (0.1, 0.9, 5e-4, 128)
     for row in told.papers:
         method = CAL(task(blobs(n=8).train, epochs=told.recipe["epochs"]), **row.point)
-        assert method.alphas == ((2.0, 1.0) if row.dataset == "cifar10" else (10.0, 10.0))
+        told_of = (*method.alphas, method.prior_sum)
+        assert told_of == ((2.0, 1.0, 1.0) if row.dataset == "cifar10" else (1.0, 1.0, 10.0))
         assert (method.plan, method.second_epoch, method.threshold) == (100, 66, -8.0)

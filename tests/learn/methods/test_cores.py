@@ -17,14 +17,12 @@ from raystudy.learn.methods import cores
 from raystudy.learn.methods.cores import CORES, beta_at, cores_loss, second_rate, sieve_scores
 
 
-@pytest.fixture(scope="module")
-def z(parity) -> dict[str, torch.Tensor]:
-    return tensors(parity("cores"))
-
-
-@pytest.fixture(autouse=True)
-def eps(z, monkeypatch) -> None:
-    monkeypatch.setattr(cores, "EPS", float(z["eps"]))
+@pytest.fixture
+def z(parity, monkeypatch) -> dict[str, torch.Tensor]:
+    """The file, and its eps in the place of ours while it is compared with."""
+    told = tensors(parity("cores"))
+    monkeypatch.setattr(cores, "EPS", float(told["eps"]))
+    return told
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -243,6 +241,21 @@ def test_the_second_stage_starts_afresh_and_uses_the_rejected_without_labels() -
     assert accuracy(method, toy) > 0.8
 
 
+@pytest.mark.parametrize("nesterov2", [False, True])
+def test_the_second_stages_optimizer(nesterov2: bool) -> None:
+    """The recipe's (here momentum 0.9 and no decay), or Nesterov's with a decay of 5e-4, from its first epoch on only."""
+    toy = blobs(n=64)
+    method = CORES(task(toy.train, epochs=4), star=0.5, nesterov2=nesterov2)
+    told = [("momentum", 0.9), ("nesterov", False), ("weight_decay", 0.0)]
+    for t in range(4):
+        run(method, toy.train, range(t, t + 1))
+        if t == 2 and nesterov2:
+            told = [("momentum", 0.9), ("nesterov", True), ("weight_decay", 5e-4)]
+        (group,) = method.optimizers[0].param_groups
+        assert [(name, group[name]) for name, _ in told] == told
+    run(CORES(task(toy.train, epochs=4, adam=True), star=0.5, nesterov2=nesterov2), toy.train, range(4))
+
+
 @pytest.mark.parametrize("scores", [math.nan, 1.0])
 def test_a_second_stage_without_the_rejected_or_the_kept(scores: float) -> None:
     toy = blobs(n=64)
@@ -282,6 +295,7 @@ def test_the_papers_recipe_and_points_by_the_source() -> None:
             shares = {0.2: (0.2, 80 / 320), 0.4: (0.4, 160 / 320), 0.6: (0.9, 240 / 320)}
             assert (row.point["consistency"], row.point["ratio"]) == shares[row.rate]
             assert method.lr2 * recipe.lr == pytest.approx(0.3)  # 300 times 0.001
+            assert method.nesterov2
 
 
 def test_the_first_stage_of_the_second_ends_after_epoch_40() -> None:

@@ -6,21 +6,27 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from toy import accuracy, blobs, run, task
 
+from raystudy.data.batch import Batch
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.errors import InputError
 from raystudy.learn.losses import gce, soft_cross_entropy
+from raystudy.learn.methods import disc
 from raystudy.learn.methods.disc import DISC, above, correction_threshold, robust_loss, select
 from raystudy.learn.ops import mix
+from raystudy.learn.point import recipe_of
 from raystudy.learn.recipe import Recipe
 
 
-@pytest.fixture(scope="module")
-def z(parity) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(value) for key, value in parity("disc").items()}
+@pytest.fixture
+def z(parity, monkeypatch) -> dict[str, Tensor]:
+    """The file, and its cap of the threshold in the place of ours while it is compared with."""
+    told = {key: torch.from_numpy(value) for key, value in parity("disc").items()}
+    monkeypatch.setattr(disc, "CAP", float(told["threshold_cap"]))
+    return told
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -107,6 +113,88 @@ def test_step_parity(z, step: str) -> None:
         assert not logits[v].grad[~(clean | hard)].any()
 
 
+class Given(nn.Module):
+    """A net that answers known inputs with given logits."""
+
+    def __init__(self, answers: dict[str, tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.inputs = {name: x for name, (x, _) in answers.items()}
+        self.logits = nn.ParameterDict({name: nn.Parameter(z.clone()) for name, (_, z) in answers.items()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name, known in self.inputs.items():
+            if x.shape == known.shape and torch.allclose(x, known, rtol=0, atol=1e-9):
+                return self.logits[name]
+        raise AssertionError("asked for what is not in the file")
+
+
+def of_the_method(z, e: int, index: Tensor, answers: dict[str, tuple[Tensor, Tensor]], **point) -> tuple[DISC, Tensor]:
+    """An epoch ``e`` of the class, of one batch whose two views are the inputs "views"; the method after it, and its loss."""
+    n, k = len(z["labels"]), int(z["num_class"])
+    answers["views"] = (answers["views"][0], torch.cat([z["w_logits"][e, index], z["s_logits"][e, index]]))
+    weak, strong = answers["views"][0].chunk(2)
+
+    class One:
+        y, n_classes, batch_size = z["labels"], k, len(index)
+
+        def __len__(self) -> int:
+            return n
+
+        def batches(self, views: int, augment: tuple[bool | str, ...]):
+            assert (views, augment) == (2, (True, "strong"))
+            yield Batch(index, weak, self.y[index], strong)
+
+    toy = blobs(n=n, n_classes=k)
+    epochs = 100
+    method = DISC(
+        task(toy.train, epochs=epochs, net=lambda: nn.Linear(1, k)), warmup=float(z["start_epoch"]) / epochs, **point
+    )
+    method.nets[0] = Given(answers)
+    method.optimizers[0] = torch.optim.SGD(method.nets[0].parameters(), lr=1.0)
+    if e > 0:
+        for name, key in (("clean", "clean"), ("hard", "hard"), ("purified", "correction")):
+            getattr(method, name).copy_(z[f"state_{key}_flags"][e - 1])
+        method.labels.copy_(z["state_weak_labels"][e - 1])
+    *_, log = method.epoch(e, One())  # type: ignore[arg-type]
+    return method, log["loss"]
+
+
+def test_the_warm_up_of_the_method_parity(z) -> None:
+    e, index = int(z["warm_epoch"]), z["warm_batch_index"]
+    views = torch.arange(2.0 * len(index), dtype=torch.float64)[:, None]
+    method, loss = of_the_method(z, e, index, {"views": (views, views)})
+    close(loss, z["warm_loss"])
+    before = torch.cat([z["w_logits"][e, index], z["s_logits"][e, index]])
+    moved = before - method.nets[0].logits["views"].detach()
+    close(moved, torch.cat([z["warm_grad_w_logits"], z["warm_grad_s_logits"]]))
+
+
+@pytest.mark.parametrize("step", ["step1", "step2"])
+def test_the_step_of_the_method_parity(z, step: str, monkeypatch) -> None:
+    """The class on top of its parts: sets of the epoch before, one mixup per view with draws of its own, each set's share."""
+    assert float(z["lamd_ce"]) == 1  # there is no such weight here
+    e, index = int(z[f"{step}_epoch"]), z[f"{step}_batch_index"]
+    asked: list[float] = []
+    draws = iter([float(z[f"{step}_lam_raw_{v}"]) for v in "ws"])
+    orders = iter([z[f"{step}_perm_{v}"] for v in "ws"])
+    monkeypatch.setattr(disc, "beta_draw", lambda alpha: asked.append(alpha) or next(draws))
+    monkeypatch.setattr(disc, "permutation", lambda n, device: next(orders))
+    answers = {v: (z[f"{step}_mixed_inputs_{v}"], z[f"{step}_mix_logits_{v}"]) for v in "ws"}
+    views = torch.cat([z[f"{step}_inputs_w"], z[f"{step}_inputs_s"]])
+    point = {"lambda_h": float(z["lamd_h"]), "q": float(z["gce_q"]), "alpha": float(z["mixup_alpha"])}
+    method, loss = of_the_method(z, e, index, answers | {"views": (views, views)}, **point)
+    # What is mixed of targets has the digits of float32 in the class.
+    torch.testing.assert_close(loss, z[f"{step}_loss"], rtol=1e-6, atol=0)
+    assert asked == [float(z["mixup_alpha"])] * 2
+    before = torch.cat([z["w_logits"][e, index], z["s_logits"][e, index]])
+    logits = method.nets[0].logits
+    close(before - logits["views"].detach(), torch.cat([z[f"{step}_grad_w_logits"], z[f"{step}_grad_s_logits"]]))
+    for v in "ws":
+        torch.testing.assert_close(
+            z[f"{step}_mix_logits_{v}"] - logits[v].detach(), z[f"{step}_grad_mix_logits_{v}"], rtol=0, atol=1e-7
+        )
+
+
 def test_gce_parity(z) -> None:
     logits = z["gce_logits"].clone().requires_grad_()
     loss = gce(logits, z["gce_labels"], float(z["gce_q"])).mean()
@@ -150,11 +238,14 @@ def test_presets_parity(z) -> None:
         assert round(point["warmup"] * loaded.recipe["epochs"]) == int(z["preset_start_epoch"][i])
         assert point["momentum"] == float(z["preset_sgd_momentum"][i])
         assert point["sigma"] == float(z["preset_sigma"][i])
-        assert ("Adam" in row.source) == bool(z["preset_adam"][i])
         assert ("ResNet-34" in row.source) == bool(z["preset_resnet34"][i])
-        if not z["preset_adam"][i]:
-            assert loaded.recipe["lr"] == float(z["preset_lr"][i])
-            assert loaded.recipe["weight_decay"] == float(z["preset_weight_decay"][i])
+        recipe = recipe_of("disc", row.point, {k: v for k, v in loaded.recipe.items() if k not in space.BESIDE})
+        assert recipe.optimizer == ("adam" if z["preset_adam"][i] else "sgd")
+        assert recipe.lr == float(z["preset_lr"][i])
+        assert recipe.weight_decay == float(z["preset_weight_decay"][i])
+        if z["preset_adam"][i]:
+            assert (recipe.schedule, recipe.milestones) == ("linear", (120 / 200,))
+            assert {"optimizer", "lr", "weight_decay", "schedule", "milestones"} <= set(row.oracle)
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------

@@ -146,14 +146,14 @@ def test_the_mixed_step_of_the_method_parity(z, monkeypatch) -> None:
     x = Batch(torch.arange(len(z["mm_labels_x"])), z["mm_inputs_x1"], z["mm_labels_x"], z["mm_inputs_x2"])
     n = len(z["mm_inputs_u1"])
     u = Batch(torch.arange(n), z["mm_inputs_u1"], torch.zeros(n, dtype=torch.int64), z["mm_inputs_u2"])
-    t = int(z["mm_epoch"])
-    weight = float(z["lambda_u"]) * ramp(t, float(z["T1"]), float(z["rampup_length"]))
-    log = method._mixed_step(t, x, u, z["mm_class_weights"], weight)
+    e = float(z["mm_epoch"])  # e + i/n
+    weight = float(z["lambda_u"]) * ramp(e, float(z["T1"]), float(z["rampup_length"]))
+    log = method._mixed_step(int(e), x, u, z["mm_class_weights"], weight)
     close(log["loss"], z["mm_loss"])
     close(z["mm_logits_mixed"] - method.nets[0].logits.detach(), z["mm_grad_logits_mixed"])
     method.nets[0].logits.data.copy_(z["mm_logits_mixed"])
     method._mixed_step(epochs // 2, x, u, z["mm_class_weights"], weight)
-    assert asked == [float(z["alpha"]), late]
+    assert asked == [late if e >= z["alpha_switch_epoch"] else float(z["alpha"]), late]
 
 
 def test_ramp_parity(z) -> None:
