@@ -6,6 +6,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import NamedTuple
 
+from raystudy.data.noise import Noise
 from raystudy.data.spec import family
 from raystudy.design.study import Cell, Study
 
@@ -19,6 +20,19 @@ RULE_OF = {
     "reported": "last10",
 }
 MARKS = {"source": "", "seed": "§", "memory": "‡"}
+# Noise that came with the data, as tables file it -> our kind and variant ("" where a table does not say).
+OURS = {
+    "human_aggre": ("human", "aggre"),
+    "human_random1": ("human", "random1"),
+    "human_random2": ("human", "random2"),
+    "human_random3": ("human", "random3"),
+    "human_worst": ("human", "worse"),
+    "human_noisy_fine": ("human", "noisy"),
+    "cnwl_red": ("web", "red"),
+    "cnwl_blue": ("web", "blue"),
+    "instance_pdn": ("instance", "pdn"),
+    "real": ("given", ""),
+}
 LEGEND = (
     "§: transcribed from a seminar that reprints the table. ‡: recalled and not checked against the source; do not quote. "
     "Statistic 'reported' or 'mean': the source does not say which epoch; shown beside our last10. "
@@ -65,18 +79,32 @@ def published() -> list[Published]:
 
 
 def beside(cell: Cell, datasets: Collection[str] | None = None) -> list[Published]:
-    """Published numbers of a cell's method at its nominal noise: of its data set, whatever its options, or of any of ``datasets``."""
-    noise = cell.noise
+    """Published numbers of a cell's method at its nominal noise: of its data set, whatever its options, or of any of ``datasets``.
+
+    Labels as they came have no nominal rate: human ones are those of their name, others (``given``) those of their data set alone.
+    """
     return [
         p
         for p in published()
         if p.method == cell.method
-        and p.noise == noise.kind
-        and p.rate is not None
-        and abs(p.rate - noise.rate) < 1e-9
-        and (not p.variant or not noise.variant or p.variant == noise.variant)
-        and (same_data(p, cell) if datasets is None else p.dataset in datasets)
+        and same_noise(p, cell.noise)
+        and (same_data(p, cell) if datasets is None else p.dataset in datasets and cell.noise.kind != "given")
     ]
+
+
+def same_noise(row: Published, noise: Noise) -> bool:
+    """Whether a published number was measured under ``noise``, whatever its seed and its count mode."""
+    kind, variant = OURS.get(row.noise, (row.noise, row.variant))
+    if kind != noise.kind or (variant and noise.variant and variant != noise.variant):
+        return False
+    if as_they_came(noise):
+        return True
+    return row.rate is not None and abs(row.rate - noise.rate) < 1e-9
+
+
+def as_they_came(noise: Noise) -> bool:
+    """Whether the labels are what people gave, not diluted: then a rate of 0 says nothing of how many are wrong."""
+    return noise.kind in ("given", "human") and not noise.rate
 
 
 def same_data(row: Published, cell: Cell) -> bool:
@@ -92,8 +120,8 @@ def differences(network: str, cell: Cell, row: Published) -> str:
     theirs, ours = (a.replace("-", "").replace("_", "").lower() for a in (row.architecture, network))
     if theirs != ours:
         out.append(f"network {row.architecture}, ours {network}")
-    if row.noise == "symmetric" and not row.variant:
-        out.append(f"symmetric variant not stated, ours {cell.noise.variant}")
+    if row.noise in ("symmetric", "instance") and not row.variant:
+        out.append(f"{row.noise} variant not stated, ours {cell.noise.variant}")
     if row.metric != "test_acc":
         out.append(
             {"test_error": "printed as test error", "val_acc": "printed as validation accuracy"}.get(
