@@ -60,6 +60,9 @@ def drops(recipe: Recipe, epochs: int) -> list[int]:
         # LiJunnan1992/MLNT, AlexandrosPetropoulos/PENCIL
         ("meta_learning", "clothing1m", (8e-4, 1e-3, False, "constant", 32)),
         ("p_correction", "clothing1m", (0.06, 1e-3, False, "constant", 32)),
+        # Liu et al. 2022, Table A.1
+        ("sop", "clothing1m", (0.002, 5e-4, False, "step", 128)),
+        ("sop_plus", "clothing1m", (0.002, 1e-3, False, "cosine", 128)),
     ],
 )
 def test_a_recipe_goes_by_data_set(method: str, dataset: str, settings: tuple[Any, ...]) -> None:
