@@ -108,6 +108,17 @@ def test_rates_parity(z, key: str, epochs: str, lr: float, total: int, drops: tu
     close(torch.tensor([recipe.rate(int(e), total) for e in z[epochs][told]], dtype=torch.float64), z[key][told])
 
 
+def test_choice_of_the_epoch_parity(z) -> None:
+    """Theirs, as the card tells it: by accuracy up to the warm-up, then by the score, whose first epoch is always taken."""
+    best, saved = -math.inf, []
+    for e, (accuracy_, score) in enumerate(zip(z["sel_val_acc"].tolist(), z["sel_score"].tolist(), strict=True)):
+        later = e - int(z["sel_warmup"])
+        best, value = (-math.inf if later == 1 else best), (score if later > 0 else accuracy_)
+        saved.append(e if value > best else saved[-1])
+        best = max(best, value)
+    assert saved == z["sel_saved_epoch"].tolist()
+
+
 def test_values_by_hand() -> None:
     logits = torch.zeros(1, 2, dtype=torch.float64)  # p = 1/2
     y = torch.tensor([0])
