@@ -264,6 +264,19 @@ def test_growth_of_a_wrong_row_by_hand(lr_v: float, factor: float) -> None:
     assert state.v[1, 2].item() == pytest.approx(1e-8, rel=1e-6)
 
 
+@pytest.mark.parametrize(("lr_u", "factor"), [(10, 16.47), (1, 2.547)])
+def test_growth_of_a_right_row_by_hand(lr_u: float, factor: float) -> None:
+    """100 classes, p_y = .01 and the arg max: u grows by 1 + 2 lr_u / 128 (1 / p_y - 1) at the first visit."""
+    logits = torch.zeros(128, 100, dtype=torch.float64)
+    y, start = torch.zeros(128, dtype=torch.int64), torch.full((128, 1), 1e-8, dtype=torch.float64)
+    state = state_of(start, torch.full((128, 100), 1e-8, dtype=torch.float64), lr_u, 1.0, sop.BATCH)
+    u, v = state.rows(torch.arange(128))
+    terms = sop_terms(logits, y, u, v)
+    (terms.label + terms.square).backward()
+    state.step(torch.arange(128), u, v)
+    assert state.u[0].item() == pytest.approx(factor * 1e-8, rel=1e-3)
+
+
 def test_a_row_moves_as_far_in_a_short_batch_as_in_a_full_one() -> None:
     logits, y = torch.tensor([[0.0, 2.0]]), torch.tensor([0])
     moved = []
