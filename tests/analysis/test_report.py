@@ -90,6 +90,29 @@ def test_published_numbers_are_whole_and_in_percent() -> None:
     assert all(p.source for p in told)
 
 
+@pytest.mark.parametrize(
+    ("method", "dataset", "noise", "numbers"),
+    [
+        ("sop_plus", "cifar10", "symmetric", {96.3, 95.5, 94.0}),
+        ("sop_plus", "cifar100", "symmetric", {78.8, 75.9, 63.3, 78.49}),  # and a user's rerun of the first
+        ("sop", "cifar10", "symmetric", {93.2, 90.1, 86.8, 68.3}),
+        ("sop", "cifar100", "symmetric", {74.7, 70.1, 60.3, 30.2}),
+        ("volminnet", "cifar100", "symmetric", {64.94, 53.89}),
+        ("volminnet", "cifar10", "clean", {92.71}),
+        ("t_revision", "clothing1m", "real", {74.18}),
+        ("peer_loss", "cifar10", "symmetric", {87.72, 83.81}),
+        ("peer_loss", "cifar10n", "human_worst", {82.0, 82.53}),  # the table, and mirrors of the leaderboard
+        ("peer_loss", "uci_splice", "binary_conditional", {90.1}),
+        ("f_divergence", "clothing1m", "real", {73.09}),
+        ("negative_label_smoothing", "cifar10", "symmetric", {93.55}),
+        ("negative_label_smoothing", "clothing1m", "real", {74.24}),
+    ],
+)
+def test_a_published_number_is_that_of_its_source(method: str, dataset: str, noise: str, numbers: set[float]) -> None:
+    rows = [p for p in literature.published() if (p.method, p.dataset, p.noise) == (method, dataset, noise)]
+    assert {p.accuracy for p in rows} == numbers
+
+
 def test_published_numbers_stand_beside_the_cell_they_belong_to() -> None:
     cell = Cell("dividemix", "cifar10", Noise("symmetric", 0.8))
     rows = [p for p in literature.beside(cell) if "Table 1" in p.source and "DivideMix" in p.source]

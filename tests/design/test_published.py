@@ -66,6 +66,9 @@ def drops(recipe: Recipe, epochs: int) -> list[int]:
         ("disc", "webvision_mini", (0.1, 5e-4, False, "step", 32)),
         ("pes", "cifar100", (0.02, 5e-4, False, "cosine", 128)),
         ("pes", "clothing1m", (0.005, 1e-3, False, "step", 64)),
+        # Liu et al. 2022, Table A.1
+        ("sop", "clothing1m", (0.002, 5e-4, False, "step", 128)),
+        ("sop_plus", "clothing1m", (0.002, 1e-3, False, "cosine", 128)),
     ],
 )
 def test_a_recipe_goes_by_data_set(method: str, dataset: str, settings: tuple[Any, ...]) -> None:

@@ -13,7 +13,8 @@ Deviations from the original, and why
 - Negative r from scratch diverges, as users report and the authors answer: the model must be well trained first. So r < 0 has at least
   one epoch of ``warmup``, and the method is this whole procedure; ``label_smoothing`` is the bare loss. For r >= 0 the warm-up may
   be 0: the original's direct training.
-- The warm-up checkpoint is the best on the *test* set there; here training goes on from the last epoch.
+- The warm-up checkpoint is the best on the *test* set there, and so is what is reported, since there is no validation split; here
+  training goes on from the last epoch.
 - After the warm-up the learning rate is ``late_lr`` times the recipe's first, and constant: 1e-6 against 0.1 there. Logits then
   move little: predictions get sharper, features stay. Other rates need the extensions ``ramp`` (of r from 0) and ``clip_norm``, both
   off by default.
@@ -23,8 +24,9 @@ Deviations from the original, and why
   at least single precision, as the mean over classes needs every log-probability to be finite.
 - r is not scaled with K: the same r is another target for 100 classes. For symmetric noise of a *known* rate e, r = -e K / ((1 - e) K - 1)
   is exactly the backward correction of the loss; such points are oracles. The paper's tables choose r by noise level.
-- The seed there leaves the noise as it is; its pair noise is symmetric swaps of ten named classes; the README's loss differs in
-  its arguments, not in its value; its 9-layer network drops channels in evaluation too: matters of noise and network.
+- The seed there leaves the noise as it is; its pair noise is symmetric swaps of ten named classes, so that 40 % are 40 %, and fails for
+  100; label files lie about that nothing loads; ``--lr`` is overruled by tables; the README's loss differs in its arguments, not in its
+  value; its 9-layer network drops channels in evaluation too: matters of noise and network.
 - KlemenVovk/noisy-labels @3d92600 has r = -0.2 after 2 of 100 epochs, its own choice on clean data.
 """
 

@@ -13,15 +13,17 @@ tools.py).
 | prediction: p, never p T | ``Method.probs`` |
 
 Deviations from the original, and why
-- The stages are fractions of one budget (20, 200 and 200 epochs there). Each reloads the weights of its best epoch on
-  noisy validation data there; a method has no validation set here, so a stage goes on from where the one before
-  ended. Stage 3 keeps its last epoch there; here the study's rules choose.
+- The stages are fractions of one budget (20, 200 and 200 epochs there). Stages 2 and 3 start there from the best epoch
+  of the one before on noisy validation data (by p, then by p T), and T is read off that epoch; a method has no
+  validation set here, so a stage goes on from where the one before ended. Stage 3 keeps its last epoch there, the paper
+  chooses it on noisy validation data; here the study's rules choose, by the accuracy of p.
 - The published loop adds the slack once more for every row of a batch, so that row 128 has 128 times the slack and
   the result hangs on the order of rows: ``slack="code"``. "paper" adds it once. "projected" is a variant, in which T
   + slack is clipped at 0 and its rows divided by their sums; otherwise nothing keeps it a matrix of probabilities,
   and beta may turn negative.
 - The vectorised losses of 2021 detach beta in stage 3, too, so that the slack never moves. They are not used there,
-  nor here.
+  nor here. The slack layer of theirs is in all three optimizers, without a gradient before stage 3, and its random
+  start is zeroed there: here it is 0 from the first.
 - The published ``norm`` divides column j by the sum of row j, and the search for anchors zeroes the top 3 % of a
   column in the predictions themselves, which spoils rows read later: ``estimate="code"``. "paper" leaves the
   predictions and divides rows. The percentile (fixed at 97 there, none for 100 classes) is ``percentile``.
@@ -33,8 +35,9 @@ Deviations from the original, and why
   CIFAR-10. ``slack_lr`` is 1e-4 here unless a point says otherwise.
 - ``beta_clip`` bounds the weights (0: not, as published). A denominator within 1e-12 of 0 is taken for 1e-12.
 - Of matters of others nothing is rebuilt: every epoch's predictions and weights are kept there (270 MB, 220
-  networks), MNIST test labels are shifted by one, the printed error of T + slack is divided by the wrong sum. The
-  noise rate is used there for that error only.
+  networks), MNIST test labels are shifted by one, ResNet stems have no padding, CIFAR-100 has the mean of CIFAR-10,
+  ``--percentile`` is read and not used, the printed error of T + slack is divided by the wrong sum. The noise rate is
+  used there for that error only.
 
 Weights are p_y T_yy / (p T)_y, the probability that the given label is right. ``diagonal`` is the mean of T's,
 ``slack`` the largest entry of the slack.

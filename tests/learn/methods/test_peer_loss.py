@@ -202,9 +202,16 @@ def test_unknown_names_are_named() -> None:
         PeerLoss(task(toy.train), form="drawn")
 
 
-def test_the_papers_recipe_falls_where_the_original_does() -> None:
-    """0.1, a tenth every 40 of 300 epochs."""
-    told = load("peer_loss").recipe
-    recipe = recipe_for("paper", "peer_loss", "cifar10", "preact_resnet18")
-    for t in range(told["epochs"]):
-        assert recipe.rate(t, told["epochs"]) == pytest.approx(0.1 * 0.1 ** (t // 40))
+@pytest.mark.parametrize(
+    ("dataset", "epochs", "by_hand"),
+    [
+        ("cifar10", 300, lambda t: 0.1 * 0.1 ** (t // 40)),
+        ("cifar100", 250, lambda t: 0.1 if t < 60 else 0.01 if t < 100 else 0.001),
+        ("mnist", 300, lambda t: 1e-4),
+        ("fashion_mnist", 300, lambda t: 1e-4),
+    ],
+)
+def test_the_papers_recipe_falls_where_the_original_does(dataset: str, epochs: int, by_hand) -> None:
+    assert load("peer_loss").recipe_on(dataset)["epochs"] == epochs
+    recipe = recipe_for("paper", "peer_loss", dataset, "preact_resnet18")
+    assert [recipe.rate(t, epochs) for t in range(epochs)] == pytest.approx([by_hand(t) for t in range(epochs)])

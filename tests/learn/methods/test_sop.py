@@ -3,19 +3,23 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from toy import accuracy, blobs, run, task
 
+from raystudy.data.augment import cutout
 from raystudy.data.batch import Batch
+from raystudy.data.noise import CLASS_MAPS, map_matrix
 from raystudy.errors import InputError
 from raystudy.learn.losses import kl_rows
 from raystudy.learn.methods import sop
 from raystudy.learn.methods.ce import CE
 from raystudy.learn.methods.sop import SOP, Corrections, corrected, corrections, grown, sop_terms, stands_for
 from raystudy.learn.methods.sop_plus import SOPPlus
+from raystudy.learn.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +162,66 @@ def test_the_steps_of_the_methods_parity(z, case: str) -> None:
         close(method.state.v, z[f"steps_{case}_v"][s])
 
 
+def test_the_rates_of_sop_plus_parity(z) -> None:
+    """Theirs falls along a cosine to a floor; ours to 0, else the same."""
+    lr, floor, n = float(z["steps_lr"]), float(z["steps_eta_min"]), int(z["steps_T_max"])
+    ours = Recipe(lr=lr, schedule="cosine")
+    told = [floor + (1 - floor / lr) * ours.rate(t, n) for t in range(n)]
+    assert told == pytest.approx(z["lr_table"].tolist())
+
+
+def test_noise_parity(z) -> None:
+    """What the card says of their noise: true classes are drawn again, cats are turned back, one pair in each block is swapped."""
+
+    def share(rate: Tensor, n: int) -> int:
+        return sum(i < float(rate) * n for i in range(n))
+
+    changed, n = z["sym_clean"].clone(), int(z["sym_num_selected"])
+    assert n == share(z["sym_percent"], len(changed))
+    changed[z["sym_perm"][:n]] = z["sym_draws"][:n]
+    assert changed.tolist() == z["sym_noisy"].tolist()
+
+    rate, changed = float(z["asym10_percent"]), z["asym10_clean"].clone()
+    for c in range(10):
+        members = z["asym10_order"][c][: int(z["asym10_class_size_seen"][c])]
+        assert sorted(members.tolist()) == (changed == c).nonzero().squeeze(1).tolist()  # on labels as changed so far
+        changed[members[: share(z["asym10_percent"], len(members))]] = CLASS_MAPS["cifar10"].get(c, c)
+    assert changed.tolist() == z["asym10_noisy"].tolist()
+
+    swaps = np.arange(100)
+    for block, pair in enumerate(z["asym100_pairs"].numpy()):
+        a, b = 5 * block + pair
+        swaps[[a, b]] = b, a
+    matrix = map_matrix(swaps, rate)
+    np.testing.assert_allclose(matrix, z["asym100_T"].numpy(), atol=1e-12)
+    assert 1 - matrix.diagonal().mean() == pytest.approx(0.4 * rate)  # .16 at .4
+    drawn = np.random.RandomState(int(z["asym100_seed"]))
+    given = [int(drawn.multinomial(1, z["asym100_T"][y].numpy()).argmax()) for y in z["asym100_clean"]]
+    assert given == z["asym100_noisy"].tolist()
+
+
+def test_their_validation_set_is_trained_on_parity(z) -> None:
+    per_class = z["split_order"].shape[1]
+    assert sorted(z["split_order"].flatten().tolist()) == z["split_train_idx"].tolist() == list(range(10 * per_class))
+    held = z["split_order"][:, int(0.9 * per_class) :].flatten().sort().values
+    assert held.tolist() == z["split_val_idx"].tolist()
+
+
+def test_their_cutout_parity(z) -> None:
+    size, length = int(z["cutout_size"]), int(z["cutout_length"])
+    x = torch.ones(len(z["cutout_center"]), 1, size, size)
+    rows, columns = z["cutout_center"].unbind(1)
+    assert torch.equal(cutout(x, rows, columns, 2 * (length // 2))[:, 0].long(), z["cutout_mask"].long())
+
+
+def test_their_metrics_are_means_over_batches_parity(z) -> None:
+    logits, y, ends = z["metric_logits"], z["metric_labels"], z["metric_batch_ends"].tolist()
+    for k, name in ((1, "top1"), (5, "top5")):
+        right = (logits.topk(k, 1).indices == y[:, None]).any(1).double()
+        means = [right[a:b].mean() for a, b in zip([0, *ends], ends, strict=False)]
+        close(torch.stack(means).mean(), z[f"metric_{name}"])
+
+
 # --- by hand
 
 
@@ -198,6 +262,19 @@ def test_growth_of_a_wrong_row_by_hand(lr_v: float, factor: float) -> None:
     assert state.v[0, 2].item() == pytest.approx(factor * 1e-8, rel=1e-6)
     assert state.v[0, 0].item() == 1e-8  # the column of the label stands for nothing
     assert state.v[1, 2].item() == pytest.approx(1e-8, rel=1e-6)
+
+
+@pytest.mark.parametrize(("lr_u", "factor"), [(10, 16.47), (1, 2.547)])
+def test_growth_of_a_right_row_by_hand(lr_u: float, factor: float) -> None:
+    """100 classes, p_y = .01 and the arg max: u grows by 1 + 2 lr_u / 128 (1 / p_y - 1) at the first visit."""
+    logits = torch.zeros(128, 100, dtype=torch.float64)
+    y, start = torch.zeros(128, dtype=torch.int64), torch.full((128, 1), 1e-8, dtype=torch.float64)
+    state = state_of(start, torch.full((128, 100), 1e-8, dtype=torch.float64), lr_u, 1.0, sop.BATCH)
+    u, v = state.rows(torch.arange(128))
+    terms = sop_terms(logits, y, u, v)
+    (terms.label + terms.square).backward()
+    state.step(torch.arange(128), u, v)
+    assert state.u[0].item() == pytest.approx(factor * 1e-8, rel=1e-3)
 
 
 def test_a_row_moves_as_far_in_a_short_batch_as_in_a_full_one() -> None:

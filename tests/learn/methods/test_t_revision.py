@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toy import InOrder, accuracy, blobs, run, task
 
+from raystudy.design.space import load, recipe_for
 from raystudy.errors import InputError
 from raystudy.learn.methods.ce import CE
 from raystudy.learn.methods.t_revision import TRevision, estimated, importance, noisy_given
@@ -118,6 +119,17 @@ def test_error_parity(z) -> None:
     close(error(truth, revised), z["error_rev_code"])  # arguments swapped
 
 
+def test_rates_parity(z) -> None:
+    """Stage 2 of the recipe: that of a scheduler stepped before the epoch by an old torch; a current one drops an epoch earlier."""
+    theirs = z["lr_stage2_legacy"].tolist()
+    for dataset, first in (("cifar10", 20), ("cifar100", 15), ("mnist", 20)):
+        recipe, n = recipe_for("paper", "t_revision", dataset, "preact_resnet18"), len(theirs)
+        total = int(load("t_revision").recipe_on(dataset)["epochs"])
+        stage2 = total - first - 200
+        assert [recipe.rate(first + e, total) for e in range(stage2)] == pytest.approx(theirs[:stage2])
+    assert z["lr_stage2_step_first"].tolist() == pytest.approx([*theirs[1:], theirs[n - 1]])
+
+
 # --- parity of the steps
 
 
@@ -159,6 +171,7 @@ def test_the_steps_of_the_method_parity(z) -> None:
             for log in method.epoch(t, train):  # type: ignore[arg-type]
                 if "loss" not in log:
                     close(method.transition, z["traj_T"], 1e-7)
+                    close(z["traj_T_raw"] / z["traj_T_raw"].sum(1), z["traj_T"])
                     continue
                 close(net.weight.detach(), z[f"traj_s{stage}_W"][s], 1e-7)
                 close(net.bias.detach(), z[f"traj_s{stage}_b"][s], 1e-7)
@@ -166,6 +179,13 @@ def test_the_steps_of_the_method_parity(z) -> None:
                     close(method.slack.detach(), z["traj_s3_delta"][s], 1e-7)
                 s += 1
             t += 1
+            noisy = method.probs(z["traj_val_x"]).double()
+            if stage > 1:
+                noisy = noisy @ (method.transition + method.slack.detach())  # the slack is 0 in stage 2
+            val = float((noisy.argmax(1) == z["traj_val_y"]).double().mean())
+            assert val == pytest.approx(float(z["traj_val_acc_printed"][t - 1]), abs=1e-9)
+            if stage < 3:
+                assert val == pytest.approx(float(z[f"traj_s{stage}_val_acc"][e]), abs=1e-9)
             if stage == 1:
                 close(method.probs(x).double(), z["traj_prob"][e], 1e-6)  # predictions are float32
             else:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from toy import InOrder, accuracy, blobs, run, task
 
 from raystudy.data.noise import symmetric_matrix
+from raystudy.design.space import load, recipe_for
 from raystudy.errors import InputError
 from raystudy.learn.losses import forward_correction
 from raystudy.learn.methods.ce import CE
 from raystudy.learn.methods.volminnet import Transition, VolMinNet, start_of, transition, volume
 from raystudy.learn.ops import known_transition
-from raystudy.learn.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +85,24 @@ def test_error_and_noise_parity(z) -> None:
     k, rate = int(z["noise_K"]), float(z["noise_rate"])
     np.testing.assert_allclose(symmetric_matrix(k, rate, "exclusive"), z["P_symmetric"].numpy(), atol=1e-12)
     close(known_transition("pair", k, rate), z["P_flip"])
+    eye = torch.eye(k, dtype=torch.float64)
+    off = z["asym_uniform"] * (1 - eye)  # theirs alone: each row as drawn, scaled to the rate
+    close(rate * off / off.sum(1, keepdim=True) + (1 - rate) * eye, z["P_asymmetric"])
+    for kind, name in (("symmetric", "P_symmetric"), ("flip", "P_flip"), ("asymmetric", "P_asymmetric")):
+        drawn = np.random.RandomState(int(z["noise_seed"]))
+        given = [int(drawn.multinomial(1, z[name][y].numpy()).argmax()) for y in z["noise_clean_labels"]]
+        assert given == z[f"noisy_labels_{kind}"].tolist()
+    n = len(z["noise_clean_labels"])
+    kept = np.random.RandomState(int(z["noise_seed"])).choice(n, len(z["split_train_index"]), replace=False)
+    assert sorted(kept.tolist()) == z["split_train_index"].tolist()
+    assert sorted(set(range(n)) - set(kept.tolist())) == z["split_val_index"].tolist()
 
 
 def test_rates_parity(z) -> None:
-    step = Recipe(lr=0.01, schedule="step", milestones=(0.375, 0.75))
-    assert [step.rate(e, 80) for e in range(80)] == pytest.approx(z["lr_cifar"].tolist())
-    assert set(z["lr_mnist"].tolist()) == {Recipe(lr=0.01, schedule="constant").rate(30, 60)}
+    for dataset, name in (("cifar10", "lr_cifar"), ("cifar100", "lr_cifar"), ("mnist", "lr_mnist")):
+        recipe, n = recipe_for("paper", "volminnet", dataset, "preact_resnet18"), len(z[name])
+        assert load("volminnet").recipe_on(dataset)["epochs"] == n
+        assert [recipe.rate(e, n) for e in range(n)] == pytest.approx(z[name].tolist())
 
 
 def test_choice_of_the_epoch_parity(z) -> None:
@@ -136,6 +148,9 @@ def test_the_steps_of_the_method_parity(z, kind) -> None:
         noisy = method.probs(z["traj_val_x"].double()).double() @ told
         val = (noisy.argmax(1) == z["traj_val_y"]).double().mean()
         assert val.item() == pytest.approx(float(z[f"traj_{kind}_val_acc"][t]), abs=1e-9)
+        rows = noisy.gather(1, z["traj_val_y"][:, None]).squeeze(1).log().split(int(z["traj_batch_size"]))
+        loss = -sum(part.mean() for part in rows) / len(z["traj_val_y"])  # batch means over the number of images
+        assert loss.item() == pytest.approx(float(z[f"traj_{kind}_val_loss"][t]), rel=1e-5)  # predictions are float32
         right = method.probs(z["traj_test_x"]).argmax(1) == z["traj_test_y"]
         assert right.double().mean().item() == pytest.approx(float(z[f"traj_{kind}_test_acc"][t]), abs=1e-9)
     assert s == len(z[f"traj_{kind}_W"])
