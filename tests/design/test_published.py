@@ -20,6 +20,11 @@ ELSEWHERE = {
     "animal10n": 10,
     "food101n": 101,
 }  # classes of data sets that only papers have
+CAME = {
+    **{("web", d): ("red", "blue") for d in ("cnwl_mini_imagenet", "cnwl_stanford_cars")},
+    ("human", "cifar10"): ("aggre", "worse", "random1", "random2", "random3"),
+    ("human", "cifar100"): ("noisy",),
+}  # sets of labels that came with a data set
 
 
 def published(method: str, dataset: str, noise: str) -> dict[str, Any]:
@@ -105,6 +110,19 @@ def test_milestones_fire_in_the_epochs_of_the_source(
     assert load(method).recipe_on(dataset)["epochs"] == epochs
     assert drops(recipe, epochs) == at
     assert recipe.gamma == gamma
+
+
+@pytest.mark.parametrize(
+    ("dataset", "epochs"),
+    [
+        ("cifar10", 120),
+        ("mnist", 50),
+        ("cifar100", 200),
+        ("webvision_mini", 250),
+    ],  # HanxunH/Active-Passive-Losses, configs/*
+)
+def test_epochs_of_the_active_passive_losses(dataset: str, epochs: int) -> None:
+    assert {load(m).recipe_on(dataset)["epochs"] for m in ("apl", "sce", "mae")} == {epochs}
 
 
 @pytest.mark.parametrize("method", ["coteaching", "jocor", "bootstrap", "s_model", "coteaching_plus"])
@@ -234,18 +252,19 @@ def meets(row: Paper) -> str:
     allowed = {kind for d in told for kind in DATASETS[d].noises}
     if allowed and row.noise not in allowed:
         return f"only {', '.join(sorted(allowed))} goes with it"
-    if row.noise == "web":
-        return "" if row.dataset.startswith("cnwl_") else "no such labels came with it"
-    kind = NOISES[row.noise]
-    if kind.needs or not kind.matrix:
-        return "" if row.noise in BUILDERS or kind.needs else "nothing builds it"
-    variant = row.variant or (CLASS_MAP_OF.get(row.dataset, "") if row.noise == "asymmetric" else "")
+    kind, came = NOISES[row.noise], CAME.get((row.noise, row.dataset), ())
+    if (row.noise in ("web", "human") and (not came or row.variant not in ("", *came))) or (
+        row.noise == "given" and told and not allowed
+    ):
+        return "no such labels came with it"
+    usual = CLASS_MAP_OF.get(row.dataset, "") if row.noise == "asymmetric" else came[0] if came else ""
     try:
-        noise = Noise(row.noise, row.rate, variant)
-        kind.matrix(classes, noise.rate, noise.variant)
+        noise = Noise(row.noise, row.rate, row.variant or usual or "any" * bool(kind.free and kind.needs))
+        if kind.matrix:
+            kind.matrix(classes, noise.rate, noise.variant)
     except Exception as e:
         return str(e)
-    return ""
+    return "" if row.noise in BUILDERS or kind.matrix or kind.needs else "nothing builds it"
 
 
 @every_method
@@ -256,8 +275,8 @@ def test_every_row_has_noise_that_there_is_on_its_data_set(method: str) -> None:
 
 
 def test_a_row_that_does_not_is_found() -> None:
-    def row(dataset: str, noise: str, variant: str = "") -> Paper:
-        return Paper(dataset, noise, 0.4, {}, "here", variant)
+    def row(dataset: str, noise: str, variant: str = "", rate: float = 0.4) -> Paper:
+        return Paper(dataset, noise, rate, {}, "here", variant)
 
     assert "needs a class map" in meets(row("cifar100", "asymmetric"))
     assert "maps 10 classes" in meets(row("cifar100", "asymmetric", "cifar10"))
@@ -265,6 +284,13 @@ def test_a_row_that_does_not_is_found() -> None:
     assert meets(row("cifar11", "symmetric")) == "no such data set"
     assert meets(row("cifar10", "web", "red")) == "no such labels came with it"
     assert "only given" in meets(row("clothing1m", "symmetric"))
+    assert meets(row("cifar10", "given", rate=0.0)) == meets(row("mnist", "human")) == "no such labels came with it"
+    assert meets(row("cifar10", "human", "noisy")) == meets(row("cifar100", "human", "worse")) != ""
+    assert meets(row("cnwl_mini_imagenet", "web", "green")) == "no such labels came with it"
+    assert "has no level 0.45" in meets(row("cnwl_mini_imagenet", "web", "red", 0.45))
+    assert "'pdn'" in meets(row("cifar10", "instance", "pnd"))
+    good = [row("cifar10", "human"), row("cifar100", "human", "noisy"), row("clothing1m", "given", rate=0.0)]
+    assert [meets(r) for r in (*good, row("cifar10", "matrix"), row("cnwl_stanford_cars", "web", "blue"))] == [""] * 5
 
 
 @every_method
