@@ -1,5 +1,6 @@
 """Published points and recipes: what the sources say, number by number, and that all space files hold together."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from raystudy.data.corruption import BUILDERS
 from raystudy.data.datasets import DATASETS
 from raystudy.data.noise import CLASS_MAP_OF, NOISES, Noise, parse
 from raystudy.data.spec import family
-from raystudy.design.space import BESIDE, Paper, load, recipe_for
+from raystudy.design.space import BESIDE, FOLDER, Paper, load, recipe_for
 from raystudy.learn.methods import METHODS
 from raystudy.learn.recipe import Recipe
 
@@ -311,3 +312,65 @@ def test_it_is_said_whose_recipe_it_is(method: str) -> None:
     space = load(method)
     assert {"source", "epochs", "network"} <= space.recipe.keys()
     assert len(space.recipe["source"]) > 8
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "file"),
+    [
+        ("dividemix", "cifar100", "Train_cifar.py"),
+        ("dividemix", "clothing1m", "Train_clothing1M.py"),
+        ("dividemix", "webvision_mini", "Train_webvision.py"),
+        ("unicon", "clothing1m", "Clothing1M"),
+        ("unicon", "webvision_mini", "WebVision"),
+        ("ssr", "clothing1m", "main_clothing1m.py"),
+        ("ssr", "webvision_mini", "main_webvision.py"),
+        ("meta_learning", "clothing1m", "LiJunnan1992/MLNT"),
+        ("p_correction", "cifar100", "yikun2019/PENCIL"),
+        ("p_correction", "clothing1m", "AlexandrosPetropoulos/PENCIL"),
+        *[(m, "cifar100", "ResNet-44") for m in ("f_correction", "b_correction")],
+        *[(m, "cifar10", "not Wang et al." if m == "sce" else "not Ghosh et al.") for m in ("sce", "mae")],
+        ("bootstrap", "cifar10", "not Reed et al."),
+        ("label_smoothing", "cifar10", "not Szegedy et al."),
+    ],
+)
+def test_a_recipe_names_its_own_source_where_that_is_another(method: str, dataset: str, file: str) -> None:
+    assert file in load(method).recipe_on(dataset)["source"]
+
+
+@pytest.mark.parametrize(
+    ("method", "facts"),
+    [
+        ("coteaching", ["not normalised, and not augmented", "after 401 of its 468 batches", "reports each net alone"]),
+        ("coteaching_plus", ["not normalised, and not augmented", "It reports each net alone"]),
+        ("jocor", ["without normalising them"]),
+        ("incv", ["not normalised", "nearest pixel", "scores each net alone"]),
+        ("apl", ["rotated by up to 20 degrees"]),
+        *[(m, ["convolutions and dense layers only"]) for m in ("mentornet_pd", "mentornet_dd", "self_paced")],
+        ("mentornet_pd", ["mean square of 0.007 to 0.039"]),
+        ("mentornet_dd", ["starts from TensorFlow's defaults"]),
+        ("gce", ["nothing is learned in them"]),
+        ("m_correction", ["original has 32 whatever its flag says"]),
+        ("p_correction", ["stays clean", "clean_val"]),
+        ("f_correction", ["Keras' l2 has no factor 1/2", "kernels of convolutions and dense layers only"]),
+        ("elr_plus", ["Published numbers on synthetic noise are inflated", "53.8 to 66.9", "85.8 to 89.0"]),
+        ("sce", ["0.01, a tenth after 40 and 80 of 120", "ResNet-44", "l2 1e-2", "0.4 of the nominal"]),
+    ],
+)
+def test_what_the_originals_did_otherwise_stands_in_the_cards(method: str, facts: list[str]) -> None:
+    card = " ".join((sys.modules[METHODS[method].__module__].__doc__ or "").split())
+    assert [fact for fact in facts if fact not in card] == []
+
+
+@pytest.mark.parametrize(
+    ("study", "facts"),
+    [
+        ("coteaching-tables4-6", ["of each net alone", "after 401 of 468", "not normalised", "no code was published"]),
+        (
+            "dividemix-table1",
+            ["92.3 / 77.6 / 46.7", "93.6 / 87.3 / 69.1", "Arazo et al. 2019", "clean validation images"],
+        ),
+    ],
+)
+def test_and_in_the_headers_of_the_studies(study: str, facts: list[str]) -> None:
+    head = " ".join((FOLDER / "studies" / f"{study}.toml").read_text(encoding="utf-8").replace("\n#", "").split())
+    assert [fact for fact in facts if fact not in head] == []
