@@ -185,11 +185,11 @@ def status(study: Study, histories: Mapping[Cell, CellHistory], width: int = 160
             columns.setdefault(name, []).append(text)
     table = _table(columns, width, SELDOM, (*WHOLE, "chosen point"), ())
     table.title = escape(f"{study.name}: {study.trials} trials a cell, {study.replicates} replicates{shortened}")
-    table.caption = escape(_collapsed(study, histories, most)) or None
+    table.caption = escape(collapsed(study, histories, most)) or None
     return table
 
 
-def _collapsed(study: Study, histories: Mapping[Cell, CellHistory], most: int | None) -> str:
+def collapsed(study: Study, histories: Mapping[Cell, CellHistory], most: int | None) -> str:
     """Which cells have trainings that failed early; of many cells how many of each method."""
     found = collapse.found(histories, study.cells())
     told = [f"{c.cell.method} {level(c.cell, study)} ({len(c.trials)} of {c.of})" for c in found]

@@ -80,6 +80,7 @@ class Pods:
         ),
     ] = None
     out: Annotated[Path | None, Parameter(help="the file to write (default: NAME.yaml)")] = None
+    force: Annotated[bool, Parameter(help="write over another manifest that raystudy wrote there")] = False
 
 
 PODS = Pods()
@@ -149,7 +150,7 @@ def kube(
         print(text, end="")
         return 0
     file = pods.out or Path(f"{study.name}.yaml")
-    jobfiles.write(file, text)
+    jobfiles.write(file, text, pods.force)
     workers = f"{cluster.least} to {cluster.most} workers" if cluster.least < most else f"{most} workers"
     say(console, f"{file}: study {study.name}, {workers}, up to {at_once} trials at once")
     say(console, cost)

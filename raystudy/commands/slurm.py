@@ -74,6 +74,7 @@ class Batch:
         bool, Parameter(help="an array of drivers, each with a study of one method, to be merged (docs/slurm.md)")
     ] = False
     out: Annotated[Path | None, Parameter(help="the file to write (default: NAME.sbatch)")] = None
+    force: Annotated[bool, Parameter(help="write over another script that raystudy wrote there")] = False
     submit: Annotated[bool, Parameter(help="submit it, too")] = False
 
 
@@ -139,9 +140,9 @@ def slurm(
         print(text, end="")
         return 0
     file = batch.out or Path(f"{study.name}.sbatch")
-    jobfiles.check(file)
+    jobfiles.check(file, text, batch.force)
     told = jobs.submit(text) if batch.submit else f"next:  sbatch {shlex.quote(str(file))}"
-    jobfiles.write(file, text)
+    jobfiles.write(file, text, batch.force)
     times = f"{job.nodes} node{'s' * (job.nodes > 1)}, {jobs.clock(job.time)} at a time"
     drivers = f"{len(parts)} drivers, each with " if batch.array else ""
     say(console, f"{file}: study {study.name}, {drivers}{times}, queued again until it is done")

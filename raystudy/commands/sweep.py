@@ -135,6 +135,8 @@ def finish(outcome: "Outcome", tracking_uri: str | None, console: Console) -> in
 
     study, histories = load.study(outcome.folder)
     console.print(tables.leaderboard(study, histories, console.width, tables.SCREEN))
+    if fallen := tables.collapsed(study, histories, tables.SCREEN):
+        say(console, printable(fallen), "yellow")
     wrong = [t for h in histories.values() for t in h.trials.values() if t.state in ("failed", "diverged")]
     for trial in wrong[:FAILURES]:
         told = f"{trial.state}: trial {trial.number} ({tables.point(trial.point)}): {trial.reason}"

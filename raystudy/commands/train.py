@@ -123,7 +123,7 @@ def train(
     if any(r.get("method/collapsed") for r in run.records):
         say(
             console,
-            "the run collapsed: for three epochs or more it predicted one class, or weighed all samples alike",
+            "the run collapsed: for three epochs or more it predicted one class, or weighed all samples alike, as if it weighed none",
             "yellow",
         )
     last = [r["test/acc"] or 0.0 for r in run.records[-10:]]

@@ -1,4 +1,4 @@
-"""Files that start a study elsewhere, written for a person to read: over one of ours, and over nothing else."""
+"""Files that start a study elsewhere, written for a person to read: over one of ours where that is asked for, and over nothing else."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,20 +9,26 @@ from raystudy.errors import InputError
 MARK = "written by `raystudy"  # in the first lines of each
 
 
-def check(file: Path) -> None:
-    """Raises InputError where something else is there, or no folder."""
+def check(file: Path, text: str, force: bool) -> None:
+    """Raises InputError where another text is there, which may be of another study or edited by hand, or no folder.
+
+    ``force``: one that we wrote may go.
+    """
     try:
-        if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace")[:1000]:
-            raise InputError(f"{file} is there already and was not written by raystudy: name another --out")
+        there = file.read_text(encoding="utf-8", errors="replace") if file.exists() else text
     except (OSError, ValueError) as e:
         raise InputError(f"--out {file} cannot be written: {getattr(e, 'strerror', None) or e}") from None
+    if there != text and MARK not in there[:1000]:
+        raise InputError(f"{file} is there already and was not written by raystudy: name another --out")
+    if there != text and not force:
+        raise InputError(f"{file} is there already and is another: name another --out, or --force to write over it")
     if not file.absolute().parent.is_dir():
         raise InputError(f"--out {file} cannot be written: there is no folder {file.parent}")
 
 
-def write(file: Path, text: str) -> None:
+def write(file: Path, text: str, force: bool) -> None:
     """Writes it. Raises InputError as ``check`` does."""
-    check(file)
+    check(file, text, force)
     try:
         file.write_text(text, encoding="utf-8")
     except (OSError, ValueError) as e:

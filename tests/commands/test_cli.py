@@ -1,20 +1,27 @@
 """The commands, in this process: every mistake is one line on standard error and exit code 2, and nothing is written."""
 
+import math
 import os
 import re
 import socket
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import recorded
 import torch
+from rich.console import Console
 
+from analysis import load
 from raystudy import cli, sweep
+from raystudy.commands.sweep import finish
 from raystudy.data.noise import Noise
 from raystudy.design import space
 from raystudy.design.compose import default_name, of_methods
@@ -195,6 +202,22 @@ def test_train_says_that_a_run_collapsed(run: Callable[..., Told]) -> None:
     short = ("train", "coteaching", "--epochs", "3", "--set", "gradual=0.0", "--set")
     assert "the run collapsed" in run(*short, "forget_rate=0.0").out
     assert "the run collapsed" not in run(*short, "forget_rate=0.3").out
+
+
+def test_a_sweep_ends_with_the_trials_that_collapsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded.write(tmp_path / "s", methods=("ce", "elr"), rates=(0.2,))
+    study, histories = load.study(tmp_path / "s")
+    outcome, console = SimpleNamespace(folder=tmp_path / "s"), Console(width=300)
+    assert finish(outcome, "none", console) == 0
+    assert "Collapsed" not in capsys.readouterr().out
+    fallen = next(h for cell, h in histories.items() if cell.method == "elr")
+    next(iter(fallen.trials.values())).curves["method/collapsed"] = array("d", [math.nan, 1.0])
+    monkeypatch.setattr(load, "study", lambda *_, **__: (study, histories))
+    assert finish(outcome, "none", console) == 0
+    said = f"three epochs or more after the warm-up): elr symmetric 0.2 (1 of {len(fallen.trials)})."
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("command", [SWEEP, TRAIN], ids=["sweep", "train"])

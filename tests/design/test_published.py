@@ -1,5 +1,6 @@
 """Published points and recipes: what the sources say, number by number, and that all space files hold together."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from raystudy.data.corruption import BUILDERS
 from raystudy.data.datasets import DATASETS
 from raystudy.data.noise import CLASS_MAP_OF, NOISES, Noise, parse
 from raystudy.data.spec import family
-from raystudy.design.space import BESIDE, Paper, load, recipe_for
+from raystudy.design.space import BESIDE, FOLDER, Paper, load, recipe_for
 from raystudy.learn.methods import METHODS
 from raystudy.learn.recipe import Recipe
 
@@ -20,6 +21,11 @@ ELSEWHERE = {
     "animal10n": 10,
     "food101n": 101,
 }  # classes of data sets that only papers have
+CAME = {
+    **{("web", d): ("red", "blue") for d in ("cnwl_mini_imagenet", "cnwl_stanford_cars")},
+    ("human", "cifar10"): ("aggre", "worse", "random1", "random2", "random3"),
+    ("human", "cifar100"): ("noisy",),
+}  # sets of labels that came with a data set
 
 
 def published(method: str, dataset: str, noise: str) -> dict[str, Any]:
@@ -117,6 +123,19 @@ def test_milestones_fire_in_the_epochs_of_the_source(
     assert load(method).recipe_on(dataset)["epochs"] == epochs
     assert drops(recipe, epochs) == at
     assert recipe.gamma == gamma
+
+
+@pytest.mark.parametrize(
+    ("dataset", "epochs"),
+    [
+        ("cifar10", 120),
+        ("mnist", 50),
+        ("cifar100", 200),
+        ("webvision_mini", 250),
+    ],  # HanxunH/Active-Passive-Losses, configs/*
+)
+def test_epochs_of_the_active_passive_losses(dataset: str, epochs: int) -> None:
+    assert {load(m).recipe_on(dataset)["epochs"] for m in ("apl", "sce", "mae")} == {epochs}
 
 
 @pytest.mark.parametrize("method", ["coteaching", "jocor", "bootstrap", "s_model", "coteaching_plus"])
@@ -246,18 +265,19 @@ def meets(row: Paper) -> str:
     allowed = {kind for d in told for kind in DATASETS[d].noises}
     if allowed and row.noise not in allowed:
         return f"only {', '.join(sorted(allowed))} goes with it"
-    if row.noise == "web":
-        return "" if row.dataset.startswith("cnwl_") else "no such labels came with it"
-    kind = NOISES[row.noise]
-    if kind.needs or not kind.matrix:
-        return "" if row.noise in BUILDERS or kind.needs else "nothing builds it"
-    variant = row.variant or (CLASS_MAP_OF.get(row.dataset, "") if row.noise == "asymmetric" else "")
+    kind, came = NOISES[row.noise], CAME.get((row.noise, row.dataset), ())
+    if (row.noise in ("web", "human") and (not came or row.variant not in ("", *came))) or (
+        row.noise == "given" and told and not allowed
+    ):
+        return "no such labels came with it"
+    usual = CLASS_MAP_OF.get(row.dataset, "") if row.noise == "asymmetric" else came[0] if came else ""
     try:
-        noise = Noise(row.noise, row.rate, variant)
-        kind.matrix(classes, noise.rate, noise.variant)
+        noise = Noise(row.noise, row.rate, row.variant or usual or "any" * bool(kind.free and kind.needs))
+        if kind.matrix:
+            kind.matrix(classes, noise.rate, noise.variant)
     except Exception as e:
         return str(e)
-    return ""
+    return "" if row.noise in BUILDERS or kind.matrix or kind.needs else "nothing builds it"
 
 
 @every_method
@@ -268,8 +288,8 @@ def test_every_row_has_noise_that_there_is_on_its_data_set(method: str) -> None:
 
 
 def test_a_row_that_does_not_is_found() -> None:
-    def row(dataset: str, noise: str, variant: str = "") -> Paper:
-        return Paper(dataset, noise, 0.4, {}, "here", variant)
+    def row(dataset: str, noise: str, variant: str = "", rate: float = 0.4) -> Paper:
+        return Paper(dataset, noise, rate, {}, "here", variant)
 
     assert "needs a class map" in meets(row("cifar100", "asymmetric"))
     assert "maps 10 classes" in meets(row("cifar100", "asymmetric", "cifar10"))
@@ -277,6 +297,13 @@ def test_a_row_that_does_not_is_found() -> None:
     assert meets(row("cifar11", "symmetric")) == "no such data set"
     assert meets(row("cifar10", "web", "red")) == "no such labels came with it"
     assert "only given" in meets(row("clothing1m", "symmetric"))
+    assert meets(row("cifar10", "given", rate=0.0)) == meets(row("mnist", "human")) == "no such labels came with it"
+    assert meets(row("cifar10", "human", "noisy")) == meets(row("cifar100", "human", "worse")) != ""
+    assert meets(row("cnwl_mini_imagenet", "web", "green")) == "no such labels came with it"
+    assert "has no level 0.45" in meets(row("cnwl_mini_imagenet", "web", "red", 0.45))
+    assert "'pdn'" in meets(row("cifar10", "instance", "pnd"))
+    good = [row("cifar10", "human"), row("cifar100", "human", "noisy"), row("clothing1m", "given", rate=0.0)]
+    assert [meets(r) for r in (*good, row("cifar10", "matrix"), row("cnwl_stanford_cars", "web", "blue"))] == [""] * 5
 
 
 @every_method
@@ -297,3 +324,65 @@ def test_it_is_said_whose_recipe_it_is(method: str) -> None:
     space = load(method)
     assert {"source", "epochs", "network"} <= space.recipe.keys()
     assert len(space.recipe["source"]) > 8
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "file"),
+    [
+        ("dividemix", "cifar100", "Train_cifar.py"),
+        ("dividemix", "clothing1m", "Train_clothing1M.py"),
+        ("dividemix", "webvision_mini", "Train_webvision.py"),
+        ("unicon", "clothing1m", "Clothing1M"),
+        ("unicon", "webvision_mini", "WebVision"),
+        ("ssr", "clothing1m", "main_clothing1m.py"),
+        ("ssr", "webvision_mini", "main_webvision.py"),
+        ("meta_learning", "clothing1m", "LiJunnan1992/MLNT"),
+        ("p_correction", "cifar100", "yikun2019/PENCIL"),
+        ("p_correction", "clothing1m", "AlexandrosPetropoulos/PENCIL"),
+        *[(m, "cifar100", "ResNet-44") for m in ("f_correction", "b_correction")],
+        *[(m, "cifar10", "not Wang et al." if m == "sce" else "not Ghosh et al.") for m in ("sce", "mae")],
+        ("bootstrap", "cifar10", "not Reed et al."),
+        ("label_smoothing", "cifar10", "not Szegedy et al."),
+    ],
+)
+def test_a_recipe_names_its_own_source_where_that_is_another(method: str, dataset: str, file: str) -> None:
+    assert file in load(method).recipe_on(dataset)["source"]
+
+
+@pytest.mark.parametrize(
+    ("method", "facts"),
+    [
+        ("coteaching", ["not normalised, and not augmented", "after 401 of its 468 batches", "reports each net alone"]),
+        ("coteaching_plus", ["not normalised, and not augmented", "It reports each net alone"]),
+        ("jocor", ["without normalising them"]),
+        ("incv", ["not normalised", "nearest pixel", "scores each net alone"]),
+        ("apl", ["rotated by up to 20 degrees"]),
+        *[(m, ["convolutions and dense layers only"]) for m in ("mentornet_pd", "mentornet_dd", "self_paced")],
+        ("mentornet_pd", ["mean square of 0.007 to 0.039"]),
+        ("mentornet_dd", ["starts from TensorFlow's defaults"]),
+        ("gce", ["nothing is learned in them"]),
+        ("m_correction", ["original has 32 whatever its flag says"]),
+        ("p_correction", ["stays clean", "clean_val"]),
+        ("f_correction", ["Keras' l2 has no factor 1/2", "kernels of convolutions and dense layers only"]),
+        ("elr_plus", ["Published numbers on synthetic noise are inflated", "53.8 to 66.9", "85.8 to 89.0"]),
+        ("sce", ["0.01, a tenth after 40 and 80 of 120", "ResNet-44", "l2 1e-2", "0.4 of the nominal"]),
+    ],
+)
+def test_what_the_originals_did_otherwise_stands_in_the_cards(method: str, facts: list[str]) -> None:
+    card = " ".join((sys.modules[METHODS[method].__module__].__doc__ or "").split())
+    assert [fact for fact in facts if fact not in card] == []
+
+
+@pytest.mark.parametrize(
+    ("study", "facts"),
+    [
+        ("coteaching-tables4-6", ["of each net alone", "after 401 of 468", "not normalised", "no code was published"]),
+        (
+            "dividemix-table1",
+            ["92.3 / 77.6 / 46.7", "93.6 / 87.3 / 69.1", "Arazo et al. 2019", "clean validation images"],
+        ),
+    ],
+)
+def test_and_in_the_headers_of_the_studies(study: str, facts: list[str]) -> None:
+    head = " ".join((FOLDER / "studies" / f"{study}.toml").read_text(encoding="utf-8").replace("\n#", "").split())
+    assert [fact for fact in facts if fact not in head] == []

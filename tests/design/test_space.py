@@ -312,6 +312,36 @@ def test_the_nearest_published_point(dataset: str, noise: Noise, row: int) -> No
     assert oracle == (("lambda_u",) if row == 1 else ())
 
 
+UNTOLD = "; how many labels are wrong is not known: the row "
+
+
+@pytest.mark.parametrize(
+    ("rows", "row", "oracle", "source"),
+    [
+        # Not the row of clean labels, nor the nearest to it; what row 1 read off a truth was not read off this data's.
+        ([("symmetric", 0.0), ("symmetric", 0.4), ("pair", 0.6)], 1, (), f"row 1{UNTOLD}nearest 30%"),
+        ([("symmetric", 0.2), ("symmetric", 0.4)], 0, (), f"row 0{UNTOLD}nearest 30%"),  # as far: the first listed
+        ([("symmetric", 0.3), ("human", 0.4), ("human", 0.3)], 1, (), f"row 1{UNTOLD}of human labels"),
+        ([("symmetric", 0.3), ("given", 0.0), ("human", 0.4)], 1, ("lambda_u",), "row 1"),  # as they came there, too
+    ],
+)
+def test_labels_as_they_came_have_no_rate_to_be_nearest_to(
+    rows: list[tuple[str, float]], row: int, oracle: tuple[str, ...], source: str
+) -> None:
+    space = published(*(("cifar10", *told) for told in rows))
+    for dataset in ("cifar10", "npz:mine.npz"):
+        point, *told = space.paper(dataset, Noise("given", 0.0))
+        assert point["lambda_u"] == row
+        assert told == [oracle, source]
+
+
+def test_labels_as_they_came_never_have_a_point_of_clean_labels() -> None:
+    """mixup lists alpha 1 for clean CIFAR-10, and 8 for 20 and 40 %; diluted labels have a rate, which somebody told."""
+    mixup = load("mixup")
+    assert mixup.paper("npz:mine.npz", Noise("given", 0.0))[0]["alpha"] == 8
+    assert mixup.paper("npz:mine.npz", Noise("given", 0.02))[::2] == mixup.paper("cifar10", Noise("symmetric", 0))[::2]
+
+
 def test_without_a_row_the_defaults() -> None:
     point, oracle, source = published().paper("digits", Noise("pair", 0.2))
     defaults = {k: p.default for k, p in hyperparameters("dividemix").items()}

@@ -185,9 +185,34 @@ def test_the_script_of_a_study(run: Callable[..., Told], tmp_path: Path) -> None
     assert "\numask 022\n" in script
     assert f"ledger={tmp_path}/studies/s/cells\n" in script
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.sbatch"]
-    again = run(*SLURM, *options, "--nodes", "4")
-    assert again.code == 0
-    assert "--nodes=4\n" in (tmp_path / "s.sbatch").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "more"),
+    [((*SLURM, "--time", "4h"), "s.sbatch", ("--nodes", "4")), ((*KUBE, *S3), "s.yaml", ("--workers", "4"))],
+    ids=["slurm", "kube"],
+)
+def test_another_script_is_written_over_where_that_is_asked_for(
+    run: Callable[..., Told], tmp_path: Path, command: tuple[str, ...], file: str, more: tuple[str, ...]
+) -> None:
+    command, place = (*command, "--name", "s"), tmp_path / file
+    first = run(*command)
+    assert (first.code, run(*command)) == (0, first)  # the same once more
+    text = place.read_text()
+    done = run(*command, *more)
+    assert (done.code, done.out) == (2, "")
+    assert (
+        done.err
+        == f"raystudy: {file} is there already and is another: name another --out, or --force to write over it\n"
+    )
+    place.write_text(text + "# edited\n")
+    assert run(*command).code == 2
+    assert place.read_text() == text + "# edited\n"
+    assert run(*command, *more, "--force").code == 0
+    assert place.read_text() not in (text, text + "# edited\n")
+    place.write_text("mine")
+    assert "was not written by raystudy" in run(*command, "--force").err
+    assert place.read_text() == "mine"
 
 
 def test_an_array_has_a_study_for_each_method(run: Callable[..., Told], tmp_path: Path) -> None:
