@@ -29,8 +29,9 @@ Made by `python docs/make_methods.py` from the docstring cards, the signatures a
 
 How to read it: *searched* is the range the search proposes from, *fixed* what only a point names (`raystudy train METHOD --set
 NAME=VALUE`, or a line in the search space). Durations are fractions of the epochs. *Published settings* are the points a cell's trial 0
-is taken from: the row of the nearest setting (data set, then kind of noise, then rate; the first listed wins ties). Of labels as they came
-nobody knows the rate: after rows of such labels come those of human labels, then those nearest 30 %. *oracle* names what
+is taken from: the row of the nearest setting (data set, then kind of noise, then rate, then, within these, variant; the first listed
+wins ties). Labels as they came on a data set without a row of its own are taken for human labels, 30 % of them wrong where nobody told
+how many. *oracle* names what
 the original read off the truth. *Recipes* are those of published runs, each with whose it is, often of another paper's tables; on the
 data sets that have one of their own, that one holds. A study uses them with `--recipe paper`, and else one for all methods.
 """

@@ -77,6 +77,8 @@ class CellSearch:
         self.starts = starts  # what others have found: tried after the published point
         self.paper_point, published, self.source = space.paper(cell.dataset, cell.noise)
         self.oracle = truth.read_off(published, history.header)
+        if begun := paper(history):  # a study goes on with the point that it began with, whatever is published by now
+            self.paper_point, self.oracle = begun.point, begun.oracle
         self.target = study.trials if space.dimensions else 1
         self.clock = Batches(study.batch) if study.batch else Clock(study.virtual_workers or 1)
         self.epochs = study.epochs_of(cell)

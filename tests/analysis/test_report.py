@@ -162,6 +162,7 @@ def test_published_numbers_of_labels_that_came_with_the_data_stand_beside_their_
     assert not literature.beside(Cell("ce", "csv:my.csv", Noise("given", 0.0)), known)  # of no other data set
     names = {p.noise for p in literature.published()} - set(NOISES) - set(literature.OURS)
     assert names == {
+        "binary_conditional",
         "clean",
         "instance_cores",
         "asym_block5_pair",

@@ -204,6 +204,13 @@ def test_asymmetric_points_of_cifar100_are_met_by_kind(
         ("sop_plus", "cifar10", "symmetric:0.5", {"lr_u": 10.0, "lr_v": 10.0, "consistency": 0.9, "balance": 0.1}),
         ("sop_plus", "cifar10", "asymmetric:0.4", {"lr_u": 10.0, "lr_v": 100.0}),
         *[(m, "cifar100", "asym_block5:0.4", {"lr_u": 0.1, "lr_v": 100.0}) for m in ("sop", "sop_plus")],
+        *[
+            (m, d, n, {"lr_u": u, "lr_v": 10.0})
+            for m in ("sop", "sop_plus")
+            for d, u in (("npz:own.npz", 10.0), ("cifar10", 10.0), ("cifar100", 1.0))
+            for n in ("given", "given:0.4", "instance:0.4")
+        ],
+        *[(m, "clothing1m", "given", {"lr_u": 0.1, "lr_v": 1.0, "lr_epochs": 0}) for m in ("sop", "sop_plus")],
         ("pes", "cifar10n", "human:worse", {"semi": True, "lambda_u": 5.0, "warmup": 0.06667}),
         ("pes", "cifar100n", "human:noisy", {"semi": True, "lambda_u": 75.0, "warmup": 0.11667}),
         ("volminnet", "cifar100", "symmetric:0.5", {"diagonal": 0.479, "t_optimizer": "adam"}),
