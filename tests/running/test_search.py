@@ -55,6 +55,24 @@ def test_trial_0_is_the_published_point(tmp_path: Path) -> None:
     assert first.point == search.paper_point
 
 
+def test_a_study_goes_on_with_the_point_that_it_began_with(tmp_path: Path) -> None:
+    """Not with what is published by the time it goes on: rungs, replicates and what was read off the truth are of one point."""
+    began = opened(tmp_path, study())
+    began.ledger.close()
+    newer = load("dividemix")
+    newer = replace(
+        newer, papers=tuple(replace(p, point=p.point | {"warmup": 0.5}, oracle=("alpha",)) for p in newer.papers)
+    )
+    assert newer.paper(CELL.dataset, CELL.noise)[0] != began.paper_point
+    ledger = Ledger(tmp_path)
+    search = CellSearch(study(), CELL, newer, ledger, ledger.open(CELL.key, {"cell": CELL.to_dict()}), spec)
+    assert (search.paper_point, search.oracle, search.rungs) == (began.paper_point, began.oracle, began.rungs)
+    train(search)
+    published = [t for t in search.history.trials.values() if t.point == began.paper_point]
+    assert {t.origin for t in published} == {"paper", "replicate"}
+    assert {t.oracle for t in published} == {began.oracle}
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_whole_search(tmp_path: Path, sampler: str) -> None:
     search = opened(tmp_path, study(sampler=sampler))
