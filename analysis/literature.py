@@ -119,7 +119,7 @@ def differences(network: str, cell: Cell, row: Published) -> str:
         out.append(f"data set {row.dataset}, ours {cell.dataset}")
     theirs, ours = (a.replace("-", "").replace("_", "").lower() for a in (row.architecture, network))
     if theirs != ours:
-        out.append(f"network {row.architecture}, ours {network}")
+        out.append(f"network {row.architecture or 'not stated'}, ours {network}")
     if row.noise in ("symmetric", "instance") and not row.variant:
         out.append(f"{row.noise} variant not stated, ours {cell.noise.variant}")
     if row.metric != "test_acc":

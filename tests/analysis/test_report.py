@@ -158,6 +158,10 @@ def test_published_numbers_of_labels_that_came_with_the_data_stand_beside_their_
     assert either[0] == either[1] != []  # DISC's table does not say which
     unsaid = literature.differences("resnet34", Cell("disc", "cifar10", Noise("instance", 0.4, "pdn")), either[0][0])
     assert "instance variant not stated, ours pdn" in unsaid
+    rerun = next(p for p in found("sop_plus", "cifar10n", Noise("human", 0.0, "aggre")) if not p.architecture)
+    assert "network not stated, ours mlp" in literature.differences(
+        "mlp", Cell("sop_plus", "cifar10n", Noise("human", 0.0, "aggre")), rerun
+    )
     known = {p.dataset for p in literature.published()}
     assert not literature.beside(Cell("ce", "csv:my.csv", Noise("given", 0.0)), known)  # of no other data set
     names = {p.noise for p in literature.published()} - set(NOISES) - set(literature.OURS)
