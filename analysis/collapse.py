@@ -1,13 +1,14 @@
 """Early failure, told: trainings that predicted one class, or weighed all samples alike, for epochs on end after their warm-up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from raystudy.design.study import Cell
 from raystudy.record.ledger import CellHistory, TrialHistory
 
 METRIC = "method/collapsed"  # recorded by ``learn.training`` from the third such epoch on
-WHAT = "one class predicted, or all weights equal, for three epochs or more after the warm-up"
+WHAT = {1.0: "one class predicted", 2.0: "all weights equal (as if nothing were weighed)"}  # by its value
+WHEN = "for three epochs or more after the warm-up"
 
 
 class Collapsed(NamedTuple):
@@ -20,7 +21,18 @@ class Collapsed(NamedTuple):
 
 def epochs(trial: TrialHistory) -> list[int]:
     """The epochs, from 0, in which a training had collapsed; none where it never did."""
-    return [t for t, v in enumerate(trial.curves.get(METRIC, ())) if v == 1]
+    return [t for t, v in enumerate(trial.curves.get(METRIC, ())) if v in WHAT]
+
+
+def said(values: Iterable[float | None]) -> str:
+    """What values of ``METRIC`` tell, in words."""
+    seen = set(values)
+    return " and ".join(told for value, told in WHAT.items() if value in seen)
+
+
+def what(trials: Sequence[TrialHistory]) -> str:
+    """What happened to trainings that collapsed, in words."""
+    return said(v for t in trials for v in t.curves.get(METRIC, ()))
 
 
 def found(histories: Mapping[Cell, CellHistory], cells: Sequence[Cell]) -> list[Collapsed]:

@@ -190,13 +190,17 @@ def status(study: Study, histories: Mapping[Cell, CellHistory], width: int = 160
 
 
 def collapsed(study: Study, histories: Mapping[Cell, CellHistory], most: int | None) -> str:
-    """Which cells have trainings that failed early; of many cells how many of each method."""
+    """Which cells have trainings that collapsed, and how; of many cells how many of each method."""
     found = collapse.found(histories, study.cells())
-    told = [f"{c.cell.method} {level(c.cell, study)} ({len(c.trials)} of {c.of})" for c in found]
+    told = [
+        f"{c.cell.method} {level(c.cell, study)} ({len(c.trials)} of {c.of}: {collapse.what(c.trials)})" for c in found
+    ]
     if most is not None and len(told) > most // 4:
         methods = Counter(c.cell.method for c in found)
         told = [f"{method} ({n} cells)" for method, n in methods.items()]
-    return f"Collapsed trials ({collapse.WHAT}): {', '.join(told)}." if told else ""
+    return (
+        f"Collapsed trials ({' or '.join(collapse.WHAT.values())}, {collapse.WHEN}): {', '.join(told)}." if told else ""
+    )
 
 
 def _state(study: Study, cells: Sequence[Cell], histories: Mapping[Cell, CellHistory]) -> dict[str, str]:
@@ -217,9 +221,14 @@ def _state(study: Study, cells: Sequence[Cell], histories: Mapping[Cell, CellHis
     } | ({"chosen point": point(picked[0].point) if picked else "–"} if len(cells) == 1 else {})
 
 
+def short(v: float) -> str:
+    """Three digits, or as many more as keep a share near 1 from being written as 1."""
+    return next((text for digits in range(3, 17) if ((text := f"{v:.{digits}g}") == "1") == (v == 1)), repr(v))
+
+
 def point(values: Mapping[str, object]) -> str:
     """A hyperparameter point in one line."""
     return (
-        ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+        ", ".join(f"{k}={short(v)}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
         or "(no hyperparameters)"
     )

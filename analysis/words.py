@@ -76,8 +76,8 @@ IN_PART = (
     " Between the epochs that were evaluated in full, the accuracy is that on {n} test samples (`test/subset_acc`)."
 )
 COLLAPSED = (
-    f"Trials with {collapse.WHAT}. The first is a failure of the training, no number to compare; with the second a method trained as if "
-    "it weighed nothing, whatever its accuracy: its selection took no part in it. "
+    f"Trials with {' or '.join(collapse.WHAT.values())}, {collapse.WHEN}. The first is a failure of the training, no number to "
+    "compare; with the second a method trained as if it weighed nothing, whatever its accuracy: its selection took no part in it. "
     "Epochs are counted from 1; told is the first that was the third of its kind."
 )
 MEMORY = "Memorised, corrected: share of the wrong training labels that are predicted as given, as the truth."

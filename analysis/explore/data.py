@@ -226,8 +226,10 @@ def _losses(material: Material, o: Outcome, known: bool) -> Data | None:
     def binned(counts: Any) -> list[int]:
         return [int(v) for v in np.add.reduceat(counts, np.arange(0, len(counts), step))]
 
-    right, wrong = binned(arrays["clean"]), binned(arrays["wrong"])
-    parts = {"right": right, "wrong": wrong} if known else {"all": [a + b for a, b in zip(right, wrong, strict=True)]}
+    if known and "clean" in arrays:
+        parts = {"right": binned(arrays["clean"]), "wrong": binned(arrays["wrong"])}
+    else:
+        parts = {"all": binned(arrays["all"] if "all" in arrays else arrays["clean"] + arrays["wrong"])}
     return {"edges": [rounded(float(e)) for e in edges], **parts}
 
 

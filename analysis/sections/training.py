@@ -42,17 +42,23 @@ def items(material: Material) -> Iterator[Item]:
 
 
 def _collapsed(material: Material) -> Iterator[Item]:
-    """The cells in which trainings failed early; nothing where none did."""
+    """The cells in which trainings collapsed; nothing where none did."""
     rows: list[Row] = []
     for o in material.outcomes:
         for fallen in collapse.found({o.cell: o.history}, [o.cell]):
             first = min(collapse.epochs(t)[0] for t in fallen.trials)
             chosen = sum(bool(collapse.epochs(t)) for t in o.tuned)
-            row: Row = [o.condition, o.method, f"{len(fallen.trials)} of {fallen.of}", f"{chosen} of {len(o.tuned)}"]
+            row: Row = [
+                o.condition,
+                o.method,
+                collapse.what(fallen.trials),
+                f"{len(fallen.trials)} of {fallen.of}",
+                f"{chosen} of {len(o.tuned)}",
+            ]
             rows.append([*row, num(first + 1, digits=0)])
     if rows:
-        columns = ["noise", "method", "trials", "of the chosen point", "first in epoch"]
-        yield Sheet("collapsed", "Trials that failed early", columns, rows, words.COLLAPSED)
+        columns = ["noise", "method", "what", "trials", "of the chosen point", "first in epoch"]
+        yield Sheet("collapsed", "Trials that collapsed", columns, rows, words.COLLAPSED)
 
 
 def _filtered(material: Material) -> Iterator[Item]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from analysis import collapse
 from raystudy.commands.options import (
     DATA,
     FILES,
@@ -120,12 +121,8 @@ def train(
     if run.diverged:
         say(console, "the run diverged: its loss is not finite", "red")
         return 1
-    if any(r.get("method/collapsed") for r in run.records):
-        say(
-            console,
-            "the run collapsed: for three epochs or more it predicted one class, or weighed all samples alike, as if it weighed none",
-            "yellow",
-        )
+    if fallen := collapse.said(r.get(collapse.METRIC) for r in run.records):
+        say(console, f"the run collapsed: {fallen} {collapse.WHEN}", "yellow")
     last = [r["test/acc"] or 0.0 for r in run.records[-10:]]
     header = {"effective_rate": run.data.effective_rate, "cell": {"dataset": spec.dataset}}
     header |= {"assumed": run.data.assumed and made.noise.rate > 0}

@@ -214,8 +214,8 @@ class Space:
         row = min(self.papers, key=distance)
         if not untold:
             return self.complete(row.point), row.oracle, row.source
-        where = "of human labels" if row.noise == "human" else f"nearest {MIDDLE:.0%}"
-        told = f"{row.source}; how many labels are wrong is not known: the row {where}"
+        where = "" if row.noise == kind else f"nearest {MIDDLE:.0%} "
+        told = f"{row.source}; labels as they came: the row {where}of {row.noise} noise at {row.rate:.3g}"
         return self.complete(row.point), (), told  # what was read off a truth there was not read off this data's
 
 

@@ -86,7 +86,7 @@ def _value(name: str, key: str, of: inspect.Parameter, word: str) -> Any:
     except (KeyError, ValueError):
         raise InputError(f"{key} of filter {name} is {word!r}; it must be {TOLD[kind]}") from None
     low, high = RANGES.get(key, (False, True))
-    low = 1 if (name, key) == ("simifeat", "k") else low
+    low = 2 if (name, key) == ("simifeat", "k") else low  # a sample is the first of its own neighbours
     if not low <= value <= high:
         raise InputError(f"{key} of filter {name} is {word}; it must be from {low:g} to {high:g}")
     return value
@@ -106,7 +106,8 @@ def suits(text: str, dataset: str, shape: tuple[int, ...]) -> None:
     which images show the same."""
     if len(shape) == 3 and shape[0] == 3 and shape[1] >= 16:
         name = dataset.partition("?")[0]
-        out = f"{Path(name.partition(':')[2] or name).name}.npz"
+        here = Path(name.partition(":")[2] or name)
+        out = f"{here.stem}-vectors.npz" if here.suffix == ".npz" else f"{here.name}.npz"
         command = ["raystudy", "embed", dataset, "--backbone", "torchvision:resnet18", "--out", out]
         raise InputError(
             f"filter {parse(text)[0]} asks which samples are near each other, which pixels of colour images do not tell: make vectors of "

@@ -34,6 +34,9 @@ MEMORISED = (
 LOSS_BINS = 100
 ALIKE = "method/alike"
 COLLAPSED = 3  # evaluated epochs in a row, after the warm-up, in which all is alike: then a training has collapsed
+ONE_CLASS, ONE_WEIGHT = 1.0, 2.0  # as ``method/collapsed`` has it
+NEARLY_ALL = 0.99  # of the predictions in one class: then a few samples more or less are no sign of life ...
+MOST = 0.9  # ... unless as many of the labels are in that class
 STREAM_SUBSET = 0x73756273  # of which test samples are looked at where not all are
 # Pixels in one evaluation pass. On the CPU 64 images of 32x32: from 256 on, activations outgrow the 32 MB up to which malloc
 # reuses memory, and half the time goes into page faults. Elsewhere few kernel launches count.
@@ -56,6 +59,13 @@ def device_here(asked: str | None) -> str:
 def _alike(values: Tensor) -> Tensor:
     """Whether all of ``values`` [n] are equal, 0-d bool; fewer than two tell nothing."""
     return (values == values[:1]).all() & (len(values) > 1)
+
+
+def _one_class(predicted: Tensor, given: Tensor) -> Tensor:
+    """Whether one class is predicted, or nearly, 0-d bool; ``predicted`` [n] classes, ``given`` [m] labels."""
+    most = predicted.mode().values if len(predicted) else predicted.new_zeros(())
+    nearly = ((predicted == most).float().mean() >= NEARLY_ALL) & ((given == most).float().mean() < MOST)
+    return _alike(predicted) | (nearly & (len(predicted) > 1))
 
 
 def at_once(shape: tuple[int, ...], on_gpu: bool) -> int:
@@ -225,13 +235,13 @@ class Run:
 
     def _collapse(self, record: Record) -> Record:
         """A record with ``method/alike``, for how many evaluated epochs since the warm-up all has been alike (one class is predicted, or
-        all weights are equal), and ``method/collapsed`` 1 from the third on; with neither where it is not."""
+        all weights are equal), and from the third on ``method/collapsed``, which of the two; with neither where it is not."""
         alike, warm = record.pop(ALIKE, None), self.method.settled() * self.spec.epochs
         if not alike or len(self.records) < warm:
             return record
         before: Record = next((r for r in reversed(self.records) if "val/acc" in r), {})
         row = (before.get(ALIKE) or 0.0) + 1.0
-        return record | {ALIKE: row} | ({"method/collapsed": 1.0} if row >= COLLAPSED else {})
+        return record | {ALIKE: row} | ({"method/collapsed": alike} if row >= COLLAPSED else {})
 
     @torch.no_grad()
     def measure(self, weight: Tensor | None, amount: str = evaluation.FULL) -> dict[str, Tensor | float]:
@@ -270,7 +280,8 @@ class Run:
             shown = (truth.val_clean != NONE).nonzero()[:n, 0]  # a clean validation set has no foreign images in it
             out["val/clean_acc"] = (predicted[shown] == truth.val_clean[shown]).float().mean()
         seen = predicted[:0] if weight is None else weight[~weight.isnan()]
-        out[ALIKE] = (_alike(predicted[: m + k]) | _alike(seen)).float()
+        fallen = torch.where(_one_class(predicted[: m + k], data.y_val), ONE_CLASS, 0.0)
+        out[ALIKE] = torch.where(_alike(seen) & (fallen == 0), ONE_WEIGHT, fallen)
         if len(self._wrong):
             out |= labels(predicted[done:], data.y[self._wrong], truth.clean[self._wrong])
         return out

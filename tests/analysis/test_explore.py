@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import recorded
 from browser import chromium, missing
@@ -190,6 +191,24 @@ def test_the_page_of_a_large_study_is_under_6_mb(tmp_path: Path) -> None:
     text = page.within("s", sections)
     assert 5.8e6 < len(text.encode()) < 6e6
     assert '"recorded":3005' in text
+
+
+def test_a_study_of_labels_that_nobody_checked_has_a_whole_report(tmp_path: Path) -> None:
+    """Its trainings leave the losses of all labels together (``all``), and no transition matrix."""
+    recorded.write(tmp_path / "s", ("ce", "elr"), (0.5,))
+    for ledger in (tmp_path / "s" / "cells").iterdir():
+        ledger.write_text(ledger.read_text().replace('"effective_rate": 0.45', '"effective_rate": null'))
+    for left in (tmp_path / "s" / "arrays").iterdir():
+        with np.load(left) as held:
+            arrays = {name: held[name] for name in held.files if name != "transition"}
+        arrays["all"] = arrays.pop("clean") + arrays.pop("wrong")
+        np.savez(left, **arrays)
+    data = explored([gathered(tmp_path / "s")])
+    told = [c["losses"] for c in data["cells"]]
+    assert [set(losses) for losses in told] == [{"edges", "all"}] * 2
+    assert all(sum(losses["all"]) == 1200 for losses in told)
+    report.build(tmp_path / "s", tmp_path / "report")
+    assert (tmp_path / "report" / "index.html").stat().st_size > 100_000
 
 
 def test_levels_are_in_the_order_of_their_rates(folders: list[Path]) -> None:

@@ -92,11 +92,12 @@ def test_trials_that_failed_early_are_named(tmp_path: Path) -> None:
     assert not [i for i in training.items(told) if isinstance(i, Sheet)]
     fallen = next(o for o in told.outcomes if o.cell.method == "elr" and o.cell.noise.rate == 0.5)
     for trial, first in zip(fallen.tuned[:2], (2, 3), strict=True):
-        trial.curves["method/collapsed"] = array("d", [float("nan")] * first + [1.0] * (trial.epochs - first))
+        trial.curves["method/collapsed"] = array("d", [float("nan")] * first + [2.0] * (trial.epochs - first))
     (row,) = sheet(list(training.items(told)), "collapsed").rows
     assert [v.text if isinstance(v, Value) else v for v in row] == [
         "digits symmetric:0.5",
         "elr",
+        "all weights equal (as if nothing were weighed)",
         f"2 of {len(fallen.history.trials)}",
         f"2 of {len(fallen.tuned)}",
         "3",

@@ -166,13 +166,18 @@ def test_status_names_the_cells_whose_trainings_failed_early() -> None:
     fallen = next(iter(found[cell].trials.values()))
     fallen.curves["method/collapsed"] = array("d", [math.nan, 1.0])
     text = " ".join(" ".join(lines(status(study(), found))).split())
-    assert "Collapsed trials (one class predicted, or all weights equal" in text
-    assert f"dividemix symmetric {LOW.rate} (1 of {len(found[cell].trials)})" in text
+    assert "Collapsed trials (one class predicted or all weights equal" in text
+    assert f"dividemix symmetric {LOW.rate} (1 of {len(found[cell].trials)}: one class predicted)" in text
     told, cells = grid(5, 60)
     for c, h in cells.items():
         if c.method == "m01":
             next(iter(h.trials.values())).curves["method/collapsed"] = array("d", [math.nan, 1.0])
     assert "m01 (60 cells)" in " ".join(" ".join(printed(status(told, cells, 120, 40), 120)).split())
+
+
+def test_a_share_near_1_is_not_written_as_1() -> None:
+    told = {"m": 0.9999, "n": 1.0, "o": 0.99999, "p": 0.123456, "q": 123456.0, "r": 5e-4, "s": "soft"}
+    assert point(told) == "m=0.9999, n=1, o=0.99999, p=0.123, q=1.23e+05, r=0.0005, s=soft"
 
 
 def test_status_follows_the_objective() -> None:

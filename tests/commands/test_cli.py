@@ -200,7 +200,10 @@ def test_mistake(run: Callable[..., Told], argv: Sequence[str], words: Sequence[
 def test_train_says_that_a_run_collapsed(run: Callable[..., Told]) -> None:
     """A co-teaching that forgets nothing gives every sample the weight 1."""
     short = ("train", "coteaching", "--epochs", "3", "--set", "gradual=0.0", "--set")
-    assert "the run collapsed" in run(*short, "forget_rate=0.0").out
+    assert (
+        "the run collapsed: all weights equal (as if nothing were weighed) for three"
+        in run(*short, "forget_rate=0.0").out
+    )
     assert "the run collapsed" not in run(*short, "forget_rate=0.3").out
 
 
@@ -216,7 +219,9 @@ def test_a_sweep_ends_with_the_trials_that_collapsed(
     next(iter(fallen.trials.values())).curves["method/collapsed"] = array("d", [math.nan, 1.0])
     monkeypatch.setattr(load, "study", lambda *_, **__: (study, histories))
     assert finish(outcome, "none", console) == 0
-    said = f"three epochs or more after the warm-up): elr symmetric 0.2 (1 of {len(fallen.trials)})."
+    said = (
+        f"three epochs or more after the warm-up): elr symmetric 0.2 (1 of {len(fallen.trials)}: one class predicted)."
+    )
     assert said in " ".join(capsys.readouterr().out.split())
 
 

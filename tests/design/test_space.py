@@ -312,16 +312,26 @@ def test_the_nearest_published_point(dataset: str, noise: Noise, row: int) -> No
     assert oracle == (("lambda_u",) if row == 1 else ())
 
 
-UNTOLD = "; how many labels are wrong is not known: the row "
+UNTOLD = "; labels as they came: the row "
 
 
 @pytest.mark.parametrize(
     ("rows", "row", "oracle", "source"),
     [
         # Not the row of clean labels, nor the nearest to it; what row 1 read off a truth was not read off this data's.
-        ([("symmetric", 0.0), ("symmetric", 0.4), ("pair", 0.6)], 1, (), f"row 1{UNTOLD}nearest 30%"),
-        ([("symmetric", 0.2), ("symmetric", 0.4)], 0, (), f"row 0{UNTOLD}nearest 30%"),  # as far: the first listed
-        ([("symmetric", 0.3), ("human", 0.1), ("human", 0.4)], 1, (), f"row 1{UNTOLD}of human labels"),
+        (
+            [("symmetric", 0.0), ("symmetric", 0.4), ("pair", 0.6)],
+            1,
+            (),
+            f"row 1{UNTOLD}nearest 30% of symmetric noise at 0.4",
+        ),
+        (
+            [("symmetric", 0.2), ("symmetric", 0.4)],
+            0,
+            (),
+            f"row 0{UNTOLD}nearest 30% of symmetric noise at 0.2",
+        ),  # as far: the first listed
+        ([("symmetric", 0.3), ("human", 0.1), ("human", 0.4)], 1, (), f"row 1{UNTOLD}of human noise at 0.1"),
     ],
 )
 def test_labels_as_they_came_have_no_rate_to_be_nearest_to(
@@ -343,7 +353,7 @@ def test_rows_of_labels_as_they_came_are_those_of_their_own_data_set() -> None:
     assert load("sop").paper("npz:mine.npz", Noise("given", 0.0)) == (
         load("sop").complete({"lr_u": 10.0, "lr_v": 10.0}),
         (),
-        "shengliu66/SOP, issue 12: the setting of CIFAR-10; how many labels are wrong is not known: the row of human labels",
+        "shengliu66/SOP, issue 12: the setting of CIFAR-10; labels as they came: the row of human noise at 0.0901",
     )
 
 

@@ -63,7 +63,7 @@ def test_one_text_for_what_means_the_same(text: str, kept: str) -> None:
         ("simifeat:kk=3", "choose from: detector, k, offset, rounds, steps"),
         ("simifeat:k", "k is given no value"),
         ("simifeat:k=3,k=4", "k is given twice"),
-        ("simifeat:k=0", "it must be from 1"),
+        ("simifeat:k=1", "it must be from 2"),
         ("simifeat:k=2.5", "a whole number"),
         ("knn_relabel:threshold=nan", "from 0 to 1"),
         ("knn_relabel:itself=maybe", "yes or no"),
@@ -83,6 +83,10 @@ def test_pixels_of_colour_images_are_refused_and_embed_is_named() -> None:
         InputError, match=r"embed 'hf:birds\?clean=gold&drop=id' .* --out birds\.npz"
     ):  # as a shell takes it
         filtering.suits("simifeat", "hf:birds?clean=gold&drop=id", (3, 32, 32))
+    with pytest.raises(
+        InputError, match=r"embed npz:a/mine.npz .* --out mine-vectors\.npz"
+    ):  # not over what it is made of
+        filtering.suits("simifeat", "npz:a/mine.npz", (3, 32, 32))
     filtering.suits("simifeat", "digits", (1, 8, 8))
 
 

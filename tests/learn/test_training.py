@@ -22,7 +22,7 @@ from raystudy.learn.methods import METHODS
 from raystudy.learn.metrics import selection
 from raystudy.learn.recipe import Recipe
 from raystudy.learn.spec import TrialSpec
-from raystudy.learn.training import Run, resume
+from raystudy.learn.training import Run, _one_class, resume
 
 EPOCHS = 3
 NOISE = Noise("symmetric", 0.5)
@@ -398,6 +398,22 @@ def test_one_class_for_three_epochs_is_told_as_a_collapse(tmp_path: Path) -> Non
     assert collapse(again)[-1] == (5, 1)  # of the same networks, by the records before
 
 
+@pytest.mark.parametrize(
+    ("predicted", "given", "told"),
+    [
+        ([3] * 200, [0, 1, 2, 3] * 5, True),
+        ([3] * 198 + [0, 1], [0, 1, 2, 3] * 5, True),  # a sample or two are no sign of life
+        ([3] * 197 + [0, 1, 2], [0, 1, 2, 3] * 5, False),
+        ([3] * 198 + [0, 1], [3] * 19 + [0], False),  # labels are nearly all of that class, too
+        ([3] * 200, [3] * 19 + [0], True),
+        ([3], [0, 1], False),  # one prediction tells nothing
+        ([], [0, 1], False),
+    ],
+)
+def test_one_class_is_predicted_where_it_nearly_is(predicted: list[int], given: list[int], told: bool) -> None:
+    assert bool(_one_class(torch.tensor(predicted, dtype=torch.int64), torch.tensor(given))) is told
+
+
 def test_a_warm_up_does_not_count() -> None:
     run = stuck("f_correction", 8, warmup=0.5, restart=False, t_source="anchor")
     assert run.method.settled() == 0.5
@@ -407,7 +423,7 @@ def test_a_warm_up_does_not_count() -> None:
 
 
 def test_weights_that_are_all_equal_are_a_collapse_and_others_are_none() -> None:
-    for rate, told in ((0.0, [(1, None), (2, None), (3, 1), (4, 1)]), (0.3, [(None, None)] * 4)):
+    for rate, told in ((0.0, [(1, None), (2, None), (3, 2), (4, 2)]), (0.3, [(None, None)] * 4)):
         run = Run(replace(spec_for("coteaching", forget_rate=rate, gradual=0.0), epochs=4), data_for())
         for _ in range(4):
             run.epoch()
