@@ -31,6 +31,8 @@ def methods(method: Annotated[str | None, Parameter(help="show this one's card")
         for name, parameter in known.items():
             table.add_row(name, str(parameter.default), ranges.get(name, "fixed"))
         console.print(table)
+        if method in METHODS:
+            say(console, f"docs/methods.md has the published settings and recipes of {method}, each with its source")
         return 0
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("method", "what it is", "searched"):
@@ -38,7 +40,7 @@ def methods(method: Annotated[str | None, Parameter(help="show this one's card")
     for name in [*sorted(METHODS), *sorted(own.installed("methods"))]:
         try:
             searched = ", ".join(d.name for d in space.load(name).dimensions) or "nothing"
-            table.add_row(name, point.card(name).partition("\n")[0], searched)
+            table.add_row(name, point.card(name).partition("\n\n")[0].replace("\n", " "), searched)
         except InputError as e:  # of a package's that cannot be had: the others are shown
             table.add_row(name, escape(str(e)), "")
     console.print(table)

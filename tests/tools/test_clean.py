@@ -17,6 +17,7 @@ from raystudy.data.noise import Noise, corrupt, pair_matrix
 from raystudy.learn import filtering
 from raystudy.tools.clean import evidence, judge, outputs, quality
 from raystudy.tools.clean.examine import chosen_method, examine
+from raystudy.tools.clean.filtered import judged_by
 
 
 def test_posterior_by_hand():
@@ -122,6 +123,25 @@ def test_pair_noise_is_found(groups):
     assert told.estimate.rate == pytest.approx(wrong.mean(), abs=0.06)
     assert ((told.quality >= 0) & (told.quality <= 1)).all()
     assert "nearest" in judge.reason(told, int(told.worst_first[0]), ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("text", ["simifeat:rounds=3,steps=20", "knn_relabel", "knn_relabel:mode=relabel"])
+def test_labels_that_a_filter_distrusts_alike_are_in_the_order_of_the_votes(groups, text):
+    x, given = (np.asarray(part) for part in groups[:2])
+    features = filtering.features(torch.from_numpy(x))
+    told = judged_by(text, [torch.from_numpy(features).float()], features, given, 3, 3, 20, 0)
+    weight = filtering.verdict(text, [torch.from_numpy(features).float()], torch.from_numpy(given), 3, 0).weight.numpy()
+    votes = told.votes[np.arange(len(given)), given]
+    for part in (told.issue, ~told.issue):
+        i = np.flatnonzero(part)
+        order = i[np.argsort(told.quality[i], kind="stable")]
+        keys = list(zip(weight[order].round(9), votes[order], strict=True))
+        assert keys == sorted(keys)
+    assert len(np.unique(told.quality[told.issue].round(4))) > 1
+    worst = int(told.quality.argmin())
+    assert judge.reason(told, worst, ("a", "b", "c")).startswith(
+        "the filter does not trust this label; of the 20 nearest"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ class Judged:
     votes: Labels  # [N, K] labels of the nearest others
     position: Labels  # [N, k] where they are
     estimate: Estimate  # the noise, from the surest samples of each class
+    trained: bool = True  # whether ``probs`` are of models; else they are the votes
 
     @property
     def sure(self) -> NDArray[np.bool_]:
@@ -125,7 +126,7 @@ def reason(told: Judged, i: int, classes: tuple[str, ...]) -> str:
     """What speaks against a label, in one sentence."""
     y, s = int(told.given[i]), int(told.suggested[i])
     p, v, k = told.probs[i], told.votes[i], told.position.shape[1]
-    return (
-        f"models that did not see this label: p({classes[s]}) = {p[s]:.2f}, p({classes[y]}) = {p[y]:.2f}; "
-        f"of the {k} nearest {v[s]} are labelled {classes[s]} and {v[y]} are labelled {classes[y]}"
-    )
+    near = f"of the {k} nearest {v[s]} are labelled {classes[s]} and {v[y]} are labelled {classes[y]}"
+    if not told.trained:
+        return f"the filter does not trust this label; {near}"
+    return f"models that did not see this label: p({classes[s]}) = {p[s]:.2f}, p({classes[y]}) = {p[y]:.2f}; {near}"
