@@ -16,6 +16,8 @@ const label = c => several && state.study === "" ? `${c.method} · ${D.studies[c
 const score = (c, m = metric(), rule = state.rule) => (c.scores[m[0]] || {})[m[3] ? rule : ""] || null;
 const fixed = (v, m) => v === null ? "–" : m[2] === "%" || m[2] === "points" ? (m[2] === "points" && v > 0 ? "+" : "") + v.toFixed(1) : v >= 1000 ? Math.round(v).toLocaleString("en") : String(+v.toPrecision(3));
 const shown = (c, m = metric()) => { const s = score(c, m); return s ? fixed(s[0], m) + (s[1] !== null ? " ± " + fixed(s[1], m).replace("+", "") : "") + (c.star ? "*" : "") : "–"; };
+// Of labels as they came the level is the kind, which the title ends with.
+const where = (c, between) => { const t = D.groups[c.group].title; return t.endsWith(` ${c.level}`) ? t : t + between + c.level; };
 const mine = () => D.cells.filter(c => c.group === state.group && (state.study === "" || c.study === +state.study)
   && state.methods.trim().split(/[\s,]+/).some(w => c.method.includes(w)));
 const told = p => Object.entries(p).map(([k, v]) => `${k}=${typeof v === "number" ? +v.toPrecision(4) : v}`).join(" ");
@@ -95,7 +97,7 @@ function cell() {
   const c = D.cells[state.cell], place = $("ex-cell");
   for (const [p, v] of views) if (place.contains(p)) { v.finalize(); views.delete(p); }
   place.replaceChildren();
-  $("ex-cell-title").textContent = c ? `${label(c)} at ${D.groups[c.group].title}, ${c.level}` : "";
+  $("ex-cell-title").textContent = c ? `${label(c)} at ${where(c, ", ")}` : "";
   if (!c) return;
   const m = D.metrics.find(x => x[0] === "acc"), trials = trialsOf(c.id), states = {};
   for (const t of trials) states[t[T.state]] = (states[t[T.state]] || 0) + 1;
@@ -132,7 +134,7 @@ function cell() {
 }
 
 // -- all trials
-const columns = [...(several ? [["study", t => D.studies[D.cells[t[T.cell]].study]]] : []), ["data and noise", t => `${D.groups[D.cells[t[T.cell]].group].title} ${D.cells[t[T.cell]].level}`], ["method", t => D.cells[t[T.cell]].method],
+const columns = [...(several ? [["study", t => D.studies[D.cells[t[T.cell]].study]]] : []), ["data and noise", t => where(D.cells[t[T.cell]], " ")], ["method", t => D.cells[t[T.cell]].method],
   ["#", t => t[T.number]], ["of", t => t[T.origin]], ["state", t => t[T.state]], ["objective", t => t[T.value]], ["accuracy", t => t[T.acc] === null ? null : +(100 * t[T.acc]).toFixed(2)], ["epochs", t => t[T.epochs]], ["seconds", t => t[T.seconds]], ["seed", t => t[T.seed]],
   ["point", t => told(t[T.point])], ["why it stopped", t => t[T.reason]]];
 const texts = D.trials.map(t => columns.map(([, f]) => f(t)).join(" ").toLowerCase());
